@@ -1,0 +1,252 @@
+"""Documents on disk (zstd parquet shards) and the episodes in them.
+
+A shard has a column `text` (string) and may have a column `evidence` (list<int32>). A row without evidence is plain
+prose. A row with evidence was written by a generator: its text is a run of marked episodes,
+
+    <|bos|>TEXT<|end|>                              a statement
+    <|bos|><|user|>Q<|assistant|>A<|end|>           a question and its answer
+
+and `evidence` has one entry for each of them: which episode of the document holds the answer.
+"""
+
+import gzip
+import io
+import itertools
+import json
+import lzma
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP_SIZE = 1024
+_READ_ROWS = 64  # rows decoded at a time: a few MB even when documents are books
+
+
+@dataclass
+class Episode:
+    """One episode of a document, in token ids.
+
+    ids           list of int, from <|bos|> to <|end|>
+    is_question   whether it is a question with its answer
+    answer_start  index in `ids` of the first token of the answer (ids[answer_start:] is answer and <|end|>); -1 if none
+    evidence      the generator's entry for this episode; -1 for prose
+    """
+
+    ids: list
+    is_question: bool = False
+    answer_start: int = -1
+    evidence: int = -1
+
+
+def list_shards(directory):
+    """The shards of a directory as sorted list of Path; ValueError when there are none."""
+    directory = Path(directory)
+    paths = sorted(path for path in directory.glob("*.parquet") if not path.name.startswith("."))
+    if not paths:
+        raise ValueError(f"no *.parquet shards in {directory}: make some with dev/gen_base_data.py "
+                         "or dev/repackage_data_reference.py")
+    return paths
+
+
+def read_documents(paths, start=(0, 0)):
+    """Stream (position, text, evidence) from the shards `paths`, from document `start` = (shard, row) on.
+
+    `position` is that of the *next* document: handed back as `start`, the stream goes on right after this one.
+    `evidence` is a list of int, or None for plain prose. ValueError for a shard that cannot be read or has no text
+    column, and for a `start` that lies outside the shards.
+    """
+    shard, row = start
+    if not (0 <= shard <= len(paths) and row >= 0) or (shard == len(paths) and row > 0):
+        raise ValueError(f"cannot resume at shard {shard} row {row}: there are {len(paths)} shards")
+    for shard in range(shard, len(paths)):
+        for text, evidence in _read_rows(paths[shard], row):
+            row += 1
+            yield (shard, row), text, evidence
+        row = 0
+
+
+def write_shards(docs, directory, docs_per_shard, row_group_size=ROW_GROUP_SIZE, prefix="shard"):
+    """Write documents as zstd parquet shards `{prefix}_00000.parquet`, … and return their paths.
+
+    `docs` yields texts, or (text, evidence) pairs where evidence is a list of int or None; which of the two is told by
+    the first. Each shard appears under its name only when it is complete. Lone surrogates become U+FFFD.
+    `docs_per_shard` is a number, or a list of numbers, one a shard, the last holding for all that follow.
+    ValueError when `directory` already holds shards: mixing two generations of data goes unseen.
+    """
+    directory = Path(directory)
+    if any(directory.glob(f"{prefix}_*.parquet")):
+        raise ValueError(f"{directory} already holds {prefix}_*.parquet: remove them or choose another directory")
+    sizes = [docs_per_shard] if isinstance(docs_per_shard, int) else list(docs_per_shard)
+    if not sizes or min(sizes) < 1 or row_group_size < 1:
+        raise ValueError("shards and row groups need at least one document each")
+    directory.mkdir(parents=True, exist_ok=True)
+    docs = iter(docs)
+    paths = []
+    for first in docs:
+        size = sizes[min(len(paths), len(sizes) - 1)]
+        path = directory / f"{prefix}_{len(paths):05d}.parquet"
+        _write_shard(itertools.chain([first], itertools.islice(docs, size - 1)), path, row_group_size,
+                     with_evidence=not isinstance(first, str))
+        paths.append(path)
+    return paths
+
+
+def document_tokens(tokenizer, text, evidence=None, max_tokens=1024, where="document"):
+    """The episodes of one document, as a list of Episode.
+
+    Plain prose (`evidence` None): each non-empty line is an episode; one that would exceed `max_tokens` ids is cut
+    between words. Marked text (`evidence` given): one episode a <|bos|>, never cut. ValueError, naming `where` (say
+    the shard and row), when marked text is malformed or the evidence does not fit it.
+    """
+    if evidence is None:
+        return _prose_episodes(tokenizer, text, max_tokens)
+    return _marked_episodes(tokenizer, text, evidence, where)
+
+
+def read_texts(path, field="text"):
+    """Stream the texts of a file: .jsonl or .json lines (`field` of each object), .txt (blocks between blank lines),
+    either also as .xz, .gz or .zst; or .parquet (column `field`). ValueError says which file and line is wrong."""
+    path = Path(path)
+    kinds = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
+    kind = kinds[-1] if kinds else ""
+    if kind == ".parquet":
+        yield from (text for text, _ in _read_rows(path, 0, field))
+        return
+    if kind not in (".jsonl", ".json", ".ndjson", ".txt"):
+        raise ValueError(f"{path}: unknown kind of file; expected .jsonl, .txt (or these with .xz, .gz, .zst) or .parquet")
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+            yield from _text_blocks(file) if kind == ".txt" else _json_texts(file, path, field)
+    except (EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_rows(path, start, column="text"):
+    """Yield (text, evidence) of the rows of one shard from row `start`, without reading row groups before it."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if column not in names:
+                raise ValueError(f"{path} has no column {column!r}; its columns: {', '.join(names)}")
+            if start > file.metadata.num_rows:
+                raise ValueError(f"cannot resume at row {start} of {path}: it has {file.metadata.num_rows} rows")
+            columns = [column] + ["evidence"] * ("evidence" in names)
+            before, groups = 0, []
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if not groups and before + rows <= start:
+                    before += rows
+                else:
+                    groups.append(group)
+            skip = start - before
+            for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=groups, columns=columns):
+                texts = batch.column(0).slice(skip).to_pylist()
+                evidence = batch.column(1).slice(skip).to_pylist() if len(columns) > 1 else [None] * len(texts)
+                skip = max(0, skip - batch.num_rows)
+                yield from zip(texts, evidence)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
+
+
+def _write_shard(docs, path, row_group_size, with_evidence):
+    fields = [pa.field("text", pa.string())]
+    if with_evidence:
+        fields.append(pa.field("evidence", pa.list_(pa.int32())))
+    schema = pa.schema(fields)
+    docs = iter(docs)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
+                while rows := list(itertools.islice(docs, row_group_size)):
+                    pairs = rows if with_evidence else [(text, None) for text in rows]
+                    columns = [pa.array([_clean(text) for text, _ in pairs], pa.string())]
+                    if with_evidence:
+                        columns.append(pa.array([evidence for _, evidence in pairs], pa.list_(pa.int32())))
+                    writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=row_group_size)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; these are meant to be shared
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _clean(text):
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if not text.isascii() else text
+
+
+def _prose_episodes(tokenizer, text, max_tokens):
+    if max_tokens < 3:
+        raise ValueError(f"max_tokens is {max_tokens}: an episode needs <|bos|>, <|end|> and one more token")
+    paragraphs = [line.strip() for line in text.split("\n")]
+    episodes = []
+    for ids in tokenizer.encode_batch([paragraph for paragraph in paragraphs if paragraph]):
+        while ids:
+            end = _cut(tokenizer, ids, max_tokens - 2)
+            episodes.append(Episode([tokenizer.bos_id] + ids[:end] + [tokenizer.end_id]))
+            ids = ids[end:]
+    return episodes
+
+
+def _cut(tokenizer, ids, limit):
+    """Where to cut `ids` to at most `limit` tokens: before a space in the second half if there is one."""
+    if len(ids) <= limit:
+        return len(ids)
+    for end in range(limit, limit // 2, -1):
+        if tokenizer.token_bytes(ids[end]).startswith(b" "):
+            return end
+    return limit
+
+
+def _marked_episodes(tokenizer, text, evidence, where):
+    bos, end, user, assistant = tokenizer.bos_id, tokenizer.end_id, tokenizer.user_id, tokenizer.assistant_id
+    ids = tokenizer.encode_marked(text)
+    starts = [index for index, token in enumerate(ids) if token == bos]
+    if ids and (not starts or starts[0] > 0):
+        raise ValueError(f"{where}: marked text must begin with <|bos|>")
+    if len(starts) != len(evidence):
+        raise ValueError(f"{where}: {len(starts)} episodes but {len(evidence)} evidence entries")
+    episodes = []
+    for number, (first, last, entry) in enumerate(zip(starts, starts[1:] + [len(ids)], evidence)):
+        part = ids[first:last]
+        if part.count(end) != 1 or part[-1] != end:
+            raise ValueError(f"{where}: episode {number} must end with its only <|end|>")
+        is_question = len(part) > 1 and part[1] == user
+        if part.count(user) != is_question or part.count(assistant) != is_question:
+            raise ValueError(f"{where}: episode {number} is neither a statement nor <|user|>…<|assistant|>…")
+        answer_start = part.index(assistant) + 1 if is_question else -1
+        episodes.append(Episode(part, is_question, answer_start, entry))
+    return episodes
+
+
+def _open_zst(path, mode, encoding):
+    return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), encoding=encoding)
+
+
+_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".zst": _open_zst}
+
+
+def _json_texts(file, path, field):
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                text = json.loads(line)[field]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number}: not a JSON object with {field!r}") from error
+            if not isinstance(text, str):
+                raise ValueError(f"{path} line {number}: {field!r} is not a string")
+            yield text
+
+
+def _text_blocks(file):
+    for filled, lines in itertools.groupby(file, key=lambda line: bool(line.strip())):
+        if filled:
+            yield "".join(lines).rstrip("\n")
