@@ -134,6 +134,9 @@ def _read_rows(path, start, column="text"):
             names = file.schema_arrow.names
             if column not in names:
                 raise ValueError(f"{path} has no column {column!r}; its columns: {', '.join(names)}")
+            kind = file.schema_arrow.field(column).type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                raise ValueError(f"column {column!r} of {path} holds {kind}, not text")
             if start > file.metadata.num_rows:
                 raise ValueError(f"cannot resume at row {start} of {path}: it has {file.metadata.num_rows} rows")
             columns = [column] + ["evidence"] * ("evidence" in names)
@@ -144,12 +147,15 @@ def _read_rows(path, start, column="text"):
                     before += rows
                 else:
                     groups.append(group)
-            skip = start - before
+            row = before
             for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=groups, columns=columns):
-                texts = batch.column(0).slice(skip).to_pylist()
-                evidence = batch.column(1).slice(skip).to_pylist() if len(columns) > 1 else [None] * len(texts)
-                skip = max(0, skip - batch.num_rows)
+                skip = max(0, start - row)
+                texts = batch.column(column).slice(skip).to_pylist()
+                evidence = batch.column("evidence").slice(skip).to_pylist() if len(columns) > 1 else [None] * len(texts)
+                if None in texts:
+                    raise ValueError(f"{path} row {row + skip + texts.index(None)} has no text")
                 yield from zip(texts, evidence)
+                row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
 

@@ -16,6 +16,10 @@ from pathlib import Path
 from nanochat.dataset import list_shards, read_texts
 from nanochat.tokenizer import MARKERS, PATTERN, SPECIAL_NAMES, Tokenizer, save_tokenizer
 
+# Marks that get a token of their own even where the input has few: split into bytes, they could not be told from
+# letters and would glue the words beside them together (Tokenizer.word_tables).
+TYPOGRAPHY = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"
+
 
 def build_parser():
     parser = argparse.ArgumentParser(prog="python -m scripts.tok_train", description=__doc__.split("\n")[0])
@@ -89,8 +93,11 @@ def sample(path, limit, exclude):
 
 def train(rustbpe, samples, num_ranks):
     """{bytes: id} of exactly `num_ranks` tokens; ValueError when the text has too few merges for that."""
+    texts = [text for sample in samples for text in sample]
+    marks = "\n".join(TYPOGRAPHY) + "\n"
+    texts.append(marks * (1 + sum(map(len, texts)) // 1000))
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator((text for texts in samples for text in texts), num_ranks, pattern=PATTERN)
+    trainer.train_from_iterator(iter(texts), num_ranks, pattern=PATTERN)
     ranks = {bytes(token): index for token, index in trainer.get_mergeable_ranks()}
     if len(ranks) < num_ranks:
         raise ValueError(f"the input has enough variety for {len(ranks)} tokens only, {num_ranks} are needed: "
