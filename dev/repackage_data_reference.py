@@ -19,23 +19,24 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from nanochat.common import flag, run_main  # noqa: E402
 from nanochat.dataset import ROW_GROUP_SIZE, read_texts, write_shards  # noqa: E402
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", nargs="+", metavar="FILE", help=".jsonl, .txt (also .xz, .gz, .zst) or .parquet")
-    source.add_argument("--hf-dataset", "--hf_dataset", metavar="NAME", help="a Hugging Face dataset (needs `datasets`)")
-    parser.add_argument("--hf-config", "--hf_config", metavar="NAME", help="its configuration")
-    parser.add_argument("--hf-split", "--hf_split", default="train", help="its split")
-    parser.add_argument("--output", required=True, metavar="DIR", help="new or empty directory")
-    parser.add_argument("--field", default="text", help="name of the JSON field or column that holds the text")
-    parser.add_argument("--docs-per-shard", "--docs_per_shard", type=int, default=50 * ROW_GROUP_SIZE)
-    parser.add_argument("--row-group-size", "--row_group_size", type=int, default=ROW_GROUP_SIZE)
-    parser.add_argument("--val-fraction", "--val_fraction", type=float, default=0.005,
-                        help="share of the documents in the last shard; 0 makes no validation shard")
-    parser.add_argument("--seed", type=int, default=1337)
+    flag(source, "--input", nargs="+", metavar="FILE", help=".jsonl, .txt (also .xz, .gz, .zst) or .parquet")
+    flag(source, "--hf-dataset", metavar="NAME", help="a Hugging Face dataset (needs `datasets`)")
+    flag(parser, "--hf-config", metavar="NAME", help="its configuration")
+    flag(parser, "--hf-split", default="train", help="its split")
+    flag(parser, "--output", required=True, metavar="DIR", help="new or empty directory")
+    flag(parser, "--field", default="text", help="name of the JSON field or column that holds the text")
+    flag(parser, "--docs-per-shard", type=int, default=50 * ROW_GROUP_SIZE)
+    flag(parser, "--row-group-size", type=int, default=ROW_GROUP_SIZE)
+    flag(parser, "--val-fraction", type=float, default=0.005,
+         help="share of the documents in the last shard; 0 makes no validation shard")
+    flag(parser, "--seed", type=int, default=1337)
     return parser
 
 
@@ -50,9 +51,6 @@ def main(argv=None):
         texts = hf_texts(args) if args.hf_dataset else (text for path in args.input for text in read_texts(path, args.field))
         num_docs, num_shards = repackage(texts, Path(args.output), args.docs_per_shard, args.row_group_size,
                                          args.val_fraction, args.seed)
-    except KeyboardInterrupt:
-        print("repackage: stopped, nothing written", file=sys.stderr)
-        return 1
     except (OSError, ValueError) as error:
         print(f"repackage: {error}", file=sys.stderr)
         return 1
@@ -109,4 +107,4 @@ def _spooled(file, ends, order):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -14,13 +14,13 @@ import io
 import itertools
 import json
 import lzma
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from nanochat.common import atomic_write
 
 ROW_GROUP_SIZE = 1024
 _READ_ROWS = 64  # rows decoded at a time: a few MB even when documents are books
@@ -83,7 +83,6 @@ def write_shards(docs, directory, docs_per_shard, row_group_size=ROW_GROUP_SIZE,
     sizes = [docs_per_shard] if isinstance(docs_per_shard, int) else list(docs_per_shard)
     if not sizes or min(sizes) < 1 or row_group_size < 1:
         raise ValueError("shards and row groups need at least one document each")
-    directory.mkdir(parents=True, exist_ok=True)
     docs = iter(docs)
     paths = []
     for first in docs:
@@ -166,23 +165,17 @@ def _write_shard(docs, path, row_group_size, with_evidence):
         fields.append(pa.field("evidence", pa.list_(pa.int32())))
     schema = pa.schema(fields)
     docs = iter(docs)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
-                while rows := list(itertools.islice(docs, row_group_size)):
-                    pairs = rows if with_evidence else [(text, None) for text in rows]
-                    columns = [pa.array([_clean(text) for text, _ in pairs], pa.string())]
-                    if with_evidence:
-                        columns.append(pa.array([evidence for _, evidence in pairs], pa.list_(pa.int32())))
-                    writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=row_group_size)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; these are meant to be shared
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+
+    def write(file):
+        with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
+            while rows := list(itertools.islice(docs, row_group_size)):
+                pairs = rows if with_evidence else [(text, None) for text in rows]
+                columns = [pa.array([_clean(text) for text, _ in pairs], pa.string())]
+                if with_evidence:
+                    columns.append(pa.array([evidence for _, evidence in pairs], pa.list_(pa.int32())))
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=row_group_size)
+
+    atomic_write(path, write)
 
 
 def _clean(text):

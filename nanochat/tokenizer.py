@@ -13,16 +13,16 @@ import base64
 import codecs
 import hashlib
 import json
-import os
 import re
-import tempfile
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import tiktoken
 
-DEFAULT_DIR = Path(__file__).resolve().parent.parent / "data" / "tokenizer"
+from nanochat.common import atomic_write, repo_root
+
+DEFAULT_DIR = repo_root() / "data" / "tokenizer"
 
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPECIAL_NAMES = ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|pad|>",
@@ -69,13 +69,12 @@ def save_tokenizer(directory, ranks, made, pattern=PATTERN):
     interrupted save is refused by its fingerprint. Returns the fingerprint.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     specials = {name: len(ranks) + i for i, name in enumerate(SPECIAL_NAMES)}
     fingerprint = fingerprint_of(ranks, pattern, specials)
     config = {"pattern": pattern, "special_tokens": specials, "vocab_size": len(ranks) + len(specials),
               "fingerprint": fingerprint, "made": made}
-    _replace_text(directory / "ranks.txt", _ranks_text(ranks))
-    _replace_text(directory / "tokenizer.json", json.dumps(config, indent=2) + "\n")
+    for name, text in (("ranks.txt", _ranks_text(ranks)), ("tokenizer.json", json.dumps(config, indent=2) + "\n")):
+        atomic_write(directory / name, lambda file: file.write(text.encode("utf-8")))
     return fingerprint
 
 
@@ -257,18 +256,3 @@ def _cut_long_space(text):
 def _ranks_text(ranks):
     ordered = sorted(ranks.items(), key=lambda item: item[1])
     return "".join(f"{base64.b64encode(token).decode('ascii')} {index}\n" for token, index in ordered)
-
-
-def _replace_text(path, text):
-    """Write `path` so that a kill at any instant leaves the old or the new file, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; these are meant to be shared
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -13,6 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from nanochat.common import flag, run_main
 from nanochat.dataset import list_shards, read_texts
 from nanochat.tokenizer import MARKERS, PATTERN, SPECIAL_NAMES, Tokenizer, save_tokenizer
 
@@ -22,13 +23,14 @@ TYPOGRAPHY = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m scripts.tok_train", description=__doc__.split("\n")[0])
-    parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="files or shard directories")
-    parser.add_argument("--vocab-size", "--vocab_size", type=int, default=2048, help="with the special tokens")
-    parser.add_argument("--max-chars", "--max_chars", type=int, nargs="+", default=[0], metavar="N",
-                        help="at most N characters, sampled evenly: one number for all inputs or one for each; 0 is all")
-    parser.add_argument("--exclude", nargs="+", default=[], metavar="WORD", help="drop documents that hold a WORD")
-    parser.add_argument("--output", default="data/tokenizer", help="directory to write")
+    parser = argparse.ArgumentParser(prog="python -m scripts.tok_train", description=__doc__.split("\n")[0],
+                                     allow_abbrev=False)
+    flag(parser, "--input", nargs="+", required=True, metavar="PATH", help="files or shard directories")
+    flag(parser, "--vocab-size", type=int, default=2048, help="with the special tokens")
+    flag(parser, "--max-chars", type=int, nargs="+", default=[0], metavar="N",
+         help="at most N characters, sampled evenly: one number for all inputs or one for each; 0 is all")
+    flag(parser, "--exclude", nargs="+", default=[], metavar="WORD", help="drop documents that hold a WORD")
+    flag(parser, "--output", default="data/tokenizer", help="directory to write")
     return parser
 
 
@@ -106,4 +108,4 @@ def train(rustbpe, samples, num_ranks):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))
