@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -206,3 +207,9 @@ def test_training_errors_are_one_line_and_write_nothing(tmp_path, capsys, argv, 
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_training_without_rustbpe_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rustbpe", None)  # as if it were not installed
+    assert tok_train.main(["--input", "any.txt", "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "tok_train: training needs rustbpe: pip install rustbpe\n"
