@@ -1,0 +1,388 @@
+"""
+Checkpoints that are whole or not there. A step of a run is four files in one directory:
+
+    model_000500.pt    weights and `meta` (config, tokenizer fingerprint, ...): all that ingest and query need
+    optim_000500.pt    optimizer state                                        } only a resumed
+    state_000500.pt    live-memory state, data position, random generators    } run reads these
+    meta_000500.json   the manifest, written last: size and SHA-256 of the others, `meta`, the run record
+
+A step without its manifest does not exist. A model alone, to be shipped, is a directory with `model.pt` and
+`model.json`, its manifest, made by `export_model`. Everything is read with weights_only=True: no file can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import re
+from pathlib import Path
+from typing import Collection, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nanochat.common import (
+    UserError,
+    atomic_write,
+    base_dir,
+    fsync_dir,
+    publish_file,
+    resolve_input,
+    run_record,
+    sha256_file,
+    stage_file,
+)
+
+FORMAT = "live-memory-checkpoint"
+VERSION = 1
+PARTS = {"model": ("step", "model", "meta"), "optim": ("step", "optimizer"), "state": ("step", "train_state")}
+MANIFEST = re.compile(r"meta_(\d{6,})\.json")
+OURS = re.compile(r"(?:model|optim|state)_(\d{6,})\.pt")
+LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp")
+
+
+class Checkpoint(NamedTuple):
+    """What `load_checkpoint` returns; `optimizer` and `train_state` are None where the step was saved without."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict | None
+    meta: dict
+    train_state: dict | None
+
+
+def checkpoint_dir(name: str) -> Path:
+    """Where the run `name` ('d8') keeps its checkpoints: base_dir()/base_checkpoints/NAME."""
+    return base_dir() / "base_checkpoints" / name
+
+
+def model_path(directory: str | os.PathLike, step: int) -> Path:
+    """The file of a step's weights, the one given to ingest and query."""
+    return Path(directory) / f"model_{step:06d}.pt"
+
+
+def _manifest_path(directory: Path, step: int) -> Path:
+    return directory / f"meta_{step:06d}.json"
+
+
+# -----------------------------------------------------------------------------
+# What goes into a file
+
+
+def _portable(value, where: str):
+    """
+    A copy of nested dicts, lists and tuples fit to be saved: tensors detached, on the CPU, and cloned when they are
+    views of a bigger storage, which torch.save would write whole. TypeError for what weights_only could not read back.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        drags = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        return value.clone(memory_format=torch.contiguous_format) if drags else value
+    if isinstance(value, dict):
+        return {
+            _portable(key, f"a key of {where}"): _portable(item, f"{where}[{key!r}]") for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(_portable(item, f"{where}[{i}]") for i, item in enumerate(value))
+    # by exact type: numpy's float64 is a float, and would be refused only when it is read
+    if value is None or type(value) in (bool, int, float, str, torch.dtype, torch.device):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold")
+
+
+def _stage_part(path: Path, kind: str, **content) -> tuple[Path, dict]:
+    """Writes one file beside its place: (temporary path, manifest entry)."""
+    payload = {"format": FORMAT, "version": VERSION, "kind": kind}
+    payload.update((key, _portable(value, key)) for key, value in content.items())
+    tmp = stage_file(path, lambda f: torch.save(payload, f))
+    return tmp, {"name": path.name, "bytes": tmp.stat().st_size, "sha256": sha256_file(tmp)}
+
+
+def _write_manifest(path: Path, step: int, entries: dict, meta: dict, run: dict) -> dict:
+    manifest = {"format": FORMAT, "version": VERSION, "step": step, "meta": meta, "files": entries, "run": run}
+    manifest["sha256"] = _manifest_digest(manifest)
+    text = json.dumps(manifest, indent=2) + "\n"
+    atomic_write(path, lambda f: f.write(text.encode()))
+    return manifest
+
+
+def _manifest_digest(manifest: dict) -> str:
+    """SHA-256 of all of a manifest but this digest: the file that vouches for the others must be whole itself."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def weights_digest(model_state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bits of the weights: the same for every file that holds these weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model_state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def rng_state() -> dict:
+    """The random generators of python and of torch on every device, in a form that `train_state` can hold."""
+    return {
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict) -> None:
+    """Puts back what `rng_state` gave. GPU generators are put back as far as there are GPUs."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"].cpu())
+    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator.cpu(), device)
+
+
+# -----------------------------------------------------------------------------
+# Saving
+
+
+def save_checkpoint(
+    directory: str | os.PathLike,
+    step: int,
+    model_state: dict[str, Tensor],
+    optimizer_state: dict | None,
+    meta: dict,
+    train_state: dict | None = None,
+) -> dict:
+    """
+    Saves a step and returns its manifest. One process writes to a directory at a time.
+
+    `meta` is plain JSON and must name at least 'config' (of the model) and 'tokenizer' (its fingerprint): ValueError.
+    `train_state` is nested dicts, lists and tuples of tensors, numbers, strings and None: TypeError for anything else.
+    If writing fails, a step that stood there before still stands, and no temporary file is left.
+    """
+    directory = Path(directory)
+    for key in ("config", "tokenizer"):
+        if key not in meta:
+            raise ValueError(f"meta needs '{key}': without it the weights cannot be used")
+    if json.loads(json.dumps(meta, allow_nan=False)) != meta:
+        raise ValueError("meta is not plain JSON: it would be read back different (tuples? keys that are not strings?)")
+    parts = {"model": {"model": model_state, "meta": meta}}
+    if optimizer_state is not None:
+        parts["optim"] = {"optimizer": optimizer_state}
+    if train_state is not None:
+        parts["state"] = {"train_state": train_state}
+
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        if LEFTOVER.fullmatch(path.name):  # of a run that was killed while it wrote
+            path.unlink()
+    staged, entries = {}, {}
+    try:
+        for kind, content in parts.items():
+            path = directory / f"{kind}_{step:06d}.pt"
+            tmp, entries[kind] = _stage_part(path, kind, step=step, **content)
+            staged[tmp] = path
+        # A step saved again does not exist from here until its new manifest: better than a manifest of files that are
+        # partly replaced. The steps before it stay whole.
+        _remove_step(directory, step)
+        for tmp, path in staged.items():
+            publish_file(tmp, path)
+    except BaseException:
+        for tmp in staged:
+            tmp.unlink(missing_ok=True)
+        raise
+    return _write_manifest(_manifest_path(directory, step), step, entries, meta, run_record())
+
+
+def export_model(path: str | os.PathLike, directory: str | os.PathLike, dtype: torch.dtype | None = None) -> dict:
+    """
+    Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
+    manifest. `dtype` converts floating-point weights (bf16 halves the file). Raises UserError as `load_model_file`.
+    """
+    source, directory = load_model_file(path), Path(directory)
+    weights = {
+        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        for name, tensor in source["model"].items()
+    }
+    target = directory / "model.pt"
+    tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=source["meta"])
+    publish_file(tmp, target)
+    run = source["run"] or run_record()  # the run that made the weights, not this copy
+    return _write_manifest(directory / "model.json", source["step"], {"model": entry}, source["meta"], run)
+
+
+def _remove_step(directory: Path, step: int) -> None:
+    """The manifest first: from then on the step does not exist, whatever is left of it."""
+    _manifest_path(directory, step).unlink(missing_ok=True)
+    fsync_dir(directory)
+    for kind in PARTS:
+        (directory / f"{kind}_{step:06d}.pt").unlink(missing_ok=True)
+
+
+def keep_last(directory: str | os.PathLike, k: int) -> list[int]:
+    """
+    Removes all but the last `k` complete steps, and the remains of incomplete ones before the last complete step.
+    Returns the steps removed. Raises ValueError for k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"at least one checkpoint must be kept, not {k}")
+    directory = Path(directory)
+    complete = _complete_steps(directory)
+    kept = complete[-k:]
+    seen = {int(m[1]) for p in directory.iterdir() if (m := OURS.fullmatch(p.name) or MANIFEST.fullmatch(p.name))}
+    removed = sorted(step for step in seen - set(kept) if kept and step < kept[-1])
+    for step in removed:
+        _remove_step(directory, step)
+    return removed
+
+
+# -----------------------------------------------------------------------------
+# Loading
+
+
+def _read_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{path}: damaged manifest, not valid JSON ({e})") from e
+    _check_format(manifest, path)
+    if manifest.get("sha256") != _manifest_digest(manifest):
+        raise UserError(f"{path}: damaged or edited manifest, its SHA-256 does not fit its content")
+    return manifest
+
+
+def _check_format(content, path: Path) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: not a Live Memory checkpoint")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path}: checkpoint format version {content.get('version')}, this program reads version {VERSION}"
+        )
+
+
+def _verify(path: Path, entry: dict) -> None:
+    """UserError unless the file at `path` is the one the manifest entry describes."""
+    if not path.is_file():
+        raise UserError(f"{path}: missing, but its manifest lists it")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise UserError(f"{path}: {size} bytes, its manifest says {entry['bytes']}: truncated or another file")
+    if sha256_file(path) != entry["sha256"]:
+        raise UserError(f"{path}: damaged, its SHA-256 differs from the one in its manifest")
+
+
+def _read_part(path: Path, kind: str, map_location) -> dict:
+    with open(path, "rb") as f:
+        if f.read(4) != b"PK\x03\x04":
+            raise UserError(f"{path}: not a Live Memory checkpoint (not a file of torch.save)")
+    try:
+        # a file without a manifest may hold anything, and torch has no one exception for what it cannot read
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as e:  # torch's own text recommends to load without weights_only: never
+        raise UserError(f"{path}: not a Live Memory checkpoint, or damaged (it holds more than plain data)") from e
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as e:
+        reason = str(e).strip().split("\n")[0]
+        raise UserError(f"{path}: not a Live Memory checkpoint, or damaged ({reason})") from e
+    _check_format(content, path)
+    if content.get("kind") != kind:
+        raise UserError(f"{path}: holds the '{content.get('kind')}' part of a checkpoint, not the '{kind}' part")
+    if absent := [key for key in PARTS[kind] if key not in content]:
+        raise UserError(f"{path}: damaged, '{absent[0]}' is not in it")
+    return content
+
+
+def _is_complete(directory: Path, step: int) -> bool:
+    """Manifest readable, every file there with its size. The checksums are left to loading."""
+    try:
+        files = _read_manifest(_manifest_path(directory, step))["files"].values()
+        return all((directory / e["name"]).stat().st_size == e["bytes"] for e in files)
+    except (UserError, FileNotFoundError):
+        return False
+
+
+def _complete_steps(directory: Path) -> list[int]:
+    if not directory.is_dir():
+        return []
+    steps = sorted(int(m[1]) for path in directory.iterdir() if (m := MANIFEST.fullmatch(path.name)))
+    return [step for step in steps if _is_complete(directory, step)]
+
+
+def find_last_step(directory: str | os.PathLike) -> int | None:
+    """The last complete step in a checkpoint directory; None if there is none, or no such directory."""
+    return max(_complete_steps(Path(directory)), default=None)
+
+
+def load_checkpoint(
+    directory: str | os.PathLike,
+    step: int | None = None,
+    map_location: str | torch.device = "cpu",
+    parts: Collection[str] = tuple(PARTS),
+) -> Checkpoint:
+    """
+    Loads a step (default: the last complete one) after checking every file read against the manifest.
+
+    `parts` out of ('model', 'optim', 'state') leaves the others unread, None or {} in the result. Raises UserError, in
+    one line, when the step is not there or a file is missing, truncated, damaged or not of this format.
+    """
+    directory = Path(directory)
+    if step is None and (step := find_last_step(directory)) is None:
+        raise UserError(f"{directory}: no complete checkpoint here")
+    manifest_path = _manifest_path(directory, step)
+    if not manifest_path.is_file():
+        there = ", ".join(map(str, _complete_steps(directory))) or "none"
+        raise UserError(f"{directory}: no checkpoint of step {step} (no {manifest_path.name}); complete steps: {there}")
+    manifest = _read_manifest(manifest_path)
+    content = {}
+    for kind, entry in manifest["files"].items():
+        if kind in parts:
+            _verify(directory / entry["name"], entry)
+            content[kind] = _read_part(directory / entry["name"], kind, map_location)
+    return Checkpoint(
+        step=step,
+        model=content.get("model", {}).get("model", {}),
+        optimizer=content.get("optim", {}).get("optimizer"),
+        meta=manifest["meta"],
+        train_state=content.get("state", {}).get("train_state"),
+    )
+
+
+def load_model_file(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict:
+    """
+    The model alone, for ingest and query. `path` is a model file (base_checkpoints/d8/model_001000.pt), a shipped
+    directory (model.pt + model.json), or a checkpoint directory, whose last complete step is taken; relative paths
+    are resolved by `resolve_input`.
+
+    Returns {'model': weights, 'meta', 'step', 'path', 'verified', 'run'}: 'verified' tells whether there was a manifest
+    beside the file to check it against, 'run' is that manifest's run record or None. Raises UserError, in one line, for
+    a path that is missing, damaged, or not such a file.
+    """
+    resolved = resolve_input(path)
+    if resolved.is_dir():
+        if (resolved / "model.json").is_file():
+            resolved = resolved / "model.pt"
+        elif (step := find_last_step(resolved)) is not None:
+            resolved = model_path(resolved, step)
+        else:
+            raise UserError(f"{path}: neither model.json nor a complete checkpoint in this directory")
+    if m := OURS.fullmatch(resolved.name):
+        manifest_path = _manifest_path(resolved.parent, int(m[1]))
+    else:
+        manifest_path = resolved.with_suffix(".json")
+    manifest = None
+    if manifest_path.is_file():
+        manifest = _read_manifest(manifest_path)
+        entry = next((e for e in manifest["files"].values() if e["name"] == resolved.name), None)
+        if entry is None:
+            raise UserError(f"{resolved}: not listed in {manifest_path.name} beside it")
+        _verify(resolved, entry)
+    elif not resolved.is_file():
+        raise UserError(f"{path}: no such model file")
+    content = _read_part(resolved, "model", map_location)
+    return {
+        "model": content["model"],
+        "meta": content["meta"],
+        "step": content["step"],
+        "path": resolved,
+        "verified": manifest is not None,
+        "run": manifest["run"] if manifest else None,
+    }
