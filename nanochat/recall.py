@@ -1,0 +1,250 @@
+"""
+The recall head: exact recall by address and content.
+
+A query scores every trace by its *address* (which episode is meant), takes the top-k traces, and within them scores
+every token by *content* (which word in it). What is copied is a token id, so words never seen in training come back.
+
+    content   q.k        k: what was about to be said before the token, q: what is about to be said now
+    address   b.a        gated running sums over the episode, of word codes and of a learned value
+    suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
+
+    p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
+    p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate) * (1 - mass on the sink)
+
+Ancestors: pointer-sentinel networks (Merity et al. 2016), kNN-LM (Khandelwal et al. 2019). A word code is feature hashing
+(Weinberger et al. 2009): every word or number, seen in training or not, has a fixed random sign vector, so that t=1234 and
+t=1235 are as far apart as any two words. Learned gates decide which words of an episode, or of a question, name it.
+"""
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from nanochat.state import CHUNK, CONTEXT
+from nanochat.tokenizer import WORD_HASH_PRIME   # hash(word) = sum_i (byte_i + 1) P^i mod 2^64
+
+MAX_WORD = 256                          # bytes; what is beyond shares the last power, harmless
+NEG = float("-inf")
+
+
+def unit(x):
+    return F.normalize(x, dim=-1, eps=1e-6)
+
+
+def mix64(x):
+    """splitmix64 finaliser on int64 (arithmetic shifts masked to logical ones)."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -4658895280553007687   # 0xBF58476D1CE4E5B9
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -7723592293110705685   # 0x94D049BB133111EB
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+class WordCodes(nn.Module):
+    """
+    Hash of the word that ends before each token, whatever tokens it was cut into, and its sign vector.
+
+    tables: (kind, hash, length) over the vocabulary, see Tokenizer.word_tables; None: every token is a word of its own.
+    They are buffers, so that a checkpoint carries them.
+    """
+    def __init__(self, vocab_size, dim):
+        super().__init__()
+        self.dim = dim
+        for name, dtype in (("kind", torch.int8), ("hash", torch.int64), ("length", torch.int64)):
+            self.register_buffer(name, torch.zeros(vocab_size, dtype=dtype))
+
+    def init_tables(self, tables=None):
+        if tables is None:
+            n = self.kind.numel()
+            tables = torch.ones(n), torch.arange(1, n + 1), torch.ones(n)
+        for buffer, table in zip((self.kind, self.hash, self.length), tables):
+            buffer.copy_(torch.as_tensor(table))
+
+    def forward(self, ids, begins, carry):
+        """
+        ids (B, T) int64; begins (B, T) bool, true where an episode begins: no word reaches over it.
+        carry (B, 3) int64: partial hash, bytes, kind of the last token before ids.
+        Returns the hash of the word completed by each token's arrival (B, T) int64, 0 = none, and the carry.
+        """
+        kind = self.kind[ids].long()
+        previous = torch.cat([carry[:, 2:], kind[:, :-1]], dim=1).masked_fill(begins, 0)
+        word = kind > 0
+        start = (kind == 1) | ((kind == 2) & (previous != 1) & (previous != 2)) | ((kind == 3) & (previous != 3))
+        length = self.length[ids] * word
+        before = length.cumsum(1) - length + carry[:, 1:2]
+        # `base` is the running value at the start of the current word: it only grows, so a running maximum finds it
+        base = torch.where(start, before, 0).cummax(1).values
+        powers = torch.cat([torch.ones_like(ids[0, :1]), torch.full_like(ids[0, :1], WORD_HASH_PRIME).expand(MAX_WORD - 1)]).cumprod(0)
+        part = self.hash[ids] * word * powers[(before - base).clamp(max=MAX_WORD - 1)]
+        total = part.cumsum(1) + carry[:, :1]
+        last = torch.where(start, torch.arange(ids.shape[1], device=ids.device), -1).cummax(1).values
+        outside = (total - part).gather(1, last.clamp(min=0)).masked_fill(last < 0, 0)
+        partial = total - outside
+        ended = torch.cat([carry[:, :1], partial[:, :-1]], dim=1)
+        done = torch.where((start | ~word) & (previous > 0), ended, 0)
+        tail = torch.stack([partial[:, -1], before[:, -1] + length[:, -1] - base[:, -1], kind[:, -1]], dim=1)
+        tail[:, :2] *= (kind[:, -1:] > 0)
+        return done, tail
+
+    def code(self, hashes, dtype):
+        """(…,) int64 -> (…, dim) signs / sqrt(dim); zero where there is no word. dim must be a multiple of 64."""
+        seeds = torch.arange(1, self.dim // 64 + 1, device=hashes.device) * WORD_HASH_PRIME
+        bits = mix64(mix64(hashes[..., None] + seeds))                       # (…, dim/64)
+        bits = (bits[..., None] >> torch.arange(64, device=hashes.device)) & 1
+        sign = (1 - 2 * bits.flatten(-2)).to(dtype) * self.dim ** -0.5
+        return sign * (hashes != 0)[..., None]
+
+
+class Address(nn.Module):
+    """
+    Which episode this is (a) and which episode is meant (b): gated running sums of word codes and learned values over the
+    tokens of the episode so far. They fade by a learned factor per chunk, so that a long document does not blur; only the direction counts.
+    """
+    def __init__(self, config):
+        super().__init__()
+        self.heads, self.dim = config.address_heads, config.address_dim
+        width = self.heads * self.dim
+        self.codes = WordCodes(config.vocab_size, width)
+        self.value = nn.ModuleList([nn.Linear(config.n_embd, width, bias=False) for _ in range(2)])     # a, b: start equal
+        self.gate = nn.ModuleList([nn.Linear(config.n_embd, self.heads, bias=False) for _ in range(2)])
+        self.fade = nn.Parameter(torch.empty(2, self.heads))
+        self.scale = nn.Parameter(torch.empty(self.heads))
+
+    @torch.no_grad()
+    def init_weights(self, tables=None):
+        self.codes.init_tables(tables)
+        nn.init.normal_(self.value[0].weight, std=0.3 * (self.heads * self.dim * self.value[0].in_features) ** -0.5)
+        self.value[1].weight.copy_(self.value[0].weight)
+        for gate in self.gate:
+            nn.init.zeros_(gate.weight)
+        nn.init.constant_(self.fade, 4.0)    # 0.982 a chunk
+        nn.init.constant_(self.scale, 12.0)
+
+    def forward(self, ids, h, valid, starts, same, carry):
+        """
+        ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
+        episode, index 0 = the carry; carry: {"word": (B, 3) int64, "sums": (2, B, Ha, Da)}.
+        Returns a (B, C, Ha*Da), the address of each chunk at its end; b (B, T, Ha*Da), the query at each token; the carry.
+        """
+        B, T = ids.shape
+        C = T // CHUNK
+        begins = F.pad(starts[:, :, None], (0, CHUNK - 1)).view(B, T)
+        hashes, word = self.codes(ids, begins, carry["word"])
+        code = self.codes.code(hashes, h.dtype)
+        order = torch.arange(C + 1, device=ids.device)
+        distance = (order[:, None] - order[None]).clamp(min=0)
+        reach = (same & (order[:, None] >= order[None]))[:, None]                       # (B, 1, C+1, C+1)
+        out, sums = [], []
+        for side in range(2):
+            z = (self.value[side](h) + code).view(B, C, CHUNK, self.heads, self.dim)
+            gate = 8 * torch.tanh(self.gate[side](h) / 8)
+            z = z * (gate.exp() * valid[..., None]).view(B, C, CHUNK, self.heads, 1)
+            chunk = torch.cat([carry["sums"][side][:, None], z.sum(2)], dim=1)          # (B, C+1, Ha, Da)
+            fade = torch.sigmoid(self.fade[side])[:, None, None] ** distance            # (Ha, C+1, C+1)
+            total = torch.einsum("bhct,bthd->bchd", fade * reach, chunk)
+            sums.append(total[:, -1])
+            if side == 0:
+                out.append(unit(total[:, 1:]).flatten(2))
+            else:
+                earlier = torch.sigmoid(self.fade[1])[:, None] * (total[:, :-1] * reach[:, 0].diagonal(-1, 1, 2)[..., None, None])
+                out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
+        return out[0], out[1], {"word": word, "sums": torch.stack(sums)}
+
+    def score(self, b, a):
+        """b (B, M, Ha*Da), a (B, N, Ha*Da) -> (B, M, N), the sum over heads of scale * cosine."""
+        return torch.matmul(b * self.scale.repeat_interleave(self.dim).to(b.dtype), a.transpose(1, 2).to(b.dtype))
+
+
+def spread(score, episode, span):
+    """
+    A trace is as well addressed as the best of itself and the span - 1 traces that follow it in its episode: what names an
+    episode may be said after the word that is asked for. score (B, M, N), episode (B, N); span a power of two.
+    """
+    shift = 1
+    while shift < span and shift < score.shape[-1]:
+        later = score[..., shift:].masked_fill((episode[:, shift:] != episode[:, :-shift])[:, None], NEG)
+        score = torch.cat([torch.maximum(score[..., :-shift], later), score[..., -shift:]], dim=-1)
+        shift *= 2
+    return score
+
+
+def top_k(score, k):
+    """Indices of the k best of the last dimension, ties broken by the lower index, (…, k) int64. Deterministic."""
+    n = score.shape[-1]
+    k = min(k, n)
+    bits = (score.float() + 0.0).contiguous().view(torch.int32).long()         # + 0.0: -0 and 0 are one score
+    order = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)                    # float order as integer order
+    key = order * (1 << 32) + (n - 1 - torch.arange(n, device=score.device))
+    return n - 1 - (key.topk(k, dim=-1).values & 0xFFFFFFFF)
+
+
+def gather_traces(x, index):
+    """x (B, N, …), index (B, M, K) -> (B, M, K, …)."""
+    B, N = x.shape[:2]
+    flat = (index + torch.arange(B, device=index.device)[:, None, None] * N).flatten()
+    return x.flatten(0, 1).index_select(0, flat).view(*index.shape, *x.shape[2:])
+
+
+class RecallHead(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.address = Address(config)
+        self.key = nn.Linear(config.n_embd, config.recall_dim, bias=False)
+        self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
+        self.content_scale = nn.Parameter(torch.empty(()))
+        self.suffix = nn.Parameter(torch.empty(CONTEXT))
+        self.sink = nn.Parameter(torch.empty(()))
+        self.feedback = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.gate = nn.Linear(2 * config.n_embd + 1, 1, bias=True)
+
+    @torch.no_grad()
+    def init_weights(self, tables=None):
+        self.address.init_weights(tables)
+        nn.init.normal_(self.key.weight, std=self.key.in_features ** -0.5)
+        self.query.weight.copy_(self.key.weight)
+        nn.init.constant_(self.content_scale, 10.0)
+        nn.init.constant_(self.suffix, 1.0)
+        nn.init.constant_(self.sink, 4.0)
+        nn.init.zeros_(self.feedback.weight)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -1.0)
+
+    def route(self, b, traces, visible):
+        """Address score of every trace for queries b (B, M, Ha*Da); visible (B, M, N) bool -> (B, M, N), -inf where not visible."""
+        score = self.address.score(b, traces.address).masked_fill(~visible, NEG)
+        return spread(score, traces.episode, self.config.route_span).masked_fill(~visible, NEG)
+
+    def read(self, x, score, select, traces, recent, embed, fresh):
+        """
+        x (B, M, D) final hidden state of the queries; score (B, M, N) from route; select (B, M, K) indices of the traces to read;
+        recent (B, M, 3) the last tokens of the stream, newest last; embed (V, D) token embedding; fresh (B, R, 16, Dk) recall keys of the
+        R newest traces that are still in the graph (R = 0 outside training).
+        Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p (B, M, K*16) over entries,
+        ids (B, M, K*16). Where nothing is visible p and g are 0.
+        """
+        B, M, K = select.shape
+        ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
+        before = gather_traces(traces.before, select).long()
+        address = score.gather(2, select)
+        q = unit(self.query(x)) * self.content_scale
+        keys = gather_traces(traces.keys, select).flatten(2, 3)
+        content = (keys @ q.to(keys.dtype)[..., None]).view(B, M, K, CHUNK).to(x.dtype)
+        if fresh.shape[1]:
+            newest = (q @ fresh.flatten(1, 2).to(x.dtype).transpose(1, 2)).view(B, M, -1, CHUNK)
+            at = select - (len(traces) - fresh.shape[1])
+            newest = newest.gather(2, at.clamp(min=0)[..., None].expand(-1, -1, -1, CHUNK))
+            content = torch.where(at[..., None] >= 0, newest, content)
+        entry = content + address[..., None]
+        line = torch.cat([before, ids], dim=-1)                                  # (B, M, K, 19)
+        match = torch.ones_like(ids, dtype=torch.bool)
+        for m in range(CONTEXT):
+            token = recent[:, :, CONTEXT - 1 - m, None, None]
+            match = match & (line[..., CONTEXT - 1 - m:CONTEXT - 1 - m + CHUNK] == token) & (token >= 0)
+            entry = entry + self.suffix[m] * match
+        copyable = (ids < self.config.n_ordinary) & (ids >= 0)
+        entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
+        sink = self.sink.expand(B, M, 1).to(entry.dtype)
+        p = torch.softmax(torch.cat([sink, entry], dim=-1), dim=-1)[..., 1:]
+        ids = ids.view(B, M, K * CHUNK)
+        found = torch.einsum("bme,bmed->bmd", p, F.embedding(ids.clamp(0, embed.shape[0] - 1), embed).to(p.dtype))
+        best = address.amax(-1, keepdim=True).clamp(min=0) / 10 if K else x.new_zeros(B, M, 1)
+        g = torch.sigmoid(self.gate(torch.cat([x, found, best], dim=-1))).squeeze(-1)
+        return x + self.feedback(found), g, p, ids
