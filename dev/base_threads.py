@@ -1,0 +1,421 @@
+"""The threads of a synthetic life: timelines, facts, and things that change.
+
+A thread tells statements and can be asked about each of them later:
+
+    text, token = thread.tell(rng, index)              index: number of the episode in the life
+    question, answer, evidence = thread.ask(rng, token)
+"""
+import re
+
+from dev.base_values import name, place, value
+from dev.base_words import (AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, RELATIONS, SUBJECTS, TIME_SIGNS, TIME_WORDS, UPDATES)
+from dev.gen_cairo_data import TEMPLATES
+
+
+def _skeletons():
+    """The sentence forms of the Cairo timeline, of any subject and any values: what the base must never produce."""
+    out = []
+    for template in TEMPLATES:
+        form = re.escape(template).replace(re.escape("{t}"), r"\d+").replace(re.escape("{remark}"), "(?:,.*)?")
+        words = r"[\w'-]+(?: [\w'-]+){0,3}"  # bounded, or matching takes for ever
+        form = re.sub(r"\\\{(?:location|mood|drink)\\\}", lambda _: words, form)
+        out.append(re.sub(r"[Tt]he\\ user('s)?", lambda _: words, form))
+    return re.compile("|".join(f"(?:{form})" for form in out))
+
+
+CAIRO_FORMS = _skeletons()
+POSSESSIVE = {"I": "my", "she": "her", "he": "his"}
+OBJECTIVE = {"I": "me", "she": "her", "he": "him"}
+ORDINARY = [a for a in ATTRIBUTES if a[1] not in ("where", "feel", "prefer")]
+COMMON = [[a for a in ATTRIBUTES if a[1] == group] for group in ("where", "feel", "prefer")]
+PREDICATE_JOINS = ((", ", ", and "), (", ", " and "), ("; ", "; "), (", ", ", "), (" and ", " and "), (" - ", " - "), (", ", ", then "), (", ", " but "),
+                   (" / ", " / "))
+LOG_FORMS = (("{n}={v}", ", "), ("{n}={v}", " "), ("{n}: {v}", " | "), ("{n}: {v}", "; "), ("{n}: {v}", ", "), ("{n} {v}", ", "), ("{n} = {v}", "; "),
+             ("{n} -> {v}", ", "), ("{n} {v}", " / "), ("[{n}] {v}", " "), ("{n}: {v}", " - "), ("{n}: {v}", ". "), ("{n} is {v}", "; "))
+GENERIC_ASKS = ("what was {p} {n}",) * 4 + ("which {n} did {s} have", "{p} {n}", "what {n} was noted for {s}", "what is on record as {p} {n}",
+                                             "what was the {n} of {s}", "what did {p} {n} look like", "what {n} did {s} have")
+ORDERS = ("tell me {p} {n}", "name {p} {n}", "give {p} {n}", "recall {p} {n}", "I need {p} {n}", "state {p} {n}", "look up {p} {n}")
+QUESTION_LEADS = ("And ", "So ", "Tell me, ", "Remind me: ", "Do you remember, ", "Quick question: ", "Please say: ", "Now, ", "One question: ", "Say, ")
+
+
+def _options(cell):
+    return [part.strip() for part in cell.split("|") if part.strip()]
+
+
+def _cap(text, keep=()):
+    """Capital first letter, unless a value stands there: answers are copied character by character."""
+    return text if text.startswith(tuple(keep)) else text[:1].upper() + text[1:]
+
+
+def _possessive(subject):
+    return POSSESSIVE.get(subject) or subject + ("'" if subject.endswith("s") else "'s")
+
+
+def _fill(form, subject, noun=""):
+    """A question form for a subject; pronouns at the end of it stand in the objective case."""
+    if subject in OBJECTIVE and form.endswith("{s}") and not form.endswith(("was {s}", "were {s}", "did {s}", "had {s}")):
+        form = form[:-3] + OBJECTIVE[subject]
+    return form.replace("{s}", subject).replace("{p}", _possessive(subject)).replace("{n}", noun)
+
+
+def _finish_question(rng, text, order=False):
+    """Lead, capital and question mark, the way people vary them."""
+    if rng.random() < 0.1:
+        text = rng.choice(QUESTION_LEADS) + text
+    elif rng.random() < 0.95:
+        text = _cap(text)
+    return text + ("." if order else "" if rng.random() < 0.04 else "?")
+
+
+class _Clock:
+    """How a timeline counts: the marker, where it may stand in a sentence, and the numbers."""
+
+    def __init__(self, rng, n):
+        roll = rng.random()
+        self.say_word = None
+        if roll < 0.35:
+            self.mark, self.prep = "t={n}", "at"
+        elif roll < 0.7:
+            self.say_word, self.prep = rng.choice(TIME_WORDS)
+            self.mark = self.say_word + " {n}"
+        elif roll < 0.9:
+            self.mark, self.prep = rng.choice(TIME_SIGNS)
+        else:
+            self.mark, self.prep = "{n}", "at"
+        digits = rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 5, 5))
+        start = rng.randrange(1 if digits == 1 else 10 ** (digits - 1), 10 ** digits)
+        self.width = rng.choice((4, 5, 6)) if rng.random() < 0.05 else 0
+        roll = rng.random()
+        if roll < 0.76:
+            numbers = range(start, start + n)
+        elif roll < 0.84:
+            numbers = range(start, start + n * 10, rng.randint(2, 10))
+        else:
+            numbers = [start]
+            while len(numbers) < n:
+                numbers.append(numbers[-1] + 1 + int(rng.expovariate(0.5)))
+            if roll > 0.92:
+                rng.shuffle(numbers)
+        self.numbers = numbers
+
+    def bare(self, i):
+        return self.mark.format(n=str(self.numbers[i]).zfill(self.width))
+
+
+class Timeline:
+    """A subject whose attributes change slowly; every line names its time, and the time decides."""
+
+    kind = "timeline"
+
+    def __init__(self, rng, names, n, sibling=None):
+        self.clock = sibling.clock if sibling else _Clock(rng, n)
+        while True:
+            self.subject = rng.choice(SUBJECTS) if rng.random() < 0.5 else names.propose(rng, "person")
+            if names.add(self.subject):
+                break
+        rows = [rng.choice(group) for group in COMMON if rng.random() < 0.6]
+        want = max(rng.choice((1, 2, 2, 3, 3, 3, 4, 5)), len(rows))
+        while len(rows) < want:
+            row = rng.choice(ORDINARY)
+            if row[1] not in [r[1] for r in rows]:
+                rows.append(row)
+        rng.shuffle(rows)
+        if sibling and rng.random() < 0.4:
+            rows = sibling.rows
+        self.rows, self.says, self.nouns, self.pools, self.change = rows, [], [], [], []
+        used = set()
+        for row in rows:
+            self.says.append(rng.sample(_options(row[4]), rng.randint(1, len(_options(row[4])))))
+            nouns = [noun for noun in _options(row[3]) if noun not in used] or [row[0]]
+            used.update(nouns)
+            self.nouns.append(rng.sample(nouns, rng.randint(1, len(nouns))))
+            invented = rng.choice((0.0, 0.3, 0.5, 1.0))
+            self.pools.append([value(rng, row[2], invented) for _ in range(rng.choice((3, 6, 12, 16, 30)))])
+            self.change.append(rng.choice((0.03, 0.06, 0.1, 0.2, 0.4, 0.8)))
+        self.values = [rng.choice(pool) for pool in self.pools]
+        # some timelines speak in one form only, others in all of them
+        forms = (self._predicates, self._predicates, self._predicates, self._fronted, self._fronted, self._trailing, self._trailing,
+                 self._sentences, self._log, self._log, self._nouns, self._listed, self._mixed, self._mixed, self._reversed)
+        self.forms = rng.sample(forms, rng.choice((1, 2, 4, 8, len(forms))))
+        self.log_form = rng.choice(LOG_FORMS)
+        self.talkative = rng.choice((0.0, 0.1, 0.25, 0.5))
+        self.gaps = rng.choice((0.0, 0.0, 0.0, 0.15))  # chance that a line leaves an attribute out
+        self.quoted = rng.choice((0.0, 0.0, 0.0, 0.3)) if self.subject not in POSSESSIVE else 0.0
+        self.count = 0
+
+    def tell(self, rng, index):
+        """The next moment of the timeline."""
+        for j, change in enumerate(self.change):
+            if self.count and rng.random() < change:
+                self.values[j] = rng.choice(self.pools[j])
+        shown = [j for j in range(len(self.rows)) if rng.random() >= self.gaps] or [rng.randrange(len(self.rows))]
+        rng.shuffle(shown)
+        answers = {j: self.values[j] for j in shown}
+        while True:
+            text = self._line(rng, answers)
+            if all(v in text for v in answers.values()) and not CAIRO_FORMS.fullmatch(text):
+                break
+        self.count += 1
+        return text, (index, self.clock.bare(self.count - 1), answers)
+
+    def ask(self, rng, token):
+        """A question about one attribute at one time."""
+        index, bare, answers = token
+        j = rng.choice(list(answers))
+        row, order = self.rows[j], False
+        if rng.random() < 0.65:
+            text = _fill(rng.choice(_options(row[6])), self.subject)
+        else:
+            order = rng.random() < 0.2
+            text = _fill(rng.choice(ORDERS if order else GENERIC_ASKS), self.subject, rng.choice(_options(row[3])))
+        when = f"{self.clock.prep} {bare}"
+        if rng.random() < 0.08:
+            when = rng.choice((f"for {bare}", f"({bare})", f"when {bare}" if "=" in bare else f"for {bare}", f"- {bare} -", f"at {bare}"))
+        roll = rng.random()
+        if roll < 0.7:
+            text = f"{text} {when}"
+        elif roll < 0.95:
+            text = f"{when}, {text}"
+        else:
+            text = f"{bare}: {text}"
+        return _finish_question(rng, text, order), answers[j], index
+
+    def _say(self, rng, j):
+        return rng.choice(self.says[j]).replace("{v}", self.values[j])
+
+    def _adverb(self, rng, j):
+        forms = _options(self.rows[j][5])
+        form = rng.choice(forms) if forms and rng.random() < 0.8 else f"with {{v}} as the {rng.choice(self.nouns[j])}"
+        return form.replace("{v}", self.values[j])
+
+    def _noun_clause(self, rng, j):
+        owner = rng.choice((_possessive(self.subject), "the")) + " "
+        return f"{owner}{rng.choice(self.nouns[j])} was {self.values[j]}"
+
+    def _join(self, rng, parts):
+        middle, last = rng.choice(PREDICATE_JOINS)
+        return parts[0] if len(parts) == 1 else middle.join(parts[:-1]) + last + parts[-1]
+
+    def _predicates(self, rng, s, js):
+        return f"{s} {self._join(rng, [self._say(rng, j) for j in js])}"
+
+    def _fronted(self, rng, s, js):
+        if len(js) == 1:
+            return self._predicates(rng, s, js)
+        k = rng.randint(1, len(js) - 1)
+        return f"{', '.join(self._adverb(rng, j) for j in js[:k])}, {self._predicates(rng, s, js[k:])}"
+
+    def _trailing(self, rng, s, js):
+        k = rng.randint(1, len(js))
+        return self._predicates(rng, s, js[:k]) + "".join(rng.choice((", ", " ")) + self._adverb(rng, j) for j in js[k:])
+
+    def _sentences(self, rng, s, js):
+        parts = [f"{s} {self._say(rng, js[0])}"]
+        for j in js[1:]:
+            parts.append(_cap(rng.choice((f"{self.subject} {self._say(rng, j)}", self._noun_clause(rng, j))), (self.values[j],)))
+        return ". ".join(parts)
+
+    def _log(self, rng, s, js):
+        form, sep = self.log_form
+        body = sep.join(form.replace("{n}", rng.choice(self.nouns[j])).replace("{v}", self.values[j]) for j in js)
+        return rng.choice((f"{s}: {body}", f"{s}{sep if sep.strip() else ' '}{body}", f"{s} [{body}]", f"who {self.subject}{sep}{body}"))
+
+    def _nouns(self, rng, s, js):
+        first = js[0]
+        head = f"{_possessive(self.subject)} {rng.choice(self.nouns[first])} was {self.values[first]}"
+        return self._join(rng, [head] + [self._noun_clause(rng, j) for j in js[1:]])
+
+    def _listed(self, rng, s, js):
+        body = ", ".join(f"{rng.choice(self.nouns[j])} {self.values[j]}" for j in js)
+        return rng.choice((f"for {OBJECTIVE.get(self.subject, self.subject)}: {body}", f"{body} - so it stood with {OBJECTIVE.get(self.subject, self.subject)}",
+                           f"{_possessive(self.subject)} state was {body}"))
+
+    def _mixed(self, rng, s, js):
+        if len(js) == 1:
+            return self._predicates(rng, s, js)
+        k = rng.randint(1, len(js) - 1)
+        link = rng.choice((" while ", "; ", ", and ", ", as ", " - ", " when ", ", where "))
+        return self._predicates(rng, s, js[:k]) + link + self._join(rng, [self._noun_clause(rng, j) for j in js[k:]])
+
+    def _reversed(self, rng, s, js):
+        if len(js) == 1:
+            return self._predicates(rng, s, js)
+        k = rng.randint(1, len(js) - 1)
+        nouns = " and ".join(f"{self.values[j]} was {_possessive(self.subject)} {rng.choice(self.nouns[j])}" for j in js[:k])
+        return f"{nouns}{rng.choice((', and ', '; ', ' while ', ' - '))}{self._predicates(rng, self.subject, js[k:])}"
+
+    def _line(self, rng, answers):
+        """One line: the clauses, the time at the beginning, in the middle or at the end, sometimes a remark."""
+        js, values = list(answers), tuple(self.values)
+        bare = self.clock.bare(self.count)
+        inline = f"{self.clock.prep} {bare}"
+        where = rng.choice(("lead",) * 5 + ("tail",) * 4 + ("inside",) * 2)
+        form = rng.choice(self.forms)
+        if self.clock.mark == "{n}" and where != "lead" and rng.random() < 0.5:
+            where = "lead"
+        s = self.subject
+        if where == "inside":
+            if form not in (self._predicates, self._trailing, self._mixed, self._sentences):
+                where = "tail"
+            else:
+                s = f"{s}, {inline}," if rng.random() < 0.7 else f"{s} ({bare})"
+        quote = rng.random() < self.quoted and where != "inside"
+        if quote:
+            speaker, self.subject = self.subject, "I"
+            body = f'"{_cap(form(rng, "I", js), values)}," {rng.choice(("said", "wrote", "noted", "reported"))} {speaker}'
+            self.subject = speaker
+        else:
+            body = form(rng, s, js)
+        remark = self._remark(rng) if rng.random() < self.talkative else ""
+        if remark and not remark[0].isupper():
+            body, remark = body + rng.choice((", ", " ", " - ")) + remark, ""
+        if where == "lead":
+            body = self._lead(rng, bare, inline, body, values)
+        else:
+            body = _cap(body, values)
+            if where == "tail":
+                body += rng.choice((f" {inline}", f" {inline}", f" ({bare})", f", {inline}", f" [{bare}]", f" - {bare}", f" | {bare}", f" // {bare}"))
+        stop = "" if form == self._log and rng.random() < 0.6 else rng.choice((".",) * 9 + ("", "!"))
+        return body + stop + (f" {remark}." if remark else "")
+
+    def _lead(self, rng, bare, inline, body, values):
+        if self.clock.mark == "{n}":
+            return f"{bare}{rng.choice((': ', '. ', ' - ', ' | ', ') ', ' '))}{rng.choice((_cap(body, values), body))}"
+        if self.clock.say_word and rng.random() < 0.6:
+            bare = _cap(bare)
+        lead = rng.choice((f"{bare}: ", f"{bare}: ", f"{bare} - ", f"{bare} | ", f"{bare}, ", f"({bare}) ", f"[{bare}] ", f"{bare}. ", f"{bare} > ",
+                           f"{bare} ", f"{inline}, ", f"{inline}, ", f"{inline}: ", f"{inline} ", f"log {bare}: "))
+        lead = lead.replace("((", "(").replace("))", ")").replace("[[", "[").replace("]]", "]")
+        if lead.startswith(inline):
+            return _cap(lead) + body
+        return lead + (_cap(body, values) if rng.random() < 0.8 else body)
+
+    def _remark(self, rng):
+        roll = rng.random()
+        text = rng.choice(CAUSES if roll < 0.4 else AFTERMATHS if roll < 0.8 else FILLERS)
+        if "{x}" in text:
+            text = text.replace("{x}", name(rng))
+        elif rng.random() < 0.08:
+            text += f", far from {place(rng)}"
+        return text
+
+
+class Facts:
+    """Things that are said once: of people, lands, objects, locks, registers, in notes and in chats."""
+
+    kind = "facts"
+    groups = (("person",),) * 4 + (("lock",),) * 2 + (("register",),) * 2 + (("speaker",),) * 2 + (("object",), ("land", "town"), ("company",), ("animal",),
+             ("work",), ("event",), ("machine",), ("ship",), ("object", "lock"), ("person", "animal", "speaker"), ("company", "ship", "machine"),
+             ("person", "land", "object", "event", "work"))
+
+    def __init__(self, rng, names):
+        kinds = rng.choice(self.groups)
+        rows = [row for row in RELATIONS if row[0] in kinds]
+        self.rows = rng.sample(rows, rng.randint(1, min(8, len(rows))))
+        self.names, self.entities, self.told, self.holders = names, {}, set(), {}
+        self.fresh = rng.choice((0.2, 0.5, 0.9))
+        self.chatty = rng.choice((0.0, 0.15, 0.4))
+        self.invented = rng.choice((0.2, 0.5, 1.0))
+        self.kind = {"lock": "keys", "register": "key-value", "speaker": "chat"}.get(kinds[0], "facts")
+
+    def tell(self, rng, index):
+        """A fact not told before about an old or a new entity."""
+        r = rng.randrange(len(self.rows))
+        row = self.rows[r]
+        known = self.entities.setdefault(row[0], [])
+        entity = rng.choice(known) if known and rng.random() > self.fresh else None
+        if entity is None or (r, entity) in self.told:
+            entity = self.names.take(rng, row[0], rng.choice(known) if known else None)
+            known.append(entity)
+        self.told.add((r, entity))
+        for _ in range(6):  # prefer values that nobody has yet, so that the question can be turned round
+            v = value(rng, row[2], self.invented)
+            if (row[2], v) not in self.holders:
+                break
+        noun = rng.choice(_options(row[1]))
+        token = {"index": index, "row": row, "entity": entity, "noun": noun, "value": v, "unique": True}
+        for other in self.holders.setdefault((row[2], v), []):
+            other["unique"] = token["unique"] = False
+        self.holders[row[2], v].append(token)
+        # a line that names no noun must be of the row's first meaning: rows keep their nouns apart by the told set alone
+        says = _options(row[3])
+        if says and rng.random() < (0.9 if row[0] == "speaker" else 0.55):
+            text = rng.choice(says)
+        else:
+            text = rng.choice(("{p} {n} is {v}", "{p} {n} is {v}", "the {n} of {s} is {v}", "{v} is {p} {n}", "{s} - {n}: {v}", "{s} has {v} as {n}",
+                               "{n} of {s}: {v}", "{s} | {n} | {v}", "as {n} of {s} they noted {v}"))
+        text = text.replace("{s}", entity).replace("{p}", _possessive(entity)).replace("{n}", noun).replace("{v}", v)
+        return self._dress(rng, row[0], text, v), token
+
+    def _dress(self, rng, kind, text, v):
+        if kind == "register":
+            return text + rng.choice(("", "", "", ".", ";"))
+        if kind == "speaker" and ": " in text:
+            return text + rng.choice((".", ".", "!", "", " :)", " ..."))
+        if rng.random() < self.chatty:
+            lead = rng.choice(PREFIXES) + " "
+            return f"{lead}{text}."
+        tail = f", {rng.choice(AFTERMATHS).replace('{x}', name(rng))}" if rng.random() < 0.05 else ""
+        return _cap(text, (v,)) + tail + rng.choice((".", ".", ".", ".", "", "!"))
+
+    def ask(self, rng, token):
+        """Asks for the value, or for the entity where only one has this value."""
+        row, entity, noun = token["row"], token["entity"], token["noun"]
+        if token["unique"] and row[5] and rng.random() < 0.2:
+            text = rng.choice(_options(row[5])).replace("{v}", token["value"])
+            return _finish_question(rng, text), entity, token["index"]
+        asks = _options(row[4])
+        if asks and rng.random() < 0.5:
+            return _finish_question(rng, _fill(rng.choice(asks), entity)), token["value"], token["index"]
+        order = rng.random() < 0.12
+        forms = ORDERS if order else ("what is {p} {n}", "what is {p} {n}", "what is the {n} of {s}", "{p} {n}", "can you tell me {p} {n}",
+                                      "do you know {p} {n}", "what was {p} {n} again", "what does it say about {p} {n}", "which {n} belongs to {s}")
+        if rng.random() < 0.8 or len(_options(row[1])) == 1:
+            asked = noun
+        else:
+            asked = _options(row[1])[0] if self._synonyms(row) else noun
+        return _finish_question(rng, _fill(rng.choice(forms), entity, asked), order), token["value"], token["index"]
+
+    @staticmethod
+    def _synonyms(row):
+        return bool(row[3])  # rows without sentences of their own list unlike things under one head
+
+
+class Updates:
+    """Things that change without a date: the latest word counts."""
+
+    kind = "updates"
+
+    def __init__(self, rng, names):
+        self.rows = rng.sample(UPDATES, rng.randint(1, 2))
+        self.items = []
+        for _ in range(rng.randint(1, 5)):
+            row = rng.choice(self.rows)
+            self.items.append({"row": row, "entity": names.take(rng, row[0]), "past": set(), "value": None, "index": -1})
+
+    def tell(self, rng, index):
+        """A first state, or a new one that no earlier statement had."""
+        item = rng.choice(self.items)
+        row, old = item["row"], item["value"]
+        while item["value"] is None or item["value"] in item["past"]:
+            item["value"] = value(rng, row[1], 0.6)
+        item["past"].add(item["value"])
+        item["index"] = index
+        noun, v = rng.choice(_options(row[2])), item["value"]
+        text = rng.choice(_options(row[3]) + ["{p} {n} is {v}"])
+        text = text.replace("{s}", item["entity"]).replace("{p}", _possessive(item["entity"])).replace("{n}", noun).replace("{v}", v)
+        if old is not None:
+            text = rng.choice(("now {}", "{} now", "since today {}", "as of now {}", "{}, no longer {old}", "change: {}", "news: {}", "{} these days",
+                               "from now on {}", "it has changed: {}", "update: {}", "{}")).replace("{old}", old).format(text)
+        return _cap(text, (v,)) + rng.choice((".", ".", ".", "!")), item
+
+    def ask(self, rng, token):
+        """What holds at the moment of asking."""
+        row = token["row"]
+        if rng.random() < 0.7:
+            text = _fill(rng.choice(_options(row[4])), token["entity"])
+        else:
+            text = _fill("what is {p} {n}", token["entity"], rng.choice(_options(row[2])))
+        text = rng.choice(("{} now", "{} at the moment", "{} these days", "at present, {}", "{} currently", "right now, {}", "{} by now", "{} at this point",
+                           "as things stand, {}")).format(text)
+        return _finish_question(rng, text), token["value"], token["index"]

@@ -1,0 +1,189 @@
+"""Random values and entities of the small synthetic base: real words, invented words, names, codes and numbers."""
+import re
+
+from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, SURNAMES)
+from dev.gen_cairo_data import DRINKS, MOODS, PLACES
+
+# what the base must never say, so that the recall of the Cairo timeline stays zero-shot
+FORBIDDEN_WORDS = frozenset(re.findall(r"[\w-]+", " ".join((*PLACES, *DRINKS, *MOODS, "Cairo")).lower()))
+
+ONSETS = ("b d f g h k l m n p r s t v z j " * 2 + "br c ch dr fl gl gr kh kl kr ph pl pr qu sh sk sl sn st str th tr vr w y zh").split() + [""] * 5
+VOWELS = ("a e i o u a e i o a e i o u " * 3 + "ai ea ei ia ie io oa ou ua uo ae y aa ee oo").split()
+CODAS = "n r s l m k t d nd rn lm th x sh st nt rk sk ng lt v z ck p b g ff".split() + [""] * 22
+MONTHS = "January February March April May June July August September October November December".split()
+PLACE_FORMS = ("Port {}", "Lake {}", "Upper {}", "Mount {}", "{} Bay", "{} Hill", "{} Square", "Fort {}", "Saint {}", "{} Bridge", "the {} gate",
+               "{} Street", "Old {}", "North {}", "{} Road", "New {}", "Bad {}", "the {} inn", "{} Cross", "Little {}", "{}burg", "{}ville")
+
+
+def word(rng):
+    """An invented, pronounceable word in lower case, never one of the Cairo vocabulary."""
+    while True:
+        out = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3, 3))))
+        if 3 <= len(out) <= 12 and out not in FORBIDDEN_WORDS:
+            return out
+
+
+def name(rng):
+    """A person's name: ordinary, invented or mixed, one or two words."""
+    roll = rng.random()
+    if roll < 0.25:
+        return f"{rng.choice(FIRST_NAMES)} {rng.choice(SURNAMES)}"
+    if roll < 0.45:
+        return f"{word(rng).capitalize()} {word(rng).capitalize()}"
+    if roll < 0.6:
+        return f"{rng.choice(FIRST_NAMES)} {word(rng).capitalize()}"
+    if roll < 0.7:
+        return f"{rng.choice(('Dr', 'Mr', 'Mrs', 'Lady', 'Captain', 'Old', 'Aunt'))} {rng.choice((word(rng).capitalize(), rng.choice(SURNAMES)))}"
+    if roll < 0.75:
+        return f"{rng.choice('ABCDEFGHIJKLMNOPRSTUVWZ')}. {rng.choice((word(rng).capitalize(), rng.choice(SURNAMES)))}"
+    return word(rng).capitalize()
+
+
+def place(rng):
+    """An invented place of one to three words."""
+    roll, first = rng.random(), word(rng).capitalize()
+    if roll < 0.45:
+        return first
+    if roll < 0.7:
+        return rng.choice(PLACE_FORMS).format(first)
+    if roll < 0.85:
+        return f"{first} {word(rng).capitalize()}"
+    return rng.choice((f"{first}-{word(rng).capitalize()}", f"{first} {rng.choice(('al', 'na', 'dos', 'an', 'ul'))}-{word(rng).capitalize()}",
+                       f"{first} {rng.choice(('de', 'van', 'by', 'on', 'under'))} {word(rng).capitalize()}"))
+
+
+def term(rng):
+    """An invented word or short phrase that may stand for anything."""
+    roll = rng.random()
+    if roll < 0.6:
+        return word(rng)
+    if roll < 0.75:
+        return word(rng).capitalize()
+    return f"{word(rng)}{rng.choice((' ', ' ', '-'))}{word(rng)}"
+
+
+def title(rng):
+    """An invented title of a book or a song."""
+    a, b = word(rng).capitalize(), word(rng).capitalize()
+    return rng.choice((f"The {rng.choice(ADJECTIVES).capitalize()} {a}", f"{a} and {b}", f"The {a} of {b}", f"{a} {b}", f"Songs for {a}",
+                       f"{rng.choice(ADJECTIVES).capitalize()} {rng.choice(OBJECTS).title()}", f"The {rng.choice(OBJECTS).title()} of {a}"))
+
+
+def _digits(rng, low, high):
+    n = rng.randint(low, high)
+    return str(rng.randrange(10 ** (n - 1), 10 ** n))
+
+
+def _code(rng):
+    letters = "ABCDEFGHKLMNPQRSTVWXYZ"
+    return rng.choice((f"{rng.choice(letters)}-{_digits(rng, 1, 3)}", f"{rng.choice(letters)}{rng.choice(letters)}{_digits(rng, 1, 4)}",
+                       f"{_digits(rng, 1, 2)}{rng.choice(letters)}-{_digits(rng, 1, 3)}", f"{rng.choice(letters)}{_digits(rng, 1, 2)}",
+                       f"{word(rng)}-{_digits(rng, 1, 3)}", f"{_digits(rng, 2, 3)}-{rng.choice(letters)}{rng.choice(letters)}"))
+
+
+def _secret(rng):
+    return rng.choice((f"{word(rng)}-{word(rng)}", word(rng), f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}", f"{word(rng)}{_digits(rng, 1, 3)}",
+                       f"{rng.choice(OBJECTS)}-{rng.choice(ADJECTIVES)}", f"{word(rng)} {word(rng)} {word(rng)}"))
+
+
+# pools that are made up on the spot
+MAKERS = {
+    "invented_place": place, "invented_word": term, "invented_name": name, "invented_title": title, "code": _code, "secret": _secret,
+    "number": lambda r: _digits(r, 1, 6), "pin": lambda r: _digits(r, 3, 8), "small": lambda r: _digits(r, 1, 3),
+    "price": lambda r: f"{_digits(r, 1, 4)} {r.choice(('crowns', 'dollars', 'pounds', 'euros', 'coins', 'marks', 'francs', word(r)))}",
+    "temperature": lambda r: f"{r.randint(-30, 99)} {r.choice(('degrees', 'degrees', 'C', 'kelvin'))}",
+    "speed": lambda r: f"{_digits(r, 1, 3)} {r.choice(('knots', 'km/h', 'miles an hour', 'metres a second'))}",
+    "weight": lambda r: f"{_digits(r, 1, 4)} {r.choice(('kilos', 'grams', 'pounds', 'tons', 'ounces'))}",
+    "clock": lambda r: r.choice((f"{r.randint(0, 23)}:{r.randint(0, 59):02d}", f"half past {r.choice('one two three five six seven nine ten'.split())}",
+                                 f"{r.randint(1, 12)} o'clock", f"{r.randint(1, 12)}.{r.randint(10, 59)} pm")),
+    "date": lambda r: r.choice((f"{r.randint(1, 28)} {r.choice(MONTHS)}", f"{r.randint(1, 28)} {r.choice(MONTHS)} {r.randint(1850, 2040)}",
+                                f"{r.choice(MONTHS)} {r.randint(1, 28)}", f"{r.randint(1900, 2040)}-{r.randint(1, 12):02d}-{r.randint(1, 28):02d}")),
+    "phone": lambda r: r.choice((f"{_digits(r, 3, 3)}-{_digits(r, 4, 4)}", f"{_digits(r, 3, 3)} {_digits(r, 3, 3)} {_digits(r, 2, 2)}", _digits(r, 6, 8))),
+    "uuid": lambda r: r.choice((f"{r.randrange(16 ** 4):04x}-{r.randrange(16 ** 4):04x}", f"{r.randrange(16 ** 8):08x}", f"{r.randrange(16 ** 6):06X}")),
+    "ip": lambda r: f"10.{r.randint(0, 255)}.{r.randint(0, 255)}.{r.randint(1, 254)}",
+    "version": lambda r: r.choice((f"v{r.randint(0, 9)}.{r.randint(0, 30)}", f"{r.randint(1, 9)}.{r.randint(0, 20)}.{r.randint(0, 20)}")),
+    "phrase": lambda r: f"{r.choice(('never', 'always', 'we', 'you', 'they'))} {word(r)} {r.choice(('again', 'better', 'for you', 'first', 'twice'))}",
+}
+# invented values that look like those of a pool of real ones
+LOOKALIKES = {
+    "place": place, "feeling": word, "person": name, "food": lambda r: r.choice((term(r), f"{word(r)} {r.choice(('stew', 'pie', 'soup', 'bread', 'cake'))}")),
+    "drink": lambda r: r.choice((term(r), word(r), f"{word(r)} {r.choice(('ale', 'wine', 'cider', 'tonic', 'milk', 'brew', 'fizz', 'water', 'punch', 'syrup'))}",
+                                 f"{r.choice(('hot', 'spiced', 'iced', 'cold', 'wild', 'dark'))} {word(r)}")),
+    "colour": lambda r: f"{word(r)} {r.choice(('red', 'blue', 'grey', 'brown'))}", "room": lambda r: f"the {word(r)} room", "book": title,
+    "fruit": lambda r: f"{word(r)}s", "music": word, "sport": word, "language": lambda r: word(r).capitalize(), "instrument": word, "plant": word,
+    "status": word, "game": word, "gem": word, "metal": word, "material": word, "topic": lambda r: f"the {word(r)}s", "illness": lambda r: f"{word(r)} fever",
+    "clothes": lambda r: f"a {word(r)} {r.choice(('hat', 'coat', 'belt', 'shawl'))}", "tool": lambda r: f"a {word(r)} {r.choice(('key', 'rod', 'box'))}",
+    "animal": lambda r: f"a {word(r)}", "vehicle": lambda r: f"the {word(r)} {r.choice(('line', 'bus', 'boat'))}", "gift": lambda r: f"a {word(r)} ring",
+}
+
+
+def value(rng, pool, invented=0.35):
+    """One value of a pool; `invented` is the share of made-up ones where the pool has real ones."""
+    if pool in MAKERS:
+        return MAKERS[pool](rng)
+    if pool in LOOKALIKES and rng.random() < invented:
+        return LOOKALIKES[pool](rng)
+    return rng.choice(POOLS[pool])
+
+
+class Names:
+    """Hands out the entities of one life. No name is the beginning of another, so no question can mean two of them."""
+
+    def __init__(self):
+        self.full, self.beginnings = set(), set()
+
+    def take(self, rng, kind, near=None):
+        """A new entity of a kind; `near` is another one of the thread, whose first word it may share (a near miss)."""
+        while True:
+            out = self.propose(rng, kind, near)
+            if self.add(out):
+                return out
+
+    def add(self, out):
+        """Register a name; False if it is taken, or begins another name or another name begins it."""
+        words = out.split(" ")
+        beginnings = {" ".join(words[:i]) for i in range(1, len(words) + 1)}
+        if out in self.beginnings or beginnings & self.full:
+            return False
+        self.full.add(out)
+        self.beginnings |= beginnings
+        return True
+
+    def propose(self, rng, kind, near=None):
+        """A name of a kind, free or not."""
+        roll = rng.random()
+        if kind == "person":
+            if near and " " in near and near[0].isupper() and roll < 0.35:
+                return f"{near.split()[0]} {rng.choice((rng.choice(SURNAMES), word(rng).capitalize()))}"
+            if roll < 0.5:
+                return f"{rng.choice(KIN)} {rng.choice((rng.choice(FIRST_NAMES), word(rng).capitalize()))}"
+            return name(rng) if roll > 0.6 else rng.choice(KIN)
+        if kind == "speaker":
+            return rng.choice((rng.choice(FIRST_NAMES), word(rng).capitalize()))
+        if kind in ("land", "town"):
+            return place(rng)
+        if kind == "company":
+            a = word(rng).capitalize()
+            return rng.choice((f"{a} {rng.choice(('Ltd', 'Works', 'Group', 'Bank', 'Motors', 'Foods', 'Labs', 'Inc', 'Press'))}", a,
+                               f"{a} & {word(rng).capitalize()}", f"{rng.choice(SURNAMES)} and Sons"))
+        if kind == "ship":
+            return rng.choice((f"the {word(rng).capitalize()}", f"the {rng.choice(ADJECTIVES).capitalize()} {word(rng).capitalize()}",
+                               f"the ship {word(rng).capitalize()}"))
+        if kind in ("object", "lock"):
+            thing = rng.choice(OBJECTS if kind == "object" else LOCKS)
+            return rng.choice((f"the {rng.choice(ADJECTIVES)} {thing}", f"the {rng.choice(ADJECTIVES)} {thing}", f"{rng.choice(SURNAMES)}'s {thing}",
+                               f"the {thing} of {name(rng)}", f"{thing} {_digits(rng, 1, 3)}", f"the {word(rng)} {thing}"))
+        if kind == "register":
+            return rng.choice((f"register {word(rng)[:2]}{_digits(rng, 1, 2)}", f"line {word(rng)}-{word(rng)}", f"slot {_digits(rng, 1, 4)}",
+                               f"key {word(rng)}", f"cell {_code(rng)}", f"row {_digits(rng, 2, 5)}", f"{word(rng)[:3]}_{_digits(rng, 1, 3)}",
+                               f"item {word(rng)}", f"field {word(rng)}.{word(rng)}", f"entry {_code(rng)}"))
+        if kind == "animal":
+            owner = rng.choice((rng.choice(KIN), name(rng), rng.choice(FIRST_NAMES)))
+            return rng.choice((f"{owner}'s {rng.choice(PETS)}", f"the {rng.choice(ADJECTIVES)} {rng.choice(PETS)}", f"the {rng.choice(PETS)} of {owner}"))
+        if kind == "work":
+            return title(rng)
+        if kind == "event":
+            event = rng.choice(EVENTS)
+            return rng.choice((f"{name(rng)}'s {event}", f"the {rng.choice(ADJECTIVES)} {event}", f"the {event} in {place(rng)}", f"the {word(rng)} {event}"))
+        return rng.choice((f"{rng.choice(MACHINES)} {word(rng)[:2]}-{_digits(rng, 1, 2)}", f"the {rng.choice(ADJECTIVES)} {rng.choice(MACHINES)}",
+                           f"{rng.choice(MACHINES)} {_digits(rng, 1, 3)}", f"{word(rng)}-{_digits(rng, 1, 2)}"))

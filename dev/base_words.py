@@ -1,0 +1,359 @@
+"""Word lists, attributes and relations of the small synthetic base (see gen_base_data.py).
+
+Nothing here may be a value of the Cairo timeline: tests/test_base_data.py compares the two word by word. In the tables
+{s} is the subject ("Mirela", "the robot", "I"), {p} its possessive, {v} the value, {n} one of the nouns of the row. Alternatives
+are separated by "|".
+"""
+
+
+def _split(text, sep="|"):
+    return tuple(part.strip() for part in text.split(sep) if part.strip())
+
+
+FIRST_NAMES = _split(
+    "Ada|Bruno|Carla|Dmitri|Elena|Farid|Greta|Hugo|Ines|Jonas|Katya|Lars|Mirela|Nadia|Oskar|Petra|Quentin|Rosa|Stefan|Tamar|Ulf|Vera|"
+    "Wendy|Ximena|Yusuf|Zora|Anton|Bianca|Cedric|Dalia|Emil|Fiona|Gustav|Hana|Igor|Jana|Kenji|Lucia|Marek|Noor|Olga|Pavel|Ramon|Sonia|"
+    "Tobias|Ursula|Viktor|Wanda|Yara|Zeno|Alice|Robert|Mary|John|Susan|Peter|Laura|George|Helen|Frank|Ruth|Walter|Irene|Kofi|Amara|Chidi|"
+    "Mei|Jun|Priya|Arjun|Sven|Astrid|Paolo|Giulia|Diego|Carmen|Thabo|Lindiwe")
+COMPANIONS = _split(
+    "Basil|Celeste|Duncan|Edith|Felix|Gwen|Horace|Imogen|Jasper|Klara|Leopold|Mabel|Norbert|Odette|Percy|Rupert|Sabine|Theo|Ulrike|Vincent|"
+    "Winifred|Xaver|Yolanda|Zelda|Ambrose|Beatrix|Casper|Daphne|Ernst|Flora|Gideon|Hedda|Ivo|Jolene|Konrad|Lotte|Magnus|Nell|Otto|Polly|"
+    "the baker|the twins|the old pilot|a cousin|the new neighbour|the choir|nobody|the night guard|two students|the vet|an aunt|the surveyor")
+SURNAMES = _split(
+    "Tosk|Varga|Lindqvist|Okoro|Bauer|Moreau|Castellan|Novak|Haddock|Petrov|Yamada|Silva|Berg|Kowal|Ferrand|Duarte|Ilves|Marsh|Quill|Rask|"
+    "Santoro|Thorne|Ueda|Vance|Whitlock|Zeller|Abbott|Brandt|Corvin|Dunmore|Eklund|Falk|Gruber|Holt|Ivers|Jansen|Keller|Lorne|Mbeki|Nyberg")
+SUBJECTS = _split(
+    "the user|the user|the user|the patient|the robot|the captain|the traveller|she|he|I|I|I|the old lighthouse keeper|the cat|the probe|the bakery|"
+    "the student|the tenant|the rover|the nurse|the courier|the pilot|the dog|the widow|the inspector|the gardener|the actor|the monk|the guest in "
+    "room 9|player one|player two|the blue drone|unit 7|unit 12|agent K|agent R|the younger twin|the elder twin|the ferry|the tanker|the museum|"
+    "the kiosk|the parrot|the horse|the boy next door|our neighbour|my brother|my aunt|my flatmate|the customer|the client|the suspect|the witness|"
+    "the speaker|the hero|the stranger|the painter|the farmer|the queen|the general|the hermit|the colony|the expedition|the team|the band|the train|"
+    "the person|the subject|the owner|the assistant|the visitor|the resident|the writer|the child|the spy|the prisoner|the professor")
+
+# pools of real values; the generator mixes them with invented words, names, codes and numbers
+POOLS = {
+    "place": _split(
+        "Oslo|Lima|Kyoto|Porto|Quebec|Havana|Tallinn|Nairobi|Bergen|Cusco|Ghent|Hobart|Leeds|Macau|Nantes|Osaka|Perth|Riga|Seville|Turin|Utrecht|"
+        "Vienna|Windhoek|Zagreb|San Juan|New Orleans|Buenos Aires|Kuala Lumpur|Cape Town|Santa Fe|Addis Ababa|Rio de Janeiro|Stoke-on-Trent|"
+        "Aix-en-Provence|Saint-Malo|the harbour|the old mill|the library|the station|the north tower|the market hall|the bakery|the forest|the beach|"
+        "the valley|the monastery|the airport|the shipyard|the village|the museum|the school|the quarry|the lighthouse|the island|the desert camp"),
+    "room": _split(
+        "the kitchen|the attic|the cellar|the study|the hall|the pantry|the west wing|the workshop|the laundry|the ballroom|the engine room|the lab|"
+        "the vault|the bathroom|the nursery|the balcony|the archive|the greenhouse|the garage|the lobby|cabin 4|ward B|bay 3|the server room|suite 12"),
+    "feeling": _split(
+        "weary|jolly|gloomy|merry|sad|angry|afraid|bored|happy|sleepy|jealous|bitter|brave|shy|serene|furious|glad|worried|amused|puzzled|moody|"
+        "cross|eager|numb|tense|dizzy|upbeat|downcast|homesick|guilty|grateful|shocked|confident|annoyed|ashamed|playful|wistful|stubborn|frantic|"
+        "mellow|sulky|smug|gleeful|desperate|bewildered|at ease|full of hope|on edge|out of sorts|over the moon|rather low|quite pleased|fed up|"
+        "in high spirits|sick with worry|lost in thought|ready for anything"),
+    "drink": _split(
+        "cider|cocoa|milk|buttermilk|ginger ale|root beer|red wine|rum|kefir|broth|tonic|soda|lager|mead|perry|horchata|kombucha|mineral water|"
+        "apple cider|oat milk|plum wine|warm milk|rice wine|birch sap|rye beer|almond milk|iced cocoa|egg nog|cream soda|barley water|tomato broth|"
+        "gin|whisky|vermouth|sparkling water|cherry brandy|pear cider|hot chocolate|dandelion brew|elderflower cordial|salted lassi|malt shake"),
+    "food": _split(
+        "soup|bread|noodles|lentils|dumplings|pancakes|cheese|rice|porridge|salad|stew|curry|omelette|pie|ravioli|fried fish|bean soup|apple cake|"
+        "roast lamb|potato bread|plum tart|rye toast|grilled corn|leek pie|rice pudding|goat cheese|pickled herring|sour cabbage|baked beans|"
+        "spinach pie|smoked eel|barley soup|egg noodles|walnut cake|fish and chips|bread and butter|macaroni|gnocchi|tofu|chestnuts"),
+    "fruit": _split("apples|pears|plums|cherries|figs|grapes|melons|peaches|apricots|quinces|oranges|bananas|kiwis|blackberries|dates|limes"),
+    "colour": _split(
+        "red|blue|green|yellow|orange|purple|grey|white|brown|pink|teal|crimson|ochre|indigo|silver|turquoise|beige|scarlet|olive|violet|navy|"
+        "dark green|pale blue|off-white|brick red|sea green|lilac|amber|ivory|rust"),
+    "clothes": _split(
+        "a red scarf|a straw hat|a wool coat|rubber boots|a silk shirt|a leather jacket|an apron|a raincoat|old sandals|a velvet cape|a green tie|"
+        "dungarees|a linen suit|a fur cap|striped socks|a denim skirt|white gloves|a hooded cloak|a kimono|a yellow vest|a torn jumper|a bow tie"),
+    "weather": _split(
+        "rain|snow|fog|hail|sunshine|drizzle|a storm|frost|sleet|thunder|strong wind|light snow|thick fog|clear skies|heavy rain|a heat wave|"
+        "low clouds|a dust storm|mild wind|black ice|a gale|haze"),
+    "activity": _split(
+        "reading|fishing|painting|cooking|sewing|rowing|gardening|baking|writing letters|mending nets|counting birds|chopping wood|playing chess|"
+        "feeding hens|cleaning windows|learning to dance|watching ships|fixing a bicycle|sorting stamps|climbing|sleeping|digging|packing boxes|"
+        "drawing maps|tuning a piano|weaving|picking mushrooms|polishing shoes|studying law|repairing clocks|swimming|ironing"),
+    "person": COMPANIONS,
+    "tool": _split(
+        "a hammer|a saw|a wrench|a torch|a rope|a compass|a ladder|a drill|a needle|a shovel|a lens|a pair of pliers|a chisel|a broom|a crowbar|"
+        "a soldering iron|a tape measure|an axe|a magnet|a stethoscope|a sextant|a bucket|an old radio|a tin whistle|a glass jar|a walking stick"),
+    "book": _split(
+        "The Salt Road|Nine Winters|A Cold Lamp|The Glass Orchard|Letters to Nobody|The Seventh Door|Moss and Iron|The Clockmaker|Under Two Moons|"
+        "The Paper Sea|Grey Feathers|A History of Knots|The Last Ferry|Songs of Tin|The Blind Cartographer|Winter Wheat|The Third Bell|"
+        "Rivers of Ash|The Quiet Engine|On Bees|The Long Field|Seven Small Lies"),
+    "music": _split(
+        "jazz|folk songs|opera|hip hop|waltzes|blues|techno|organ music|tango|lullabies|marches|swing|punk|reggae|string quartets|brass bands|"
+        "sea shanties|hymns|drum solos|fado|bluegrass|chamber music|disco|ambient music"),
+    "sport": _split(
+        "tennis|judo|rowing|fencing|hockey|cricket|archery|rugby|squash|skiing|surfing|golf|karate|polo|curling|handball|water polo|table tennis|"
+        "figure skating|long jump|darts|wrestling|croquet|volleyball"),
+    "animal": _split(
+        "a goat|a parrot|a hedgehog|a donkey|a ferret|a tortoise|a raven|a lamb|a spaniel|a pony|an owl|a grey cat|a lizard|a goose|two rabbits|"
+        "a hamster|a fox cub|a snail|a pigeon|a llama|an otter|a tame crow|three hens|a white mouse|a beagle"),
+    "plant": _split(
+        "basil|thyme|ivy|moss|fern|roses|tulips|lavender|sage|clover|barley|oak|willow|pine|cactus|bamboo|holly|jasmine|orchids|sunflowers|nettles|"
+        "lilies|maple|birch|dill|parsley|heather"),
+    "vehicle": _split(
+        "a bicycle|a tram|a red van|the night train|a canoe|a tractor|a taxi|a motorbike|the ferry|a camel|a hot-air balloon|a sledge|a scooter|"
+        "a lorry|a horse cart|the metro|a glider|a steamboat|a minibus|a jeep|a rowing boat|the express"),
+    "instrument": _split(
+        "cello|flute|harp|banjo|oboe|tuba|violin|piano|lute|zither|trumpet|accordion|bassoon|sitar|clarinet|double bass|French horn|bagpipes|"
+        "mandolin|harmonica|kettledrum|viola|ukulele|recorder|marimba"),
+    "language": _split(
+        "Welsh|Finnish|Swahili|Basque|Tamil|Greek|Danish|Latin|Hindi|Korean|Zulu|Czech|Maori|Polish|Icelandic|Catalan|Persian|Estonian|Yoruba|"
+        "Breton|Quechua|Georgian|Old Norse|Hungarian|Tagalog"),
+    "job": _split(
+        "baker|plumber|judge|beekeeper|surgeon|tailor|pilot|glazier|cook|librarian|miner|florist|sculptor|locksmith|fisher|carpenter|dentist|"
+        "translator|bus driver|stone mason|tax clerk|opera singer|bell ringer|watchmaker|night porter|goat herder|cheese maker|park ranger"),
+    "plan": _split(
+        "to sell the boat|to learn sailing|to visit an uncle|to open a shop|to paint the fence|to leave at dawn|to buy a farm|to write a play|"
+        "to mend the roof|to study birds|to cross the lake|to sleep until noon|to plant trees|to call the doctor|to find the key|to bake bread|"
+        "to move abroad|to build a raft|to wait for spring|to hide the map|to repair the pump|to sing in public"),
+    "worry": _split(
+        "the leaking roof|a lost letter|the debt|the exam|a sore tooth|the late train|the broken lock|the rising river|the missing key|a bad harvest|"
+        "the noisy pump|the tax bill|a strange sound|the court case|the cracked dam|an unpaid bill|the sick calf|the rusty bridge|rats in the cellar"),
+    "dream": _split(
+        "a flying horse|a house of glass|an endless stair|a talking fish|a red moon|a lost brother|a silent crowd|a burning ship|a field of snow|"
+        "a golden key|a speaking tree|an empty theatre|a paper bird|a wolf at the door|a sunken town|two suns|a giant clock|a white bear"),
+    "gift": _split(
+        "a silver spoon|a box of dates|a music box|a woollen blanket|a kite|a pocket knife|a wax candle|a jar of honey|a chess set|a marble egg|"
+        "a new saddle|a brass bell|a postcard|a pearl button|a toy train|a fountain pen|a clay pot|a lucky coin"),
+    "material": _split(
+        "oak|brass|tin|copper|slate|clay|linen|wool|glass|steel|marble|granite|leather|bamboo|paper|rubber|ivory|cork|wax|bronze|flint|amber|"
+        "cotton|pine|iron|sandstone|velvet"),
+    "shape": _split("a circle|a square|a star|a spiral|a cross|an arrow|a triangle|a wave|a crescent|an oval|a cube|a ring|a zigzag|a hexagon"),
+    "status": _split(
+        "idle|running|stopped|charging|offline|ready|locked|open|closed|blocked|on hold|overdue|waiting|in repair|half full|empty|armed|paused|"
+        "failing|stable|degraded|standby|overheated|under review|cleared|delayed|on time"),
+    "illness": _split(
+        "a cough|a fever|a headache|back pain|a rash|a sprained ankle|hay fever|a toothache|a sore throat|flu|a burnt hand|vertigo|hiccups|"
+        "a stiff neck|a broken rib|migraine|a nosebleed|cramps"),
+    "topic": _split(
+        "volcanoes|tax law|bee keeping|old maps|comets|knots|chess openings|bridges|dinosaurs|cheese|tides|spiders|sailing|coins|clocks|ghosts|"
+        "poetry|the moon|railways|mushrooms|pirates|ancient Rome|glaciers|algebra|soap making|whales|opera|lace"),
+    "game": _split(
+        "chess|draughts|dominoes|poker|bridge|backgammon|marbles|hide and seek|solitaire|go|mahjong|charades|hopscotch|snap|rummy|tag|ludo|bingo"),
+    "gem": _split("ruby|opal|jade|garnet|topaz|pearl|onyx|sapphire|emerald|quartz|agate|diamond|amethyst|turquoise|beryl|moonstone"),
+    "metal": _split("gold|zinc|lead|nickel|cobalt|silver|tin|copper|iron|titanium|tungsten|mercury|platinum|salt|coal|timber|wool|grain|sulphur|oil"),
+    "element": _split("wind|sun|steam|diesel|coal|gas|peat|batteries|biogas|tides|uranium|wood chips|hydrogen|muscle power"),
+}
+
+# kind; group (a timeline holds one attribute of a group, so that no question is ambiguous); pool; nouns; what is said; adverbial
+# forms that stand before or after a clause; what is asked
+ATTRIBUTES = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+place # where # place # location|place|whereabouts|position # was in {v}|stayed at {v}|could be found in {v}|spent the time in {v}|moved to {v}|was seen around {v}|lived in {v}|was at {v}|remained in {v}|was staying in {v}|had gone to {v}|turned up in {v}|was based in {v}|rested in {v}|walked around {v}|was to be found at {v} # in {v}|at {v}|from {v} # where was {s}|where did {s} stay|where could {s} be found|in which place was {s}|where was {s} staying|which place was {s} in|in what location was {s}|what place was {s} at|where did {s} spend the time|where had {s} gone|where was {s} to be found|what part of town was {s} in|in which district was {s}
+town # where # place # town|home town|home|residence|district|quarter # lived in {v}|had a flat in {v}|was at home in {v}|rented a room in {v}|resided in {v}|settled in {v}|slept in {v}|kept house in {v} # at home in {v}|living in {v}|down in {v} # where did {s} live|in which town did {s} live|where was {s} living|where was {s} at home|where did {s} reside|which town was home to {s}|which district did {s} live in|what part of town did {s} live in
+room # where # room # room|current room|spot # was in {v}|sat in {v}|waited in {v}|hid in {v}|went into {v}|worked in {v}|stood in {v} # inside {v}|in {v} # which room was {s} in|where was {s}|in which room was {s}|where did {s} sit|where was {s} waiting|in what room could {s} be found
+venue # where # invented_place # location|place|site|area|region # was at {v}|camped near {v}|stopped in {v}|arrived in {v}|roamed {v}|passed through {v}|halted at {v}|wandered about {v} # near {v}|close to {v}|in {v} # where was {s}|where did {s} stop|where did {s} arrive|what site was {s} at|which area was {s} in|which region was {s} in|in which area was {s}
+feeling # feel # feeling # mood|feeling|spirits|state of mind|emotion # felt {v}|seemed {v}|was {v}|looked {v}|felt rather {v}|appeared {v}|was feeling {v}|had become {v}|sounded {v}|grew {v}|said the mood was {v} # feeling {v}|looking {v}|in a mood that was {v}|visibly {v}|{v} # how did {s} feel|how was {s} feeling|what mood was {s} in|how did {s} seem|how was {s}|in what mood was {s}|how were {p} spirits|what did {s} feel|how did {s} look|what feeling did {s} have|what kind of mood was {s} in
+humour # feel # invented_word # mood|temper|humour|spirits|frame of mind # felt {v}|was in a mood called {v}|was {v}|seemed {v}|said it felt {v} # feeling {v}|in {v} spirits # how did {s} feel|how was {s} feeling|what was the mood of {s}|how did {s} seem|what temper was {s} in|in what mood was {s}
+drink # prefer # drink # favourite drink|favorite drink|drink|drink of choice|preferred drink|beverage # preferred {v}|asked for {v}|drank {v}|chose {v}|liked {v} best|would rather have {v}|ordered {v}|was sipping {v}|wanted {v}|went for {v}|had a liking for {v}|enjoyed {v}|favoured {v} # preferring {v}|drinking {v}|with {v} to drink|over a glass of {v}|with {v} as the favourite drink|choosing {v} # what did {s} prefer|which drink did {s} prefer|what did {s} drink|which drink did {s} ask for|what did {s} like best|what did {s} like to drink|what was {s} drinking|what did {s} prefer to drink|which drink did {s} like best|which drink did {s} choose|what beverage did {s} want|what did {s} order|what did {s} choose to drink|what would {s} rather drink
+brew # prefer # invented_word # favourite drink|drink|beverage|brew|preferred drink # preferred {v}|asked for {v}|drank {v}|chose {v}|liked {v} best|would rather have {v}|poured {v}|wanted {v} # preferring {v}|drinking {v}|with a cup of {v}|with {v} as the drink # what did {s} prefer|which drink did {s} prefer|what did {s} drink|what did {s} like to drink|which drink did {s} ask for|which brew did {s} choose|what was {s} drinking|what did {s} prefer to drink
+food # prefer # food # favourite food|favourite dish|favorite food|dish|preferred food # preferred {v}|asked for {v}|liked {v} best|chose {v}|would rather eat {v}|ordered {v}|craved {v}|favoured {v} # craving {v}|preferring {v}|with {v} as the favourite dish # what did {s} prefer|which food did {s} like best|what did {s} prefer to eat|what did {s} like to eat|which dish did {s} choose|what food did {s} ask for|what did {s} crave
+fruit # prefer # fruit # favourite fruit|fruit|preferred fruit # preferred {v}|liked {v} best|bought {v}|asked for {v}|chose {v} # preferring {v}|with a bag of {v} # which fruit did {s} prefer|what did {s} prefer|what fruit did {s} buy|which fruit did {s} like best|what fruit did {s} choose
+hue # prefer # colour # favourite colour|favorite color|colour of choice|preferred colour # preferred {v}|liked {v} best|chose {v}|favoured {v}|picked {v} # preferring {v}|with {v} as the best colour # which colour did {s} prefer|what colour did {s} like best|what did {s} prefer|which colour did {s} choose|what color did {s} pick
+taste # prefer # music # favourite music|music|preferred music|musical taste # preferred {v}|liked {v} best|asked for {v}|would rather hear {v}|chose {v} # preferring {v}|with a taste for {v} # what music did {s} prefer|which music did {s} like best|what did {s} prefer|what did {s} like to hear|which music did {s} ask for
+ride # prefer # vehicle # preferred transport|favourite vehicle|preferred ride # preferred {v}|chose {v}|would rather take {v}|asked for {v} # preferring {v} # what did {s} prefer to ride|which vehicle did {s} prefer|what transport did {s} choose|what did {s} prefer
+meal # ate # food # meal|lunch|supper|dinner|breakfast # ate {v}|had {v}|dined on {v}|finished {v}|was served {v}|cooked {v}|lived on {v} # eating {v}|over a plate of {v}|after a meal of {v} # what did {s} eat|what did {s} have to eat|what was {s} served|what was {s} eating|which meal did {s} have|what did {s} dine on|what did {s} cook
+snack # ate # invented_word # snack|meal|dish|ration # ate {v}|tasted {v}|had some {v}|chewed {v}|was given {v} # eating {v}|with a bite of {v} # what did {s} eat|what did {s} taste|what was {s} eating|which dish did {s} have|what did {s} chew
+clothes # wear # clothes # outfit|clothing|clothes|dress # wore {v}|was wearing {v}|put on {v}|was dressed in {v}|had on {v}|appeared in {v} # wearing {v}|dressed in {v}|in {v} # what did {s} wear|what was {s} wearing|what did {s} have on|how was {s} dressed|what did {s} put on|which clothes did {s} wear
+colour # wear # colour # colour|color|paint colour|coat colour # wore {v}|was painted {v}|was dressed in {v}|turned {v}|showed {v} # dressed in {v}|all in {v} # what colour did {s} wear|which colour did {s} show|what color was {s}|what colour was {s} dressed in
+weather # sky # weather # weather|forecast|conditions # saw {v}|met {v}|reported {v}|had {v} all around|noted {v}|ran into {v} # in {v}|under {v}|despite {v}|with {v} outside # what was the weather for {s}|what weather did {s} see|what weather did {s} report|which weather did {s} meet|what conditions did {s} face
+activity # do # activity # activity|occupation|pastime|task # was busy {v}|spent hours {v}|was {v}|kept {v}|went on {v}|passed the time {v} # busy {v}|while {v} # what did {s} do|what was {s} doing|how did {s} pass the time|what was {s} busy with|what kept {s} busy|which activity filled the time of {s}
+companion # with # person # companion|company|partner|guest # met {v}|was with {v}|talked to {v}|travelled with {v}|sat beside {v}|was joined by {v}|kept company with {v}|was accompanied by {v} # with {v}|together with {v}|beside {v} # who was with {s}|whom did {s} meet|who kept {s} company|who joined {s}|who did {s} talk to|whose company did {s} keep|who was {p} companion
+helper # help # person # helper|deputy|teacher|adviser # was helped by {v}|took advice from {v}|was taught by {v}|relied on {v}|was guided by {v} # with help from {v}|guided by {v} # who helped {s}|who taught {s}|who did {s} rely on|who guided {s}|who gave {s} advice
+rival # rival # invented_name # rival|opponent|enemy # quarrelled with {v}|lost to {v}|competed with {v}|faced {v}|argued with {v} # facing {v}|against {v} # who did {s} quarrel with|who was against {s}|whom did {s} face|who did {s} compete with|who did {s} argue with
+caller # call # invented_name # caller|last caller|contact # got a call from {v}|heard from {v}|spoke by phone with {v}|was rung by {v} # after a call from {v}|on the phone with {v} # who called {s}|who did {s} hear from|who rang {s}|from whom did {s} get a call
+tool # hold # tool # tool|equipment|thing in hand|gear # carried {v}|used {v}|held {v}|worked with {v}|picked up {v}|borrowed {v} # with {v} in hand|carrying {v}|using {v} # what did {s} carry|which tool did {s} use|what did {s} hold|what did {s} work with|what was {s} carrying|what did {s} borrow
+cargo # hold # metal # cargo|load|freight # carried {v}|was loaded with {v}|hauled {v}|transported {v}|took on {v} # carrying {v}|loaded with {v} # what did {s} carry|what cargo did {s} have|what was {s} loaded with|what did {s} haul|what did {s} transport
+gift # gift # gift # gift|present|parcel # received {v}|was given {v}|got {v} as a gift|unwrapped {v} # with {v} as a gift # what did {s} receive|what was {s} given|which gift did {s} get|what present did {s} get|what did {s} unwrap
+find # find # gift # find|discovery|treasure # found {v}|discovered {v}|came across {v}|dug up {v} # having found {v} # what did {s} find|what did {s} discover|what did {s} come across|what did {s} dig up
+loss # lose # tool # loss|missing item|lost thing # lost {v}|mislaid {v}|missed {v}|left {v} behind # without {v}|having lost {v} # what did {s} lose|what was {s} missing|what did {s} leave behind|what did {s} mislay
+book # read # book # book|reading|current book # read {v}|was reading {v}|opened {v}|borrowed {v}|was deep in {v}|leafed through {v} # reading {v}|with {v} in the bag # what did {s} read|what was {s} reading|which book did {s} open|which book did {s} borrow|what book was {s} deep in
+music # hear # music # music|soundtrack|tune # listened to {v}|heard {v}|put on {v}|hummed {v}|played {v} # listening to {v}|to the sound of {v} # what did {s} listen to|what did {s} hear|which music did {s} play|what was {s} listening to|what did {s} hum
+song # hear # invented_title # song|tune|anthem # sang {v}|hummed {v}|heard {v}|listened to {v} # singing {v}|humming {v} # what did {s} sing|which song did {s} hear|what did {s} hum|what tune did {s} listen to
+sport # sport # sport # sport|training|exercise # practised {v}|trained in {v}|tried {v}|took up {v}|competed in {v} # between rounds of {v}|training in {v} # which sport did {s} practise|what sport did {s} try|what did {s} train in|what exercise did {s} take up
+game # game # game # game|pastime game # played {v}|won at {v}|lost at {v}|was good at {v} # playing {v} # what did {s} play|which game did {s} play|what game was {s} playing|at what game did {s} sit
+pet # pet # animal # pet|animal # fed {v}|looked after {v}|kept {v}|walked {v}|was followed by {v} # followed by {v}|beside {v} # which animal did {s} feed|what pet did {s} keep|what animal did {s} look after|what followed {s}|which animal was with {s}
+plant # plant # plant # plant|crop|flower # watered {v}|planted {v}|grew {v}|picked {v}|smelled of {v} # among {v}|with a pot of {v} # what did {s} plant|what did {s} grow|which plant did {s} water|what did {s} pick|what crop did {s} have
+vehicle # go # vehicle # vehicle|transport|means of travel # travelled by way of {v}|rode {v}|took {v}|drove {v}|got around with {v}|boarded {v} # aboard {v}|riding {v} # how did {s} travel|what did {s} ride|which vehicle did {s} take|what did {s} drive|what transport did {s} use|how did {s} get around
+destination # goal # place # destination|goal|next stop|target # headed for {v}|was bound for {v}|set out for {v}|was on the way to {v}|aimed for {v} # bound for {v}|heading for {v} # where was {s} headed|where was {s} going|what was {s} bound for|what was the goal of {s}|where did {s} set out for|which way did {s} go
+origin # from # place # origin|starting point|last stop # came from {v}|had left {v}|started from {v}|arrived from {v} # coming from {v}|fresh from {v} # where did {s} come from|where had {s} started|which place had {s} left|from where did {s} arrive
+instrument # play # instrument # instrument|practice instrument # practised the {v}|played the {v}|tuned the {v}|bought the {v} # at the {v}|with the {v} # which instrument did {s} play|what instrument did {s} practise|what did {s} tune|which instrument did {s} buy
+language # speak # language # language|tongue|subject of study # spoke {v}|studied {v}|answered in {v}|learned {v}|wrote in {v} # speaking {v}|in {v} # which language did {s} speak|what did {s} study|what tongue did {s} use|in which language did {s} answer|what language did {s} learn
+job # work # job # job|work|profession|trade|role # worked as {v}|was hired as {v}|served as {v}|earned a living as {v} # working as {v}|as {v} # what did {s} work as|what work did {s} do|which job did {s} have|how did {s} earn a living|what was {s} hired as
+employer # firm # invented_name # employer|company|firm # worked for {v}|was paid by {v}|signed with {v}|had a contract with {v} # on behalf of {v}|paid by {v} # who did {s} work for|which firm paid {s}|who employed {s}|with whom did {s} sign
+plan # plan # plan # plan|intention|aim # planned {v}|wanted {v}|decided {v}|hoped {v}|had promised {v} # determined {v} # what did {s} plan|what did {s} want to do|what had {s} decided|what was {s} planning|what did {s} intend
+worry # fret # worry # worry|concern|trouble|problem # worried about {v}|complained about {v}|kept thinking of {v}|was troubled by {v} # worried about {v}|troubled by {v} # what worried {s}|what did {s} worry about|what was {s} troubled by|what did {s} complain about|what was on the mind of {s}
+dream # dream # dream # dream|vision|last dream # dreamed of {v}|saw {v} in a dream|imagined {v}|drew {v} # dreaming of {v} # what did {s} dream of|what did {s} see in a dream|which dream did {s} have|what did {s} imagine
+topic # talk # topic # topic|subject|interest # talked about {v}|studied {v}|lectured on {v}|asked about {v}|wrote about {v} # talking about {v} # what did {s} talk about|which topic did {s} raise|what did {s} ask about|what did {s} write about|what was {s} interested in
+illness # ill # illness # illness|complaint|symptom|ailment # suffered from {v}|had {v}|complained of {v}|was treated for {v} # with {v}|suffering from {v} # what did {s} suffer from|what was wrong with {s}|what was {s} treated for|which illness did {s} have|what symptom did {s} report
+status # state # status # status|state|condition # was {v}|was found {v}|was marked as {v}|reported itself {v}|went {v} # currently {v}|marked as {v} # what state was {s} in|what was the status of {s}|what condition was {s} in|how was {s} marked
+code # code # code # code|pass code|call sign|tag # entered {v}|used the code {v}|was given the code {v}|typed {v}|showed {v} # with code {v}|under the code {v} # which code did {s} use|what did {s} type|what code was {s} given|which code did {s} enter|what tag did {s} show
+password # word # invented_word # password|secret word|watchword # said {v}|whispered {v}|used the word {v}|answered with {v} # whispering {v} # which word did {s} use|what did {s} whisper|what was the secret word of {s}|what did {s} answer with
+amount # count # number # amount|count|total|tally # counted {v}|collected {v}|had {v} left|reached {v}|reported {v} # with {v} in all|at a count of {v} # how many did {s} count|how much did {s} have|what number did {s} reach|how many were left to {s}|what total did {s} report
+price # cost # price # price|bill|fee|cost # paid {v}|was charged {v}|spent {v}|asked {v}|owed {v} # for {v}|at a cost of {v} # how much did {s} pay|what did {s} pay|what was {s} charged|how much did {s} spend|what price did {s} ask
+temperature # heat # temperature # temperature|reading|heat # measured {v}|read {v}|reached {v}|recorded {v} # at {v}|with a reading of {v} # what temperature did {s} measure|how warm was it for {s}|what did {s} record|which temperature did {s} reach
+speed # pace # speed # speed|pace|rate # moved at {v}|went at {v}|reached {v}|did {v} # moving at {v} # how fast was {s}|how fast did {s} go|what speed did {s} reach|at what pace did {s} move
+depth # level # number # level|depth|score|rank # stood at level {v}|scored {v}|had a level of {v}|climbed to {v} # with a score of {v} # what level did {s} have|what did {s} score|how high was the level of {s}|which level was {s} at
+hour # clock # clock # hour|alarm|start time|appointment # got up at {v}|set the alarm for {v}|had an appointment at {v}|went to bed at {v} # after an alarm at {v} # at what hour was {s} due|when was the appointment of {s}|what hour did {s} choose|for when was the alarm of {s} set
+sector # zone # code # sector|zone|grid square|seat # occupied {v}|scanned {v}|was assigned {v}|patrolled {v} # inside {v}|in sector {v} # which sector did {s} scan|what zone was {s} assigned|which square did {s} occupy|what did {s} patrol
+channel # tune # number # channel|frequency|port # listened on {v}|switched to channel {v}|answered on {v}|was tuned to {v} # on channel {v} # which channel did {s} use|what frequency was {s} on|on which channel was {s}|what was {s} tuned to
+material # stuff # material # material|fabric|substance # worked with {v}|bought {v}|cut {v}|ran out of {v}|was made of {v} # using {v}|surrounded by {v} # what material did {s} use|what did {s} cut|what did {s} run out of|which substance did {s} buy
+shape # sign # shape # sign|symbol|shape|mark # drew {v}|saw {v}|made {v}|showed {v} # under the sign of {v} # what sign did {s} draw|what shape did {s} see|which symbol did {s} make|what mark did {s} show
+gem # jewel # gem # gem|stone|jewel # wore the {v}|polished the {v}|hid the {v}|sold the {v} # with the {v} # which stone did {s} wear|what gem did {s} polish|which jewel did {s} hide|what stone did {s} sell
+energy # power # element # power source|fuel|energy # ran on {v}|relied on {v}|was powered by {v}|switched to {v} # powered by {v} # what did {s} run on|which fuel did {s} use|what powered {s}|what energy did {s} rely on
+alias # name # invented_name # alias|nickname|cover name # went by {v}|was called {v}|signed as {v}|used the name {v} # under the name {v}|known as {v} # what was {s} called|which name did {s} use|what name did {s} go by|how did {s} sign
+verdict # judge # invented_word # verdict|grade|label|class # was rated {v}|got the label {v}|was graded {v}|was filed under {v} # rated {v} # how was {s} rated|which label did {s} get|what grade did {s} receive|how was {s} filed
+""".strip().splitlines())]
+
+# entity types; nouns; pool; what is said beside the general forms; what is asked; reverse questions (answered by the entity)
+RELATIONS = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+person # favourite instrument|instrument # instrument # {s} plays the {v}|{s} loves playing the {v} # which instrument does {s} play|what does {s} play # who plays the {v}|whose instrument is the {v}
+person # home town|place of residence # place # {s} lives in {v}|{s} has settled in {v}|{s} has a house in {v} # where does {s} live|in which town does {s} live|where is {s} at home # who lives in {v}
+person # birthplace|place of birth # place # {s} was born in {v}|{s} comes from {v} # where was {s} born|where does {s} come from # who was born in {v}|who comes from {v}
+person # job|profession|trade # job # {s} works as {v}|{s} earns a living as {v} # what does {s} do for a living|what does {s} work as # who works as {v}
+person # favourite drink|drink # drink # {s} drinks {v}|{s} likes {v} more than any other drink|{s} always orders {v} # what does {s} drink|what does {s} like to drink|which drink does {s} like best|what drink does {s} prefer # who drinks {v}|who always orders {v}
+person # favourite food|favorite dish|favourite dish # food # {s} loves {v}|{s} could eat {v} every day|{s} likes {v} best # what does {s} like to eat|which food does {s} love|what does {s} prefer to eat # who loves {v}
+person # favourite colour|favorite color # colour # {s} likes {v} best of all colours # which colour does {s} like best|what colour does {s} prefer # who likes {v}
+person # pet|animal # animal # {s} keeps {v}|{s} owns {v}|{s} has {v} at home # which pet does {s} have|what animal does {s} keep # who keeps {v}|who owns {v}
+person # employer|company # invented_name # {s} works for {v}|{s} has joined {v} # who does {s} work for|which company employs {s} # who works for {v}
+person # hobby|pastime # activity # {s} spends weekends {v}|{s} enjoys {v} # what does {s} enjoy|how does {s} spend weekends # who enjoys {v}
+person # language|mother tongue # language # {s} speaks {v}|{s} grew up with {v} # which language does {s} speak|what does {s} speak # who speaks {v}
+person # phone number|number|mobile number # phone # {s} can be reached on {v}|you can call {s} on {v} # what number can I call {s} on|how can I reach {s} # whose phone number is {v}
+person # birthday|date of birth # date # {s} was born on {v}|{s} celebrates on {v} # when was {s} born|when is the birthday of {s} # whose birthday is {v}
+person # shoe size|height in centimetres|age # small # {s} is listed with {v} # # 
+person # best friend|closest friend # invented_name # {s} trusts {v} most|{s} has known {v} for years # who is the best friend of {s}|whom does {s} trust most # who trusts {v} most
+person # sport # sport # {s} trains in {v}|{s} practises {v} # which sport does {s} practise|what sport does {s} train in # who practises {v}
+person # car|vehicle # vehicle # {s} drives {v}|{s} gets around with {v} # what does {s} drive|how does {s} get around # who drives {v}
+person # worry|fear # worry # {s} worries about {v}|{s} is afraid of {v} # what worries {s}|what is {s} afraid of # who worries about {v}
+person # locker number|seat|badge number # code # {s} was assigned {v}|{s} holds {v} # what was assigned to {s} # who was assigned {v}
+person # middle name|nickname|stage name # invented_word # friends call {s} {v}|{s} also goes by {v} # what do friends call {s} # who also goes by {v}
+person # favourite book|favorite book # book # {s} has read {v} twice|{s} recommends {v} # which book does {s} recommend|what has {s} read twice # who recommends {v}
+person # allergy # food # {s} is allergic to {v}|{s} must not eat {v} # what is {s} allergic to|what must {s} not eat # who is allergic to {v}
+person # flower|favourite plant # plant # {s} grows {v}|{s} is fond of {v} # what does {s} grow # who grows {v}
+person # salary|rent|debt # price # {s} is down for {v} # # 
+person # lawyer|doctor|teacher|landlord # invented_name # {s} relies on {v} # who does {s} rely on # 
+land # capital|seat of government # invented_place # the seat of government of {s} is {v}|{s} is ruled from {v} # from where is {s} ruled|which town is the capital of {s} # of which land is {v} the capital|which land has {v} as its capital
+land # currency|money # invented_word # people in {s} pay in {v} # how do people pay in {s}|what money is used in {s} # where do people pay in {v}
+land # longest river|main river # invented_name # the {v} is the longest river of {s} # which river is the longest in {s} # where is the {v} the longest river
+land # main export|chief export # metal # {s} sells {v} to the world|{s} lives off {v} # what does {s} export|what does {s} sell to the world # 
+land # king|president|ruler # invented_name # {v} rules {s}|{s} is ruled by {v} # who rules {s}|by whom is {s} ruled # what does {v} rule
+land # official language|language # invented_word # people in {s} speak {v} # what do people speak in {s} # where do people speak {v}
+land # highest mountain|highest peak # invented_place # {v} is the highest mountain in {s} # which mountain is the highest in {s} # in which land is {v} the highest mountain
+land # population|area code|founding year # number # # # 
+town # mayor # invented_name # {v} runs {s}|{v} was elected mayor of {s} # who runs {s}|who was elected mayor of {s} # of which town is {v} the mayor
+town # river # invented_name # {s} lies on the {v} # on which river does {s} lie # which town lies on the {v}
+town # speciality|local dish # food # {s} is famous for {v} # what is {s} famous for # which town is famous for {v}
+town # twin town|sister town # place # {s} is twinned with {v} # what is {s} twinned with # which town is twinned with {v}
+company # founder # invented_name # {s} was founded by {v}|{v} founded {s} # who founded {s}|by whom was {s} founded # what did {v} found|which company did {v} found
+company # headquarters|head office # place # {s} is based in {v}|{s} has its head office in {v} # where is {s} based|where does {s} have its head office # which company is based in {v}
+company # main product|product # tool # {s} makes its money with {v} # what does {s} make its money with # 
+company # director|boss|chief executive # invented_name # {s} is led by {v}|{v} runs {s} # who leads {s}|who runs {s} # which company does {v} run
+company # turnover|share price # price # {s} reported {v} # what did {s} report # 
+company # motto|slogan # phrase # {s} advertises with the words {v} # with which words does {s} advertise # who advertises with the words {v}
+ship # captain|master # invented_name # {s} is commanded by {v}|{v} sails {s} # who commands {s}|who sails {s} # what does {v} command
+ship # home port|port # place # {s} sails from {v} # from where does {s} sail|which port does {s} sail from # which ship sails from {v}
+ship # cargo|load # metal # {s} carries {v}|{s} is loaded with {v} # what does {s} carry|what is {s} loaded with # which ship carries {v}
+ship # call sign|berth|hull number # code # {s} answers to {v} # what does {s} answer to # which ship answers to {v}
+ship # top speed|draught|length # number # # # 
+object # colour|color # colour # {s} is painted {v}|{s} is {v} # what colour is {s}|how is {s} painted # 
+object # owner # invented_name # {s} belongs to {v}|{v} owns {s} # who owns {s}|to whom does {s} belong|whose is {s} # what belongs to {v}|what does {v} own
+object # hiding place|location|place # room # {s} is kept in {v}|{s} is in {v}|{s} was left in {v}|you will find {s} in {v} # where is {s}|where is {s} kept|where can I find {s}|where was {s} left # what is kept in {v}
+object # material # material # {s} is made of {v} # what is {s} made of # 
+object # price|value # price # {s} costs {v}|{s} is worth {v} # how much is {s}|what does {s} cost|how much is {s} worth # what costs {v}
+object # weight # weight # {s} weighs {v} # how heavy is {s}|how much does {s} weigh # what weighs {v}
+object # maker|inventor # invented_name # {s} was made by {v}|{v} built {s} # who made {s}|who built {s} # what did {v} make
+object # content|filling # gift # {s} contains {v}|inside {s} there is {v} # what is in {s}|what does {s} contain # what contains {v}
+lock # pass code|access code|code|entry code # pin # {s} opens with {v}|to open {s} enter {v}|use {v} for {s} # how do I open {s}|what opens {s}|which code opens {s} # what does {v} open|what opens with {v}
+lock # PIN|passkey|magic number|door code # pin # {s} opens with {v}|type {v} at {s} # what do I type at {s}|which number opens {s} # what opens with {v}
+lock # password|passphrase|secret word # secret # {s} unlocks with {v}|say {v} at {s} # what unlocks {s}|what do I say at {s} # what unlocks with {v}
+lock # key|serial key|token # uuid # {s} accepts {v} # what does {s} accept # what accepts {v}
+register # value|content of the cell|entry # number # {s} holds {v}|{s} is set to {v}|{s} = {v}|{s} -> {v}|{s}: REGISTER_CONTENT is {v}|{s}\t{v}|put {v} into {s} # what does {s} hold|what is stored in {s}|what is {s} set to|{s}|which value is in {s} # what holds {v}
+register # word|value|setting # invented_word # {s} holds {v}|{s} is set to {v}|{s} = {v}|{s} -> {v}|{s}: {v}|store {v} in {s} # what does {s} hold|what is stored in {s}|what is {s} set to|{s} # what holds {v}
+register # code|token|entry # code # {s} maps to {v}|{s} => {v}|{s} stores {v}|{s}: {v} # what does {s} map to|what does {s} store|which code is under {s} # what maps to {v}
+animal # name # invented_word # {s} is called {v}|{s} answers to {v}|they named {s} {v} # what is {s} called|what is the name of {s}|how is {s} called # which animal is called {v}
+animal # age|weight in grams # small # # how old is {s}|how much does {s} weigh # 
+animal # favourite food|food # food # {s} eats {v}|{s} likes {v} # what does {s} eat|what does {s} like # who eats {v}
+animal # owner # invented_name # {s} belongs to {v}|{v} looks after {s} # who owns {s}|who looks after {s} # 
+work # author|writer # invented_name # {s} was written by {v}|{v} wrote {s} # who wrote {s}|by whom was {s} written # what did {v} write
+work # year of publication|page count # number # # # 
+work # publisher # invented_name # {s} came out at {v}|{v} published {s} # who published {s} # what did {v} publish
+work # hero|main character # invented_name # {s} tells the story of {v} # whose story does {s} tell # which book tells the story of {v}
+event # date|day # date # {s} takes place on {v}|{s} is on {v} # when is {s}|when does {s} take place # what takes place on {v}
+event # venue|place # place # {s} is held in {v}|they hold {s} in {v} # where is {s} held|where does {s} take place # what is held in {v}
+event # starting time|time # clock # {s} begins at {v}|{s} starts at {v} # when does {s} begin|at what time does {s} start # what begins at {v}
+event # winner|host|guest of honour # invented_name # {v} was chosen for {s} # who was chosen for {s} # 
+speaker # new home|new town # place # {s}: I moved to {v} last week|{s}: we live in {v} now, finally|{s}: guess what, I found a flat in {v} # where did {s} move|where did {s} find a flat|where does {s} live # who moved to {v}
+speaker # order|drink # drink # {s}: can I have {v}, please|{s}: I only drink {v}|{s}: for me {v}, as always # what did {s} order|what does {s} drink|what did {s} want to drink # who ordered {v}
+speaker # lunch|dinner # food # {s}: I had {v} today|{s}: we cooked {v} last night # what did {s} eat|what did {s} have # who had {v}
+speaker # mood|feeling # feeling # {s}: I am {v} today|{s}: honestly, I feel {v}|{s}: this makes me {v} # how does {s} feel|how is {s}|what mood is {s} in # 
+speaker # holiday destination|travel plan # place # {s}: we are flying to {v} in June|{s}: I booked a trip to {v} # where is {s} flying|where did {s} book a trip # who booked a trip to {v}
+speaker # present|purchase # gift # {s}: I bought {v} yesterday|{s}: look, I got {v} # what did {s} buy|what did {s} get # who bought {v}
+speaker # new job # job # {s}: I start as {v} on Monday|{s}: they hired me as {v} # what does {s} start as|what was {s} hired as # who was hired as {v}
+speaker # friend|visitor # invented_name # {s}: {v} came by yesterday|{s}: I ran into {v} at the station # who came by at the place of {s}|whom did {s} run into|who visited {s} # who ran into {v}
+speaker # plan # plan # {s}: tomorrow I want {v}|{s}: I have decided {v} # what does {s} want|what has {s} decided # 
+machine # status|state # status # {s} is {v}|{s} reports {v} # what is the state of {s}|what does {s} report|how is {s} # 
+machine # IP address|address # ip # {s} listens on {v}|{s} answers at {v} # where does {s} listen|at which address is {s} # which machine answers at {v}
+machine # version|build|firmware # version # {s} runs {v}|{s} was upgraded to {v} # what does {s} run|which version is on {s} # which machine runs {v}
+machine # administrator|operator # invented_name # {s} is looked after by {v}|{v} runs {s} # who looks after {s}|who runs {s} # which machine does {v} look after
+""".strip().splitlines())]
+
+# relations that may change during a life, asked as "now": pool, nouns, what is said, what is asked
+UPDATES = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+person # place # home|address # {s} lives in {v}|{s} has moved to {v}|{s} is staying in {v} # where does {s} live|where is {s} staying|where is {s}
+person # drink # drink # {s} drinks {v}|{s} has switched to {v}|{s} prefers {v} # what does {s} drink|what does {s} prefer
+person # job # job # {s} works as {v}|{s} has been hired as {v} # what does {s} work as|what does {s} do for a living
+person # feeling # mood # {s} is {v}|{s} feels {v} # how is {s}|how does {s} feel
+object # room # place # {s} is in {v}|{s} was moved to {v}|someone put {s} in {v} # where is {s}|where can I find {s}
+object # invented_name # owner # {s} belongs to {v}|{s} was sold to {v} # who owns {s}|whose is {s}
+machine # status # status # {s} is {v}|{s} reports {v} # what is the state of {s}|how is {s}
+lock # pin # code # the code of {s} is {v}|{s} opens with {v} # what opens {s}|which code opens {s}
+ship # place # position # {s} lies in {v}|{s} has reached {v} # where is {s}|where does {s} lie
+register # number # value # {s} holds {v}|{s} = {v} # what does {s} hold|what is {s} set to
+company # invented_name # director # {s} is led by {v}|{v} has taken over {s} # who leads {s}|who runs {s}
+""".strip().splitlines())]
+
+ADJECTIVES = _split(
+    "green|red|blue|old|small|tall|iron|wooden|narrow|round|rusty|painted|broken|heavy|northern|southern|upper|lower|yellow|grey|steel|left|right|"
+    "copper|square|long|spare|hidden|striped|cracked|glass|second|third|white|brown|back|front|silver|dusty|crooked|velvet|eastern|western")
+OBJECTS = _split(
+    "lamp|chest|kettle|umbrella|violin case|clock|carpet|mirror|statue|teapot|bicycle|barrel|map|painting|typewriter|helmet|vase|desk|sword|"
+    "telescope|suitcase|drum|anchor|globe|kite|spade|ring|basket|rug|radio|camera|notebook|stool|lantern|jug|scarf|trunk|bowl|toolbox|bell")
+LOCKS = _split(
+    "cabinet|door|safe|gate|locker|drawer|vault|shed|barn|elevator|suitcase|garage|archive|cellar|hatch|strongbox|turnstile|bridge|workshop|"
+    "server room|mailbox|boathouse|store room|laptop|phone|alarm|account|side entrance|tower|lab")
+MACHINES = _split("server|pump|printer|turbine|router|gateway|node|lathe|sensor|crane|boiler|relay|generator|host|reactor|conveyor|backup|drone")
+PETS = _split("cat|dog|horse|parrot|rabbit|goldfish|donkey|canary|tortoise|hamster|goat|pony|puppy|kitten|ferret|snake|hen")
+KIN = _split(
+    "my sister|my brother|my mother|my father|my uncle|my aunt|my boss|my neighbour|my dentist|my landlord|my niece|my nephew|my teacher|"
+    "my grandmother|my grandfather|my best friend|my flatmate|my colleague|my cousin|our postman|our guide|my godson|my tutor|my barber")
+EVENTS = _split(
+    "wedding|concert|spring fair|chess final|auction|town meeting|harvest feast|regatta|book launch|annual dinner|funeral|trial|exhibition|"
+    "parade|job interview|farewell party|class reunion|charity run|opening night|inspection")
+PREFIXES = _split(
+    "Note: |For the record, |By the way, |Remember: |As far as I know, |It is said that |Reminder: |FYI, |Update from the office: |I was told that |"
+    "According to the letter, |Everyone knows that |Please note that |Just so you know, |Memo: |Apparently |From the diary: |They say |You should know that |"
+    "In the file it says that |One more thing: |It turns out that |Keep in mind that |The clerk wrote that |Some news: ", "|")
+
+CAUSES = _split(
+    "because of the strike|because the road was closed|because the pump had failed|since the shop was shut|as the bell had rung twice|"
+    "because {x} had asked for it|since {x} was late again|as {x} had advised|though {x} disagreed|because a letter from {x} had come|"
+    "because the rent was due|since it was market day|as the lamps went out|because the ferry never came|although it was late|"
+    "though nobody had expected that|because of an old promise|since the news had spread|as the harvest was in|because the clock had stopped|"
+    "for no clear reason|as usual|like the time before|for once|against all advice|so it was said|or so the report claims|as agreed|"
+    "because the wind had turned|since the children were away|as the doctor had ordered|because the cook was ill")
+AFTERMATHS = _split(
+    "after a quarrel with {x}|after a quiet night|after the storm|before the long journey|after hours of waiting|after a short rest|"
+    "before supper|after the parade|after a visit from {x}|after selling the cart|during a long pause|after the bell|before the first frost|"
+    "after a strange dream|after a glance at the map|after the meeting|without a word|with some delay|in spite of everything|"
+    "after a swim in the lake|after losing a bet|following a call from {x}|thanks to {x}|to the surprise of {x}|just before dusk|soon after dawn|"
+    "after a day of hard work|after the third attempt|in the middle of the night|while the others slept")
+FILLERS = _split(
+    "Nothing else happened|The rest was routine|The dog barked all night|It was a quiet hour|{x} wrote it down|Someone knocked twice|The lamps flickered|"
+    "A ship passed|No change otherwise|The post came late|It had rained earlier|{x} sent greetings|The bread was stale|A window stood open|"
+    "The floor had been swept|Two chairs were missing|The wind dropped later|All was well|The stove was cold|A bell rang far away|"
+    "The report ends here|{x} laughed about it|Nobody else was there|The road was muddy|Prices rose again")
+
+# spoken time markers: word, preposition of the question and of the sentence
+TIME_WORDS = (("step", "at"), ("day", "on"), ("tick", "at"), ("minute", "at"), ("entry", "in"), ("time", "at"), ("hour", "in"), ("week", "in"),
+              ("round", "in"), ("turn", "on"), ("frame", "in"), ("page", "on"), ("stage", "at"), ("cycle", "in"), ("mark", "at"), ("night", "on"),
+              ("event", "at"), ("record", "in"), ("second", "at"), ("index", "at"), ("year", "in"), ("note", "in"), ("point", "at"))
+# markers made of signs: the marker, the preposition of the question
+TIME_SIGNS = (("[{n}]", "at"), ("#{n}", "at"), ("T{n}", "at"), ("t{n}", "at"), ("@{n}", "at"), ("step={n}", "at"), ("time={n}", "at"),
+              ("n={n}", "at"), ("k={n}", "at"), ("t:{n}", "at"), ("t = {n}", "at"), ("T={n}", "at"), ("T+{n}", "at"), ("no. {n}", "in"),
+              ("s{n}", "at"), ("<{n}>", "at"), ("({n})", "at"), ("ts={n}", "at"), ("tick={n}", "at"), ("day={n}", "at"))

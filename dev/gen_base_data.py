@@ -1,0 +1,221 @@
+"""The small synthetic base: unlimited random lives that teach a model to write, address and read memory.
+
+    python dev/gen_base_data.py --output-dir data/base --shards 8 --lives-per-shard 500 --seed 0 [--prose FILE.jsonl]
+
+A life is a list of episodes. Statements tell of timelines (attributes of a subject that change slowly, where the time decides), of facts,
+keys, registers, chats and things that change; questions ask for what was said earlier in the life, and every answer stands in exactly one
+episode, the evidence, character by character. None of the names, drinks, moods or sentence forms of the Cairo timeline occur.
+
+Shards hold one life a row: `text`, with the episodes marked as below, and `evidence`, for each episode the index of the episode that holds
+the answer, or -1 where nothing is asked.
+
+    <|bos|>STATEMENT<|end|>        <|bos|><|user|>QUESTION<|assistant|>ANSWER<|end|>
+"""
+import argparse
+import json
+import lzma
+import os
+import random
+import re
+import sys
+import time
+from itertools import islice
+from typing import NamedTuple
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # runs as a script, too
+
+from dev.base_threads import Facts, Timeline, Updates  # noqa: E402
+from dev.base_values import Names  # noqa: E402
+from dev.gen_cairo_data import DRINKS, PLACES  # noqa: E402
+
+# whole words of the Cairo timeline that prose must not teach: its places and its drinks
+CAIRO = re.compile(r"(?<!\w)(?:" + "|".join(re.escape(w) for w in ("Cairo", *PLACES, *DRINKS)) + r")(?!\w)", re.IGNORECASE)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+UPDATE_SHARE = 0.06  # of the questions of a life
+
+
+class Episode(NamedTuple):
+    """A statement (text), or a question turn with its answer and the index of the episode that holds it."""
+    text: str
+    answer: str = ""
+    evidence: int = -1
+    kind: str = "prose"
+
+    @property
+    def is_question(self):
+        """True for a question turn, whose text is the question."""
+        return self.evidence >= 0
+
+
+class Prose:
+    """Documents from a JSONL file ({"text": …} a line, .xz too), cut into pieces; pieces that name Cairo's places or drinks are dropped."""
+
+    def __init__(self, path, limit=20000):
+        opener = lzma.open if path.endswith(".xz") else open
+        with opener(path, "rt", encoding="utf-8") as f:
+            self.documents = [text for text in (json.loads(line)["text"] for line in islice(f, limit)) if len(text) > 200]
+        if not self.documents:
+            raise ValueError(f"{path} has no document of more than 200 characters")
+
+    def piece(self, rng):
+        """Some sentences of one document, about 20 to 120 words."""
+        while True:
+            text = rng.choice(self.documents)
+            start = rng.randrange(max(1, len(text) - 400))
+            sentences = SENTENCE_END.split(text[start:start + 1500])[1:]
+            target, words = rng.randint(20, 110), []
+            for sentence in sentences:
+                words += sentence.split()
+                if len(words) >= target:
+                    break
+            out = clean(" ".join(words[:120]))
+            if len(words) >= 20 and not CAIRO.search(out):
+                return out
+
+    def paragraphs(self, rng):
+        """The paragraphs of random documents, without end."""
+        while True:
+            for paragraph in rng.choice(self.documents).split("\n"):
+                paragraph = clean(" ".join(paragraph.split()[:400]))
+                if len(paragraph) > 20 and not CAIRO.search(paragraph):
+                    yield paragraph
+
+
+def clean(text):
+    """Text in which nothing looks like a special token."""
+    return text.replace("<|", "< |")
+
+
+def life(rng, episodes=None, question_share=None, prose=None):
+    """One life as a list of Episode. Length and share of questions are drawn where not given; prose is a Prose or None."""
+    n = episodes or round(20 * 40 ** rng.random())
+    share = question_share if question_share is not None else rng.uniform(0.24, 0.32)
+    if prose and rng.random() < 0.08:
+        return [Episode(p) for p in islice(prose.paragraphs(rng), max(5, n // 4))]
+    threads, weights = _threads(rng, n)
+    warm = rng.randint(1, max(1, n // 6))
+    ask = min(1.0, share * n / max(1, n - warm))  # what the warm-up leaves out is asked later
+    noise = rng.uniform(0.15, 0.25) if prose else 0.0
+    out, askable, words, prose_words, asked, updates = [], [], 0, 0, 0, 0
+    for i in range(n):
+        if i >= warm and askable and rng.random() < ask:
+            thread, token = askable[-rng.randint(1, min(12, len(askable)))] if rng.random() < 0.25 else rng.choice(askable)
+            if isinstance(thread, Updates) and updates >= UPDATE_SHARE * asked:
+                others = [x for x in (rng.choice(askable) for _ in range(8)) if not isinstance(x[0], Updates)]
+                thread, token = others[0] if others else (None, None)
+            if thread is not None:
+                question, answer, evidence = thread.ask(rng, token)
+                if answer in out[evidence].text:
+                    asked += 1
+                    updates += isinstance(thread, Updates)
+                    out.append(Episode(question, answer, evidence, thread.kind))
+                    words += len(question.split()) + len(answer.split())
+                    continue
+        if prose_words < noise * words:
+            episode = Episode(prose.piece(rng))
+            prose_words += len(episode.text.split())
+        else:
+            thread = rng.choices(threads, weights)[0]
+            text, token = thread.tell(rng, i)
+            askable.append((thread, token))
+            episode = Episode(text, kind=thread.kind)
+        words += len(episode.text.split())
+        out.append(episode)
+    return out
+
+
+def _threads(rng, n):
+    """The threads of a life and how often each speaks: one timeline, several things at once, or facts alone."""
+    names, roll = Names(), rng.random()
+    if roll < 0.42:
+        return [Timeline(rng, names, n)], [1]
+    if roll < 0.56:
+        kinds = [rng.choice((Facts, Facts, Facts, Updates)) for _ in range(rng.randint(1, 4))]
+        kinds[0] = Facts
+    else:
+        kinds = [rng.choice((Timeline, Timeline, Facts, Facts, Updates)) for _ in range(rng.randint(2, 4))]
+        kinds[0] = Timeline
+    threads = []
+    for kind in kinds:
+        sibling = next((t for t in threads if isinstance(t, Timeline)), None)
+        if kind is Timeline:  # often the same times again, of someone else: then the subject decides
+            threads.append(Timeline(rng, names, n, sibling if rng.random() < 0.6 else None))
+        else:
+            threads.append(kind(rng, names))
+    return threads, [rng.uniform(0.1, 0.3) if isinstance(t, Updates) else rng.uniform(0.3, 2) for t in threads]
+
+
+def lives(seed, start=0, episodes=None, question_share=None, prose=None):
+    """Yield lives number start, start + 1, … of a seed; each depends on (seed, number) alone."""
+    while True:
+        yield life(random.Random(f"base-{seed}-{start}"), episodes, question_share, prose)
+        start += 1
+
+
+def render(episodes):
+    """A life as (text with markers, evidence list)."""
+    parts = []
+    for e in episodes:
+        if "<|" in e.text or "<|" in e.answer:
+            raise ValueError("an episode holds a special token")
+        parts.append(f"<|bos|><|user|>{e.text}<|assistant|>{e.answer}<|end|>" if e.is_question else f"<|bos|>{e.text}<|end|>")
+    return "".join(parts), [e.evidence for e in episodes]
+
+
+def write_shard(path, rows):
+    """Write (text, evidence) rows as zstd parquet, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    texts, evidence = zip(*rows)
+    table = pa.table({"text": pa.array(texts, pa.string()), "evidence": pa.array(evidence, pa.list_(pa.int32()))})
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=64)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def main(argv=None):
+    """Command line entry; returns the exit code."""
+    parser = argparse.ArgumentParser(description="write the small synthetic base as parquet shards")
+    parser.add_argument("--output-dir", "--output_dir", default=os.path.join("data", "base"))
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--lives-per-shard", "--lives_per_shard", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--episodes", type=int, help="episodes of every life (default: random, 20 to 800)")
+    parser.add_argument("--question-share", "--question_share", type=float, help="share of questions (default: random, 0.24 to 0.32)")
+    parser.add_argument("--prose", help='JSONL file with {"text": …} a line, mixed in as noise')
+    args = parser.parse_args(argv)
+    if min(args.shards, args.lives_per_shard) < 1 or (args.episodes is not None and args.episodes < 1):
+        print("error: --shards, --lives-per-shard and --episodes must be at least 1", file=sys.stderr)
+        return 2
+    if args.question_share is not None and not 0 <= args.question_share <= 0.9:
+        print("error: --question-share must be between 0 and 0.9", file=sys.stderr)
+        return 2
+    begin, total, words, asked = time.perf_counter(), 0, 0, 0
+    try:
+        prose = Prose(args.prose) if args.prose else None
+        os.makedirs(args.output_dir, exist_ok=True)
+        for shard in range(args.shards):
+            stream = lives(args.seed, shard * args.lives_per_shard, args.episodes, args.question_share, prose)
+            rows = []
+            for episodes in islice(stream, args.lives_per_shard):
+                rows.append(render(episodes))
+                total += len(episodes)
+                asked += sum(e.is_question for e in episodes)
+                words += sum(len(e.text.split()) + len(e.answer.split()) for e in episodes)
+            write_shard(os.path.join(args.output_dir, f"base_{shard:05d}.parquet"), rows)
+            print(f"shard {shard + 1} of {args.shards}: {total:,} episodes", file=sys.stderr)
+    except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+    seconds = time.perf_counter() - begin
+    print(f"{args.output_dir}: {args.shards} shards, {args.shards * args.lives_per_shard:,} lives, {total:,} episodes, {words:,} words, "
+          f"{asked / total:.1%} questions, {total / seconds:,.0f} episodes/s, seed {args.seed}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
