@@ -5,6 +5,7 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$ROOT/.venv}"
+case "$VENV" in /*) ;; *) VENV="$PWD/$VENV" ;; esac  # the scripts change directory
 
 fail() {
     echo "error: $*" >&2
@@ -24,7 +25,7 @@ find_python() {
     local candidate version
     if [ -n "${PYTHON:-}" ]; then
         version="$(supported_version "$PYTHON")" ||
-            fail "PYTHON=$PYTHON ${version:+is Python $version; }must be a Python 3.10 to 3.13"
+            fail "PYTHON=$PYTHON is ${version:+Python $version, }not a Python 3.10 to 3.13"
         echo "$PYTHON"
         return
     fi
