@@ -24,14 +24,14 @@ CHUNK = 16
 GATE_LOWER_BOUND = -5.0
 CONV_SIZE = 4
 
-# In a chunk the decays exp(cumsum g) span e^-80 .. 1, and the chunk form also needs their inverses. Times 2^58 ~ e^40 both
-# lie within e^-40 .. e^40, so that neither they nor small gradients leave fp32's range. A constant and not, say, the
+# In a chunk the decays exp(cumsum g) span e^-80 .. 1, and the chunk form also needs their inverses. Times 2^58 ~ e^40
+# both lie within e^-40 .. e^40, so that neither they nor small gradients leave fp32's range. A constant and not, say, the
 # chunk's mean, which would let a later token change the rounding of earlier outputs; a power of two, so exact.
 SCALE = 2.0**58
 
 
 def kda_gate(x, A_log, dt_bias):
-    """The safe gate: log decay in (-5, 0) = -5 sigmoid(exp(A_log) (x + dt_bias)). x (B, T, H, Dk), A_log (H,), dt_bias (H, Dk)."""
+    """The safe gate, a log decay: -5 sigmoid(exp(A_log) (x + dt_bias)). x (B, T, H, Dk), A_log (H,), dt_bias (H, Dk)."""
     return GATE_LOWER_BOUND * torch.sigmoid(A_log.exp()[:, None] * (x + dt_bias))
 
 
