@@ -313,8 +313,8 @@ class GPT(nn.Module):
                 ("mixers", sum(count(b.attn) for b in self.blocks)), ("mlps", sum(count(b.mlp) for b in self.blocks))]
         return rows + [("total", count(self))]
 
-    def parameter_groups(self, matrix_lr=0.02, embedding_lr=0.3, head_lr=0.004, scalar_lr=0.01):
-        """Muon on the matrices of the blocks, AdamW on the rest."""
+    def parameter_groups(self, matrix_lr=0.02, embedding_lr=0.3, head_lr=0.004, recall_lr=0.001, scalar_lr=0.01):
+        """Muon on the matrices of the blocks, AdamW on the rest: embeddings, traces and recall head, gains and gates."""
         matrices = [p for b in self.blocks for p in b.parameters() if p.ndim == 2 and min(p.shape) >= 16]
         taken = {id(p) for p in matrices} | {id(self.wte.weight), id(self.lm_head.weight)}
         rest = [p for p in self.parameters() if id(p) not in taken]
@@ -322,7 +322,9 @@ class GPT(nn.Module):
         groups = [dict(kind="muon", params=matrices, lr=matrix_lr),
                   dict(kind="adamw", params=[self.wte.weight], lr=embedding_lr * scale),
                   dict(kind="adamw", params=[self.lm_head.weight], lr=head_lr * scale)]
-        return groups + ([dict(kind="adamw", params=rest, lr=scalar_lr)] if rest else [])
+        for lr, params in ((recall_lr, [p for p in rest if p.ndim > 1]), (scalar_lr, [p for p in rest if p.ndim <= 1])):
+            groups += [dict(kind="adamw", params=params, lr=lr)] if params else []
+        return groups
 
     def logits(self, x):
         """(…, D) final hidden state -> (…, V) fp32 logits, soft-capped at +-15."""

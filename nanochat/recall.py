@@ -104,13 +104,15 @@ class Address(nn.Module):
         self.codes = WordCodes(config.vocab_size, width)
         self.value = nn.ModuleList([nn.Linear(config.n_embd, width, bias=False) for _ in range(2)])     # a, b: start equal
         self.gate = nn.ModuleList([nn.Linear(config.n_embd, self.heads, bias=False) for _ in range(2)])
+        self.blend = nn.Parameter(torch.empty(self.heads))   # share of the learned value beside the word code
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
 
     @torch.no_grad()
     def init_weights(self, tables=None):
         self.codes.init_tables(tables)
-        nn.init.normal_(self.value[0].weight, std=0.3 * (self.heads * self.dim * self.value[0].in_features) ** -0.5)
+        nn.init.normal_(self.value[0].weight, std=(self.heads * self.dim * self.value[0].in_features) ** -0.5)   # unit output
+        nn.init.constant_(self.blend, 0.1)
         self.value[1].weight.copy_(self.value[0].weight)
         for gate in self.gate:
             nn.init.zeros_(gate.weight)
@@ -133,7 +135,8 @@ class Address(nn.Module):
         reach = (same & (order[:, None] >= order[None]))[:, None]                       # (B, 1, C+1, C+1)
         out, sums = [], []
         for side in range(2):
-            z = (self.value[side](h) + code).view(B, C, CHUNK, self.heads, self.dim)
+            z = self.value[side](h) * self.blend.repeat_interleave(self.dim) + code
+            z = z.view(B, C, CHUNK, self.heads, self.dim)
             gate = 8 * torch.tanh(self.gate[side](h) / 8)
             z = z * (gate.exp() * valid[..., None]).view(B, C, CHUNK, self.heads, 1)
             chunk = torch.cat([carry["sums"][side][:, None], z.sum(2)], dim=1)          # (B, C+1, Ha, Da)
