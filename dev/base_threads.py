@@ -27,9 +27,12 @@ CAIRO_FORMS = _skeletons()
 POSSESSIVE = {"I": "my", "she": "her", "he": "his"}
 OBJECTIVE = {"I": "me", "she": "her", "he": "him"}
 ORDINARY = [a for a in ATTRIBUTES if a[1] not in ("where", "feel", "prefer")]
-COMMON = [[a for a in ATTRIBUTES if a[1] == group] for group in ("where", "feel", "prefer")]
-PREDICATE_JOINS = ((", ", ", and "), (", ", " and "), ("; ", "; "), (", ", ", "), (" and ", " and "), (" - ", " - "), (", ", ", then "), (", ", " but "),
-                   (" / ", " / "))
+NUMERIC = ("number", "code", "price", "temperature", "speed", "clock")  # would blur a time that is a mere number
+# where, how and what one likes are what people ask most; place, feeling and drink more than their kin
+COMMON = [[a for a in ATTRIBUTES if a[1] == group for _ in range(3 if a[0] in ("place", "feeling", "drink") else 1)]
+          for group in ("where", "feel", "prefer")]
+PREDICATE_JOINS = ((", ", ", and "), (", ", " and "), ("; ", "; "), (", ", ", "), (" and ", " and "), (" - ", " - "), (", ", ", then "),
+                   (", ", " but "), (" / ", " / "))
 LOG_FORMS = (("{n}={v}", ", "), ("{n}={v}", " "), ("{n}: {v}", " | "), ("{n}: {v}", "; "), ("{n}: {v}", ", "), ("{n} {v}", ", "), ("{n} = {v}", "; "),
              ("{n} -> {v}", ", "), ("{n} {v}", " / "), ("[{n}] {v}", " "), ("{n}: {v}", " - "), ("{n}: {v}", ". "), ("{n} is {v}", "; "))
 GENERIC_ASKS = ("what was {p} {n}",) * 4 + ("which {n} did {s} have", "{p} {n}", "what {n} was noted for {s}", "what is on record as {p} {n}",
@@ -58,13 +61,18 @@ def _fill(form, subject, noun=""):
     return form.replace("{s}", subject).replace("{p}", _possessive(subject)).replace("{n}", noun)
 
 
-def _finish_question(rng, text, order=False):
+def _finish_question(rng, text, order=False, keep=()):
     """Lead, capital and question mark, the way people vary them."""
     if rng.random() < 0.1:
         text = rng.choice(QUESTION_LEADS) + text
     elif rng.random() < 0.95:
-        text = _cap(text)
+        text = _cap(text, keep)
     return text + ("." if order else "" if rng.random() < 0.04 else "?")
+
+
+def _clash(row, other):
+    """Whether a question about one attribute could mean the other, too."""
+    return row[1] == other[1] or any(set(_options(row[i])) & set(_options(other[i])) for i in (3, 4, 6))
 
 
 class _Clock:
@@ -86,17 +94,49 @@ class _Clock:
         start = rng.randrange(1 if digits == 1 else 10 ** (digits - 1), 10 ** digits)
         self.width = rng.choice((4, 5, 6)) if rng.random() < 0.05 else 0
         roll = rng.random()
-        if roll < 0.76:
-            numbers = range(start, start + n)
-        elif roll < 0.84:
-            numbers = range(start, start + n * 10, rng.randint(2, 10))
+        if roll < 0.62:
+            self.numbers = range(start, start + n)
+        elif roll < 0.68:
+            self.numbers = range(start, start + n * 10, rng.randint(2, 10))
+        elif roll < 0.78:
+            self.numbers = [start]
+            while len(self.numbers) < n:
+                self.numbers.append(self.numbers[-1] + 1 + int(rng.expovariate(0.5)))
+            if roll > 0.73:
+                rng.shuffle(self.numbers)
         else:
-            numbers = [start]
-            while len(numbers) < n:
-                numbers.append(numbers[-1] + 1 + int(rng.expovariate(0.5)))
-            if roll > 0.92:
-                rng.shuffle(numbers)
-        self.numbers = numbers
+            self.numbers = self._spread(rng, n) if roll < 0.89 else self._similar(rng, n)
+
+    @staticmethod
+    def _spread(rng, n):
+        """Times of all lengths side by side: 7, 77, 7707."""
+        numbers = set()
+        while len(numbers) < n:
+            numbers.add(int(10 ** rng.uniform(0, 5)))
+        return sorted(numbers)
+
+    @staticmethod
+    def _similar(rng, n):
+        """Times that are easily confused: a digit changed, swapped, added or left out."""
+        numbers = [str(rng.randrange(10, 100000))]
+        seen = set(numbers)
+        while len(numbers) < n:
+            digits = list(rng.choice(numbers[-40:]))
+            i, roll = rng.randrange(len(digits)), rng.random()
+            if roll < 0.5:
+                digits[i] = rng.choice("0123456789")
+            elif roll < 0.75:
+                j = rng.randrange(len(digits))
+                digits[i], digits[j] = digits[j], digits[i]
+            elif roll < 0.88:
+                digits.insert(i, rng.choice("0123456789"))
+            else:
+                del digits[i]
+            number = "".join(digits)
+            if number and number[0] != "0" and len(number) <= 6 and number not in seen:
+                seen.add(number)
+                numbers.append(number)
+        return numbers
 
     def bare(self, i):
         return self.mark.format(n=str(self.numbers[i]).zfill(self.width))
@@ -110,24 +150,25 @@ class Timeline:
     def __init__(self, rng, names, n, sibling=None):
         self.clock = sibling.clock if sibling else _Clock(rng, n)
         while True:
-            self.subject = rng.choice(SUBJECTS) if rng.random() < 0.5 else names.propose(rng, "person")
-            if names.add(self.subject):
+            roll = rng.random()
+            self.subject = "the user" if roll < 0.1 else rng.choice(SUBJECTS) if roll < 0.5 else names.propose(rng, "person")
+            if not (self.clock.mark == "{n}" and re.search(r"\d", self.subject)) and names.add(self.subject):
                 break
         rows = [rng.choice(group) for group in COMMON if rng.random() < 0.6]
         want = max(rng.choice((1, 2, 2, 3, 3, 3, 4, 5)), len(rows))
         while len(rows) < want:
             row = rng.choice(ORDINARY)
-            if row[1] not in [r[1] for r in rows]:
+            if self.clock.mark == "{n}" and row[2] in NUMERIC:
+                continue
+            if all(not _clash(row, other) for other in rows):
                 rows.append(row)
         rng.shuffle(rows)
         if sibling and rng.random() < 0.4:
             rows = sibling.rows
         self.rows, self.says, self.nouns, self.pools, self.change = rows, [], [], [], []
-        used = set()
         for row in rows:
             self.says.append(rng.sample(_options(row[4]), rng.randint(1, len(_options(row[4])))))
-            nouns = [noun for noun in _options(row[3]) if noun not in used] or [row[0]]
-            used.update(nouns)
+            nouns = _options(row[3])
             self.nouns.append(rng.sample(nouns, rng.randint(1, len(nouns))))
             invented = rng.choice((0.0, 0.3, 0.5, 1.0))
             self.pools.append([value(rng, row[2], invented) for _ in range(rng.choice((3, 6, 12, 16, 30)))])
@@ -135,7 +176,7 @@ class Timeline:
         self.values = [rng.choice(pool) for pool in self.pools]
         # some timelines speak in one form only, others in all of them
         forms = (self._predicates, self._predicates, self._predicates, self._fronted, self._fronted, self._trailing, self._trailing,
-                 self._sentences, self._log, self._log, self._nouns, self._listed, self._mixed, self._mixed, self._reversed)
+                 self._wrapped, self._wrapped, self._sentences, self._log, self._log, self._nouns, self._listed, self._mixed, self._mixed, self._reversed)
         self.forms = rng.sample(forms, rng.choice((1, 2, 4, 8, len(forms))))
         self.log_form = rng.choice(LOG_FORMS)
         self.talkative = rng.choice((0.0, 0.1, 0.25, 0.5))
@@ -178,7 +219,8 @@ class Timeline:
             text = f"{when}, {text}"
         else:
             text = f"{bare}: {text}"
-        return _finish_question(rng, text, order), answers[j], index
+        keep = () if self.clock.say_word else (bare,)  # "t=12" stays as it is
+        return _finish_question(rng, text, order, keep), answers[j], index
 
     def _say(self, rng, j):
         return rng.choice(self.says[j]).replace("{v}", self.values[j])
@@ -208,6 +250,11 @@ class Timeline:
     def _trailing(self, rng, s, js):
         k = rng.randint(1, len(js))
         return self._predicates(rng, s, js[:k]) + "".join(rng.choice((", ", " ")) + self._adverb(rng, j) for j in js[k:])
+
+    def _wrapped(self, rng, s, js):
+        if len(js) < 3:
+            return self._trailing(rng, s, js)
+        return f"{self._adverb(rng, js[0])}, {self._trailing(rng, s, js[1:])}"
 
     def _sentences(self, rng, s, js):
         parts = [f"{s} {self._say(rng, js[0])}"]
@@ -273,9 +320,11 @@ class Timeline:
             body = self._lead(rng, bare, inline, body, values)
         else:
             body = _cap(body, values)
-            if where == "tail":
+            if where == "tail" and not bare[0].isalnum():
+                body += rng.choice((f" {inline}", f" {bare}", f", {inline}", f" - {bare}"))
+            elif where == "tail":
                 body += rng.choice((f" {inline}", f" {inline}", f" ({bare})", f", {inline}", f" [{bare}]", f" - {bare}", f" | {bare}", f" // {bare}"))
-        stop = "" if form == self._log and rng.random() < 0.6 else rng.choice((".",) * 9 + ("", "!"))
+        stop = "" if form == self._log and not remark and rng.random() < 0.6 else rng.choice((".",) * 9 + ("", "!"))
         return body + stop + (f" {remark}." if remark else "")
 
     def _lead(self, rng, bare, inline, body, values):
@@ -304,7 +353,7 @@ class Facts:
     """Things that are said once: of people, lands, objects, locks, registers, in notes and in chats."""
 
     kind = "facts"
-    groups = (("person",),) * 4 + (("lock",),) * 2 + (("register",),) * 2 + (("speaker",),) * 2 + (("object",), ("land", "town"), ("company",), ("animal",),
+    groups = (("person",),) * 4 + (("lock",),) * 3 + (("register",),) * 3 + (("speaker",),) * 3 + (("object",), ("land", "town"), ("company",), ("animal",),
              ("work",), ("event",), ("machine",), ("ship",), ("object", "lock"), ("person", "animal", "speaker"), ("company", "ship", "machine"),
              ("person", "land", "object", "event", "work"))
 
@@ -324,10 +373,12 @@ class Facts:
         row = self.rows[r]
         known = self.entities.setdefault(row[0], [])
         entity = rng.choice(known) if known and rng.random() > self.fresh else None
-        if entity is None or (r, entity) in self.told:
+        # a lock or a register holds one thing, or "what opens it" would have two answers
+        r_key = None if row[0] in ("lock", "register") else r
+        if entity is None or (r_key, entity) in self.told:
             entity = self.names.take(rng, row[0], rng.choice(known) if known else None)
             known.append(entity)
-        self.told.add((r, entity))
+        self.told.add((r_key, entity))
         for _ in range(6):  # prefer values that nobody has yet, so that the question can be turned round
             v = value(rng, row[2], self.invented)
             if (row[2], v) not in self.holders:
@@ -337,7 +388,6 @@ class Facts:
         for other in self.holders.setdefault((row[2], v), []):
             other["unique"] = token["unique"] = False
         self.holders[row[2], v].append(token)
-        # a line that names no noun must be of the row's first meaning: rows keep their nouns apart by the told set alone
         says = _options(row[3])
         if says and rng.random() < (0.9 if row[0] == "speaker" else 0.55):
             text = rng.choice(says)
@@ -370,15 +420,9 @@ class Facts:
         order = rng.random() < 0.12
         forms = ORDERS if order else ("what is {p} {n}", "what is {p} {n}", "what is the {n} of {s}", "{p} {n}", "can you tell me {p} {n}",
                                       "do you know {p} {n}", "what was {p} {n} again", "what does it say about {p} {n}", "which {n} belongs to {s}")
-        if rng.random() < 0.8 or len(_options(row[1])) == 1:
-            asked = noun
-        else:
-            asked = _options(row[1])[0] if self._synonyms(row) else noun
+        # rows without sentences of their own list unlike things under one head
+        asked = rng.choice(_options(row[1])) if row[3] and rng.random() < 0.2 else noun
         return _finish_question(rng, _fill(rng.choice(forms), entity, asked), order), token["value"], token["index"]
-
-    @staticmethod
-    def _synonyms(row):
-        return bool(row[3])  # rows without sentences of their own list unlike things under one head
 
 
 class Updates:

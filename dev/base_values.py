@@ -10,6 +10,8 @@ FORBIDDEN_WORDS = frozenset(re.findall(r"[\w-]+", " ".join((*PLACES, *DRINKS, *M
 ONSETS = ("b d f g h k l m n p r s t v z j " * 2 + "br c ch dr fl gl gr kh kl kr ph pl pr qu sh sk sl sn st str th tr vr w y zh").split() + [""] * 5
 VOWELS = ("a e i o u a e i o a e i o u " * 3 + "ai ea ei ia ie io oa ou ua uo ae y aa ee oo").split()
 CODAS = "n r s l m k t d nd rn lm th x sh st nt rk sk ng lt v z ck p b g ff".split() + [""] * 22
+PLAIN = "b c d f g h j k l m n p r s t v w z".split()
+ENDS = "r n s l k t m x sh th nd rt ra lo ne vi".split() + [""] * 8
 MONTHS = "January February March April May June July August September October November December".split()
 PLACE_FORMS = ("Port {}", "Lake {}", "Upper {}", "Mount {}", "{} Bay", "{} Hill", "{} Square", "Fort {}", "Saint {}", "{} Bridge", "the {} gate",
                "{} Street", "Old {}", "North {}", "{} Road", "New {}", "Bad {}", "the {} inn", "{} Cross", "Little {}", "{}burg", "{}ville")
@@ -18,7 +20,10 @@ PLACE_FORMS = ("Port {}", "Lake {}", "Upper {}", "Mount {}", "{} Bay", "{} Hill"
 def word(rng):
     """An invented, pronounceable word in lower case, never one of the Cairo vocabulary."""
     while True:
-        out = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3, 3))))
+        if rng.random() < 0.45:  # plain, like "maludo"; the others are as odd as names can be
+            out = "".join(rng.choice(PLAIN) + rng.choice("aeiou") for _ in range(rng.choice((1, 2, 2, 3)))) + rng.choice(ENDS)
+        else:
+            out = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3, 3))))
         if 3 <= len(out) <= 12 and out not in FORBIDDEN_WORDS:
             return out
 
@@ -111,7 +116,7 @@ LOOKALIKES = {
                                  f"{r.choice(('hot', 'spiced', 'iced', 'cold', 'wild', 'dark'))} {word(r)}")),
     "colour": lambda r: f"{word(r)} {r.choice(('red', 'blue', 'grey', 'brown'))}", "room": lambda r: f"the {word(r)} room", "book": title,
     "fruit": lambda r: f"{word(r)}s", "music": word, "sport": word, "language": lambda r: word(r).capitalize(), "instrument": word, "plant": word,
-    "status": word, "game": word, "gem": word, "metal": word, "material": word, "topic": lambda r: f"the {word(r)}s", "illness": lambda r: f"{word(r)} fever",
+    "status": word, "job": lambda r: f"{word(r)} {r.choice(('maker', 'seller', 'keeper', 'clerk'))}", "game": word, "gem": word, "metal": word, "material": word, "topic": lambda r: f"the {word(r)}s", "illness": lambda r: f"{word(r)} fever",
     "clothes": lambda r: f"a {word(r)} {r.choice(('hat', 'coat', 'belt', 'shawl'))}", "tool": lambda r: f"a {word(r)} {r.choice(('key', 'rod', 'box'))}",
     "animal": lambda r: f"a {word(r)}", "vehicle": lambda r: f"the {word(r)} {r.choice(('line', 'bus', 'boat'))}", "gift": lambda r: f"a {word(r)} ring",
 }
@@ -155,9 +160,9 @@ class Names:
         if kind == "person":
             if near and " " in near and near[0].isupper() and roll < 0.35:
                 return f"{near.split()[0]} {rng.choice((rng.choice(SURNAMES), word(rng).capitalize()))}"
-            if roll < 0.5:
+            if roll < 0.15:
                 return f"{rng.choice(KIN)} {rng.choice((rng.choice(FIRST_NAMES), word(rng).capitalize()))}"
-            return name(rng) if roll > 0.6 else rng.choice(KIN)
+            return rng.choice(KIN) if roll > 0.93 else name(rng)
         if kind == "speaker":
             return rng.choice((rng.choice(FIRST_NAMES), word(rng).capitalize()))
         if kind in ("land", "town"):

@@ -23,9 +23,9 @@ SURNAMES = _split(
     "Tosk|Varga|Lindqvist|Okoro|Bauer|Moreau|Castellan|Novak|Haddock|Petrov|Yamada|Silva|Berg|Kowal|Ferrand|Duarte|Ilves|Marsh|Quill|Rask|"
     "Santoro|Thorne|Ueda|Vance|Whitlock|Zeller|Abbott|Brandt|Corvin|Dunmore|Eklund|Falk|Gruber|Holt|Ivers|Jansen|Keller|Lorne|Mbeki|Nyberg")
 SUBJECTS = _split(
-    "the user|the user|the user|the patient|the robot|the captain|the traveller|she|he|I|I|I|the old lighthouse keeper|the cat|the probe|the bakery|"
+    "the patient|the robot|the captain|the traveller|she|he|I|I|I|the old lighthouse keeper|the cat|the probe|the brewery|"
     "the student|the tenant|the rover|the nurse|the courier|the pilot|the dog|the widow|the inspector|the gardener|the actor|the monk|the guest in "
-    "room 9|player one|player two|the blue drone|unit 7|unit 12|agent K|agent R|the younger twin|the elder twin|the ferry|the tanker|the museum|"
+    "room 9|player one|player two|the blue drone|unit 7|unit 12|agent K|agent R|the younger twin|the elder twin|the barge|the tanker|the gallery|"
     "the kiosk|the parrot|the horse|the boy next door|our neighbour|my brother|my aunt|my flatmate|the customer|the client|the suspect|the witness|"
     "the speaker|the hero|the stranger|the painter|the farmer|the queen|the general|the hermit|the colony|the expedition|the team|the band|the train|"
     "the person|the subject|the owner|the assistant|the visitor|the resident|the writer|the child|the spy|the prisoner|the professor")
@@ -39,7 +39,7 @@ POOLS = {
         "the valley|the monastery|the airport|the shipyard|the village|the museum|the school|the quarry|the lighthouse|the island|the desert camp"),
     "room": _split(
         "the kitchen|the attic|the cellar|the study|the hall|the pantry|the west wing|the workshop|the laundry|the ballroom|the engine room|the lab|"
-        "the vault|the bathroom|the nursery|the balcony|the archive|the greenhouse|the garage|the lobby|cabin 4|ward B|bay 3|the server room|suite 12"),
+        "the vault|the bathroom|the nursery|the balcony|the archive|the greenhouse|the garage|the lobby|cabin C|ward B|the loading bay|the server room|the bridal suite"),
     "feeling": _split(
         "weary|jolly|gloomy|merry|sad|angry|afraid|bored|happy|sleepy|jealous|bitter|brave|shy|serene|furious|glad|worried|amused|puzzled|moody|"
         "cross|eager|numb|tense|dizzy|upbeat|downcast|homesick|guilty|grateful|shocked|confident|annoyed|ashamed|playful|wistful|stubborn|frantic|"
@@ -216,45 +216,45 @@ person # hobby|pastime # activity # {s} spends weekends {v}|{s} enjoys {v} # wha
 person # language|mother tongue # language # {s} speaks {v}|{s} grew up with {v} # which language does {s} speak|what does {s} speak # who speaks {v}
 person # phone number|number|mobile number # phone # {s} can be reached on {v}|you can call {s} on {v} # what number can I call {s} on|how can I reach {s} # whose phone number is {v}
 person # birthday|date of birth # date # {s} was born on {v}|{s} celebrates on {v} # when was {s} born|when is the birthday of {s} # whose birthday is {v}
-person # shoe size|height in centimetres|age # small # {s} is listed with {v} # # 
+person # shoe size|height in centimetres|age # small #  #  #
 person # best friend|closest friend # invented_name # {s} trusts {v} most|{s} has known {v} for years # who is the best friend of {s}|whom does {s} trust most # who trusts {v} most
 person # sport # sport # {s} trains in {v}|{s} practises {v} # which sport does {s} practise|what sport does {s} train in # who practises {v}
 person # car|vehicle # vehicle # {s} drives {v}|{s} gets around with {v} # what does {s} drive|how does {s} get around # who drives {v}
 person # worry|fear # worry # {s} worries about {v}|{s} is afraid of {v} # what worries {s}|what is {s} afraid of # who worries about {v}
-person # locker number|seat|badge number # code # {s} was assigned {v}|{s} holds {v} # what was assigned to {s} # who was assigned {v}
-person # middle name|nickname|stage name # invented_word # friends call {s} {v}|{s} also goes by {v} # what do friends call {s} # who also goes by {v}
+person # locker number|seat|badge number # code #  #  # who was assigned {v}
+person # middle name|nickname|stage name # invented_word #  #  # who also goes by {v}
 person # favourite book|favorite book # book # {s} has read {v} twice|{s} recommends {v} # which book does {s} recommend|what has {s} read twice # who recommends {v}
 person # allergy # food # {s} is allergic to {v}|{s} must not eat {v} # what is {s} allergic to|what must {s} not eat # who is allergic to {v}
 person # flower|favourite plant # plant # {s} grows {v}|{s} is fond of {v} # what does {s} grow # who grows {v}
-person # salary|rent|debt # price # {s} is down for {v} # # 
-person # lawyer|doctor|teacher|landlord # invented_name # {s} relies on {v} # who does {s} rely on # 
+person # salary|rent|debt # price #  #  #
+person # lawyer|doctor|teacher|landlord # invented_name #  #  #
 land # capital|seat of government # invented_place # the seat of government of {s} is {v}|{s} is ruled from {v} # from where is {s} ruled|which town is the capital of {s} # of which land is {v} the capital|which land has {v} as its capital
 land # currency|money # invented_word # people in {s} pay in {v} # how do people pay in {s}|what money is used in {s} # where do people pay in {v}
 land # longest river|main river # invented_name # the {v} is the longest river of {s} # which river is the longest in {s} # where is the {v} the longest river
-land # main export|chief export # metal # {s} sells {v} to the world|{s} lives off {v} # what does {s} export|what does {s} sell to the world # 
+land # main export|chief export # metal # {s} sells {v} to the world|{s} lives off {v} # what does {s} export|what does {s} sell to the world #
 land # king|president|ruler # invented_name # {v} rules {s}|{s} is ruled by {v} # who rules {s}|by whom is {s} ruled # what does {v} rule
 land # official language|language # invented_word # people in {s} speak {v} # what do people speak in {s} # where do people speak {v}
 land # highest mountain|highest peak # invented_place # {v} is the highest mountain in {s} # which mountain is the highest in {s} # in which land is {v} the highest mountain
-land # population|area code|founding year # number # # # 
+land # population|area code|founding year # number # # #
 town # mayor # invented_name # {v} runs {s}|{v} was elected mayor of {s} # who runs {s}|who was elected mayor of {s} # of which town is {v} the mayor
 town # river # invented_name # {s} lies on the {v} # on which river does {s} lie # which town lies on the {v}
 town # speciality|local dish # food # {s} is famous for {v} # what is {s} famous for # which town is famous for {v}
 town # twin town|sister town # place # {s} is twinned with {v} # what is {s} twinned with # which town is twinned with {v}
 company # founder # invented_name # {s} was founded by {v}|{v} founded {s} # who founded {s}|by whom was {s} founded # what did {v} found|which company did {v} found
 company # headquarters|head office # place # {s} is based in {v}|{s} has its head office in {v} # where is {s} based|where does {s} have its head office # which company is based in {v}
-company # main product|product # tool # {s} makes its money with {v} # what does {s} make its money with # 
+company # main product|product # tool # {s} makes its money with {v} # what does {s} make its money with #
 company # director|boss|chief executive # invented_name # {s} is led by {v}|{v} runs {s} # who leads {s}|who runs {s} # which company does {v} run
-company # turnover|share price # price # {s} reported {v} # what did {s} report # 
+company # turnover|share price # price #  #  #
 company # motto|slogan # phrase # {s} advertises with the words {v} # with which words does {s} advertise # who advertises with the words {v}
 ship # captain|master # invented_name # {s} is commanded by {v}|{v} sails {s} # who commands {s}|who sails {s} # what does {v} command
 ship # home port|port # place # {s} sails from {v} # from where does {s} sail|which port does {s} sail from # which ship sails from {v}
 ship # cargo|load # metal # {s} carries {v}|{s} is loaded with {v} # what does {s} carry|what is {s} loaded with # which ship carries {v}
-ship # call sign|berth|hull number # code # {s} answers to {v} # what does {s} answer to # which ship answers to {v}
-ship # top speed|draught|length # number # # # 
-object # colour|color # colour # {s} is painted {v}|{s} is {v} # what colour is {s}|how is {s} painted # 
+ship # call sign|berth|hull number # code #  #  #
+ship # top speed|draught|length # number # # #
+object # colour|color # colour # {s} is painted {v}|{s} is {v} # what colour is {s}|how is {s} painted #
 object # owner # invented_name # {s} belongs to {v}|{v} owns {s} # who owns {s}|to whom does {s} belong|whose is {s} # what belongs to {v}|what does {v} own
 object # hiding place|location|place # room # {s} is kept in {v}|{s} is in {v}|{s} was left in {v}|you will find {s} in {v} # where is {s}|where is {s} kept|where can I find {s}|where was {s} left # what is kept in {v}
-object # material # material # {s} is made of {v} # what is {s} made of # 
+object # material # material # {s} is made of {v} # what is {s} made of #
 object # price|value # price # {s} costs {v}|{s} is worth {v} # how much is {s}|what does {s} cost|how much is {s} worth # what costs {v}
 object # weight # weight # {s} weighs {v} # how heavy is {s}|how much does {s} weigh # what weighs {v}
 object # maker|inventor # invented_name # {s} was made by {v}|{v} built {s} # who made {s}|who built {s} # what did {v} make
@@ -267,27 +267,28 @@ register # value|content of the cell|entry # number # {s} holds {v}|{s} is set t
 register # word|value|setting # invented_word # {s} holds {v}|{s} is set to {v}|{s} = {v}|{s} -> {v}|{s}: {v}|store {v} in {s} # what does {s} hold|what is stored in {s}|what is {s} set to|{s} # what holds {v}
 register # code|token|entry # code # {s} maps to {v}|{s} => {v}|{s} stores {v}|{s}: {v} # what does {s} map to|what does {s} store|which code is under {s} # what maps to {v}
 animal # name # invented_word # {s} is called {v}|{s} answers to {v}|they named {s} {v} # what is {s} called|what is the name of {s}|how is {s} called # which animal is called {v}
-animal # age|weight in grams # small # # how old is {s}|how much does {s} weigh # 
+animal # age # small # {s} is {v} years old # how old is {s} #
+animal # weight in grams # small # {s} weighs {v} grams # how much does {s} weigh|how heavy is {s} #
 animal # favourite food|food # food # {s} eats {v}|{s} likes {v} # what does {s} eat|what does {s} like # who eats {v}
-animal # owner # invented_name # {s} belongs to {v}|{v} looks after {s} # who owns {s}|who looks after {s} # 
+animal # owner # invented_name # {s} belongs to {v}|{v} looks after {s} # who owns {s}|who looks after {s} #
 work # author|writer # invented_name # {s} was written by {v}|{v} wrote {s} # who wrote {s}|by whom was {s} written # what did {v} write
-work # year of publication|page count # number # # # 
+work # year of publication|page count # number # # #
 work # publisher # invented_name # {s} came out at {v}|{v} published {s} # who published {s} # what did {v} publish
 work # hero|main character # invented_name # {s} tells the story of {v} # whose story does {s} tell # which book tells the story of {v}
 event # date|day # date # {s} takes place on {v}|{s} is on {v} # when is {s}|when does {s} take place # what takes place on {v}
 event # venue|place # place # {s} is held in {v}|they hold {s} in {v} # where is {s} held|where does {s} take place # what is held in {v}
 event # starting time|time # clock # {s} begins at {v}|{s} starts at {v} # when does {s} begin|at what time does {s} start # what begins at {v}
-event # winner|host|guest of honour # invented_name # {v} was chosen for {s} # who was chosen for {s} # 
+event # winner|host|guest of honour # invented_name #  #  #
 speaker # new home|new town # place # {s}: I moved to {v} last week|{s}: we live in {v} now, finally|{s}: guess what, I found a flat in {v} # where did {s} move|where did {s} find a flat|where does {s} live # who moved to {v}
 speaker # order|drink # drink # {s}: can I have {v}, please|{s}: I only drink {v}|{s}: for me {v}, as always # what did {s} order|what does {s} drink|what did {s} want to drink # who ordered {v}
 speaker # lunch|dinner # food # {s}: I had {v} today|{s}: we cooked {v} last night # what did {s} eat|what did {s} have # who had {v}
-speaker # mood|feeling # feeling # {s}: I am {v} today|{s}: honestly, I feel {v}|{s}: this makes me {v} # how does {s} feel|how is {s}|what mood is {s} in # 
+speaker # mood|feeling # feeling # {s}: I am {v} today|{s}: honestly, I feel {v}|{s}: this makes me {v} # how does {s} feel|how is {s}|what mood is {s} in #
 speaker # holiday destination|travel plan # place # {s}: we are flying to {v} in June|{s}: I booked a trip to {v} # where is {s} flying|where did {s} book a trip # who booked a trip to {v}
 speaker # present|purchase # gift # {s}: I bought {v} yesterday|{s}: look, I got {v} # what did {s} buy|what did {s} get # who bought {v}
 speaker # new job # job # {s}: I start as {v} on Monday|{s}: they hired me as {v} # what does {s} start as|what was {s} hired as # who was hired as {v}
 speaker # friend|visitor # invented_name # {s}: {v} came by yesterday|{s}: I ran into {v} at the station # who came by at the place of {s}|whom did {s} run into|who visited {s} # who ran into {v}
-speaker # plan # plan # {s}: tomorrow I want {v}|{s}: I have decided {v} # what does {s} want|what has {s} decided # 
-machine # status|state # status # {s} is {v}|{s} reports {v} # what is the state of {s}|what does {s} report|how is {s} # 
+speaker # plan # plan # {s}: tomorrow I want {v}|{s}: I have decided {v} # what does {s} want|what has {s} decided #
+machine # status|state # status # {s} is {v}|{s} reports {v} # what is the state of {s}|what does {s} report|how is {s} #
 machine # IP address|address # ip # {s} listens on {v}|{s} answers at {v} # where does {s} listen|at which address is {s} # which machine answers at {v}
 machine # version|build|firmware # version # {s} runs {v}|{s} was upgraded to {v} # what does {s} run|which version is on {s} # which machine runs {v}
 machine # administrator|operator # invented_name # {s} is looked after by {v}|{v} runs {s} # who looks after {s}|who runs {s} # which machine does {v} look after
@@ -344,7 +345,7 @@ AFTERMATHS = _split(
     "after a swim in the lake|after losing a bet|following a call from {x}|thanks to {x}|to the surprise of {x}|just before dusk|soon after dawn|"
     "after a day of hard work|after the third attempt|in the middle of the night|while the others slept")
 FILLERS = _split(
-    "Nothing else happened|The rest was routine|The dog barked all night|It was a quiet hour|{x} wrote it down|Someone knocked twice|The lamps flickered|"
+    "Nothing else happened|The rest was routine|A hound barked all night|It was a quiet hour|{x} wrote it down|Someone knocked twice|The lamps flickered|"
     "A ship passed|No change otherwise|The post came late|It had rained earlier|{x} sent greetings|The bread was stale|A window stood open|"
     "The floor had been swept|Two chairs were missing|The wind dropped later|All was well|The stove was cold|A bell rang far away|"
     "The report ends here|{x} laughed about it|Nobody else was there|The road was muddy|Prices rose again")

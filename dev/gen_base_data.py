@@ -22,7 +22,8 @@ import time
 from itertools import islice
 from typing import NamedTuple
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # runs as a script, too
+if not __package__:  # started as a script, not with -m
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from dev.base_threads import Facts, Timeline, Updates  # noqa: E402
 from dev.base_values import Names  # noqa: E402
@@ -59,7 +60,7 @@ class Prose:
 
     def piece(self, rng):
         """Some sentences of one document, about 20 to 120 words."""
-        while True:
+        for _ in range(1000):
             text = rng.choice(self.documents)
             start = rng.randrange(max(1, len(text) - 400))
             sentences = SENTENCE_END.split(text[start:start + 1500])[1:]
@@ -71,10 +72,11 @@ class Prose:
             out = clean(" ".join(words[:120]))
             if len(words) >= 20 and not CAIRO.search(out):
                 return out
+        raise ValueError("the prose has no passages of 20 words")
 
     def paragraphs(self, rng):
-        """The paragraphs of random documents, without end."""
-        while True:
+        """The paragraphs of random documents."""
+        for _ in range(1000):
             for paragraph in rng.choice(self.documents).split("\n"):
                 paragraph = clean(" ".join(paragraph.split()[:400]))
                 if len(paragraph) > 20 and not CAIRO.search(paragraph):
@@ -127,9 +129,9 @@ def life(rng, episodes=None, question_share=None, prose=None):
 def _threads(rng, n):
     """The threads of a life and how often each speaks: one timeline, several things at once, or facts alone."""
     names, roll = Names(), rng.random()
-    if roll < 0.42:
+    if roll < 0.38:
         return [Timeline(rng, names, n)], [1]
-    if roll < 0.56:
+    if roll < 0.54:
         kinds = [rng.choice((Facts, Facts, Facts, Updates)) for _ in range(rng.randint(1, 4))]
         kinds[0] = Facts
     else:
