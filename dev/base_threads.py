@@ -35,7 +35,7 @@ PREDICATE_JOINS = ((", ", ", and "), (", ", " and "), ("; ", "; "), (", ", ", ")
                    (", ", " but "), (" / ", " / "))
 LOG_FORMS = (("{n}={v}", ", "), ("{n}={v}", " "), ("{n}: {v}", " | "), ("{n}: {v}", "; "), ("{n}: {v}", ", "), ("{n} {v}", ", "), ("{n} = {v}", "; "),
              ("{n} -> {v}", ", "), ("{n} {v}", " / "), ("[{n}] {v}", " "), ("{n}: {v}", " - "), ("{n}: {v}", ". "), ("{n} is {v}", "; "))
-GENERIC_ASKS = ("what was {p} {n}",) * 4 + ("which {n} did {s} have", "{p} {n}", "what {n} was noted for {s}", "what is on record as {p} {n}",
+GENERIC_ASKS = ("what was {p} {n}",) * 8 + ("which {n} did {s} have", "{p} {n}", "what {n} was noted for {s}", "what is on record as {p} {n}",
                                              "what was the {n} of {s}", "what did {p} {n} look like", "what {n} did {s} have")
 ORDERS = ("tell me {p} {n}", "name {p} {n}", "give {p} {n}", "recall {p} {n}", "I need {p} {n}", "state {p} {n}", "look up {p} {n}")
 QUESTION_LEADS = ("And ", "So ", "Tell me, ", "Remind me: ", "Do you remember, ", "Quick question: ", "Please say: ", "Now, ", "One question: ", "Say, ")
@@ -204,7 +204,7 @@ class Timeline:
         index, bare, answers = token
         j = rng.choice(list(answers))
         row, order = self.rows[j], False
-        if rng.random() < 0.65:
+        if rng.random() < 0.6:
             text = _fill(rng.choice(_options(row[6])), self.subject)
         else:
             order = rng.random() < 0.2
