@@ -404,10 +404,11 @@ class THENGPT(GPT):
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
 
-    def forward(self, idx, targets=None, state=None, answers=None, evidence=None, read=True, last=False, weights=None):
+    def forward(self, idx, targets=None, state=None, answers=None, evidence=None, read=True, last=False, sources=False, weights=None):
         """
         Read `idx` (B, T) int64 after `state` (None = empty). Returns (logits (B, T, V) fp32 log-probabilities, state); any segmentation
         of a stream gives the same logits and the same traces. read=False: memory is not consulted. last=True: logits of the last token only.
+        sources=True: also returns a function of a token id, the episodes the last position would copy it from: {ordinal: mass} (B = 1).
 
         With targets (B, T), -1 = ignore: returns (losses, state), a dict of means: "text" over tokens, "answer" over the tokens
         flagged by answers (B, T) bool, "route" of the address to the evidence (B, T) (ordinal of the episode that holds the answer, -1 = unknown),
@@ -421,31 +422,40 @@ class THENGPT(GPT):
         line = torch.cat([state["buffer"], idx], dim=1)
         begin = line.shape[1] - (min(1, idx.shape[1]) if last else idx.shape[1])   # logits are wanted from here on
         cut = line.shape[1] // CHUNK * CHUNK
-        logits = []
+        logits, origin = [], [None]
 
-        def answer(part, state, offset, length):
-            x, context, state = self.segment(part, state, read)
+        def answer(part, state, offset, length, keep=True):
+            x, context, state = self.segment(part, state, read, keep=keep)
             lo, hi = max(begin - offset, 0), length
             if lo < hi:
                 positions = torch.arange(lo, hi, device=idx.device).expand(idx.shape[0], -1)
-                logits.append(self.log_probs(*self.answer(x, positions, context)))
+                plain, copy = self.answer(x, positions, context)
+                logits.append(self.log_probs(plain, copy))
+                origin[0] = copy and (context["traces"].episode, copy)
             return state
 
         if cut:
             state = answer(line[:, :cut], state, 0, cut)
         if line.shape[1] > max(cut, begin):   # the open chunk is read padded, and read again when more of it has come
-            answer(F.pad(line[:, cut:], (0, CHUNK - (line.shape[1] - cut)), value=self.config.pad_id), state, cut, line.shape[1] - cut)
+            answer(F.pad(line[:, cut:], (0, CHUNK - (line.shape[1] - cut)), value=self.config.pad_id), state, cut, line.shape[1] - cut, keep=False)
         state = {**state, "buffer": line[:, cut:]}
         if not logits:
-            return torch.zeros(idx.shape[0], 0, self.config.vocab_size, device=idx.device, dtype=wide(self.dtype)), state
-        return torch.cat(logits, dim=1), state
+            logits.append(torch.zeros(idx.shape[0], 0, self.config.vocab_size, device=idx.device, dtype=wide(self.dtype)))
+        out = torch.cat(logits, dim=1), state
+        return (*out, lambda token: copied_from(origin[0], token)) if sources else out
 
     # -- one segment of whole chunks -----------------------------------------------------------------------------------
 
-    def segment(self, idx, state, read=True, training=None):
+    @torch.no_grad()
+    def encode(self, idx, state):
+        """The state after whole chunks idx (B, T): the trunk and the traces only, for ingest. The layers above are not run, nor carried on."""
+        return self.segment(idx, state, read=False, trunk_only=True)
+
+    def segment(self, idx, state, read=True, training=None, trunk_only=False, keep=True):
         """
         idx (B, T), T a multiple of 16. Returns the normalised final hidden state (B, T, D), the context to answer from and the state after it.
         training: {"positions": (B, M), "losses": []}: the read layers see their newest traces densely and train their indexers there.
+        keep=False: the caller drops the state, so that its traces (many, to copy) are left as they were.
         """
         r = state["recurrent"]
         local, episode, position = self.local_context(idx, state)
@@ -462,15 +472,18 @@ class THENGPT(GPT):
 
         x = run(x, self.blocks[:self.trunk])
         new, b, keys, carry = self.write(idx, norm(x), state, local, episode, position)
-        traces = Traces.cat([state["traces"], new])
+        C = len(new)
+        traces = Traces.cat([state["traces"], new]) if keep or C > 1 else state["traces"]
+        # nothing of a single chunk is visible within it
+        seen, C = (traces, C) if C > 1 else (state["traces"], 0)
         chunk = torch.arange(idx.shape[1], device=idx.device) // CHUNK
-        memory = self.read_context(traces, chunk.expand(idx.shape), training) if read else None
-        x = run(x, self.blocks[self.trunk:], memory)
+        memory = self.read_context(seen, chunk.expand(idx.shape), C, training) if read else None
+        x = run(x, self.blocks[self.trunk:] if not trunk_only else [], memory)
         fresh = torch.cat([state["fresh"], keys], dim=1) if training is not None else state["fresh"][:, :0]
-        context = {"traces": traces if read else None, "fresh": fresh, "b": b, "line": torch.cat([r["before"], idx], dim=1)}
+        context = {"traces": seen if read else None, "new": C, "fresh": fresh, "b": b, "line": torch.cat([r["before"], idx], dim=1)}
         state = {"traces": traces, "fresh": fresh, "buffer": idx[:, :0], "episode": episode[:, -1], "position": position[:, -1] + 1,
-                 "recurrent": {**carry, "layers": layers, "window": local["slots"][:, -self.config.window:]}}
-        return norm(x), context, state
+                 "recurrent": {**carry, "layers": layers + r["layers"][len(layers):], "window": local["slots"][:, -self.config.window:]}}
+        return state if trunk_only else (norm(x), context, state)
 
     def local_context(self, idx, state):
         """What the layers share within a segment, and the episode ordinal and position in the episode of each chunk, (B, C)."""
@@ -524,15 +537,14 @@ class THENGPT(GPT):
                         episode=episode.int(), position=position.int(), valid=valid.view(B, C, CHUNK).sum(2).int())
         return traces, b, keys, {"hidden": h[:, -1], "before": line[:, -CONTEXT:], "address": address}
 
-    def read_context(self, traces, chunk, training):
+    def read_context(self, traces, chunk, new, training):
         """
-        The traces the read layers see and from which slot on: a trace is visible once its chunk has closed. chunk (B, T): the chunk of
-        each slot within the segment, whose own traces are the newest.
+        The traces the read layers see and from which slot on. chunk (B, T): the chunk of each slot within the segment, whose own traces
+        are the `new` newest.
         """
         if training is not None:
-            reach = self.config.read_reach + int(chunk[0, -1]) + 1
-            traces = traces[max(len(traces) - reach, 0):]
-        return {"traces": traces, "visible": visible(traces, chunk, int(chunk[0, -1]) + 1), "training": training}
+            traces = traces[max(len(traces) - self.config.read_reach - new, 0):]
+        return {"traces": traces, "visible": visible(traces, chunk, new), "training": training}
 
     def answer(self, x, positions, context):
         """
@@ -540,13 +552,12 @@ class THENGPT(GPT):
         {"g", "p", "ids"} of the copy distribution, {"score", "select"} of the routing.
         """
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        C = x.shape[1] // CHUNK
         x = x[rows, positions]
         traces = context["traces"]
         if not self.config.recall or traces is None or len(traces) == 0:
             return self.logits(x), None
         x = x.to(wide(x.dtype))
-        seen = visible(traces, positions // CHUNK, C)
+        seen = visible(traces, positions // CHUNK, context["new"])
         score = self.recall.route(context["b"][rows, positions], traces, seen)
         select = top_k(score.detach(), self.config.recall_topk)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
@@ -595,6 +606,20 @@ class THENGPT(GPT):
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()
         return losses, state
+
+
+def copied_from(origin, token):
+    """{episode ordinal: g p} of the entries from which the last position of row 0 would copy `token`."""
+    if origin is None:
+        return {}
+    episode, copy = origin
+    mass = (copy["g"][0, -1] * copy["p"][0, -1] * (copy["ids"][0, -1] == token)).view(-1, CHUNK).sum(-1)
+    out = {}
+    for trace, m in zip(copy["select"][0, -1].tolist(), mass.tolist()):
+        if m > 0:
+            ordinal = int(episode[0, trace])
+            out[ordinal] = out.get(ordinal, 0.0) + m
+    return out
 
 
 def masked_mean(x, mask):

@@ -1,0 +1,141 @@
+"""
+The frozen model at work: text becomes traces, questions are answered from them.
+
+Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows are always padded to the same few shapes, so that
+the traces of an episode do not depend on which others it was ingested with.
+"""
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from nanochat.checkpoint_manager import load_model_file, weights_digest
+from nanochat.common import UserError, choose_device, choose_dtype
+from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
+from nanochat.state import CHUNK, Traces
+from nanochat.tokenizer import Tokenizer
+
+SEGMENT = 512    # slots of an episode that are read at once
+ROWS = 64        # episodes that are read at once
+
+
+def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
+    """
+    The frozen model of a checkpoint and its tokenizer: (model, tokenizer, facts), facts = {"device", "dtype", "weights", "run", …}.
+    Raises UserError where the file is missing, damaged, of another class, or made with another tokenizer.
+    """
+    device, why_device = choose_device(device)
+    dtype, why_dtype = choose_dtype(device, dtype)
+    saved = load_model_file(path)
+    found = saved["meta"]["config"]["model_class"]
+    if found != model_class:
+        raise UserError(f"{path} is a {found}; a {model_class} is needed")
+    try:
+        tokenizer = Tokenizer.load()
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    if saved["meta"]["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(f"{path} was trained with another tokenizer ({saved['meta']['tokenizer'][:12]}…, here {tokenizer.fingerprint[:12]}…)")
+    cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
+    model = cls(config(**saved["meta"]["config"]["config"]))
+    model.load_state_dict(saved["model"])
+    model = model.to(device).requires_grad_(False)
+    model.dtype = dtype
+    facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})", "step": saved["step"],
+             "weights": weights_digest(saved["model"]), "tokenizer": tokenizer.fingerprint}
+    return model, tokenizer, facts
+
+
+def episode_ids(tokenizer, text):
+    return [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id]
+
+
+@torch.no_grad()
+def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
+    """
+    The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1; episode i has the ordinal first_ordinal + i.
+    progress: called with the number of episodes done since the last call.
+    """
+    encoded = [[tokenizer.bos_id, *ids, tokenizer.end_id] for ids in tokenizer.encode_batch(texts)]
+    shapes = {}
+    for i, ids in enumerate(encoded):
+        chunks = -(-len(ids) // CHUNK)
+        shapes.setdefault(chunks if chunks <= 4 else -(-chunks // 4) * 4, []).append(i)
+    parts = [None] * len(encoded)
+    for chunks, members in sorted(shapes.items()):
+        for at in range(0, len(members), ROWS):
+            rows = members[at:at + ROWS]
+            grid = torch.full((ROWS, chunks * CHUNK), tokenizer.pad_id)
+            for row, i in enumerate(rows):
+                grid[row, :len(encoded[i])] = torch.tensor(encoded[i])
+            state = model.empty_state(ROWS)
+            for segment in grid.to(model.wte.weight.device).split(SEGMENT, dim=1):
+                state = model.encode(segment, state)
+            traces = state["traces"].to("cpu")
+            for row, i in enumerate(rows):
+                parts[i] = traces.map(lambda t: t[row:row + 1, :-(-len(encoded[i]) // CHUNK)])
+            if progress:
+                progress(len(rows))
+    if not parts:
+        return model.empty_state(1)["traces"]
+    merged = Traces.cat(parts).as_dict()
+    counts = torch.tensor([len(p) for p in parts])
+    merged["episode"] = torch.repeat_interleave(torch.arange(first_ordinal, first_ordinal + len(parts), dtype=torch.int32), counts)[None]
+    return Traces(**merged)
+
+
+@dataclass
+class Answer:
+    text: str
+    confidence: float                              # probability of the answer, the product over its tokens
+    sources: list = field(default_factory=list)    # [{"episode": ordinal, "score": share of the copying done from it}], best first
+    seconds: float = 0.0
+
+
+@torch.no_grad()
+def stream_answer(model, tokenizer, state, question, max_tokens=48, read=True):
+    """
+    Ask a question, greedily. Yields (token id, probability, {episode ordinal: mass copied from it}) until <|end|>. The state is not changed;
+    the question is an episode of its own, so it does not see what the buffer holds.
+    """
+    ids = [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(question), tokenizer.assistant_id]
+    device = model.wte.weight.device
+    live = {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
+    feed = torch.tensor([ids], device=device)
+    for _ in range(max_tokens):
+        log_p, live, copied = model(feed, state=live, read=read, last=True, sources=True)
+        token = int(log_p[0, -1].argmax())
+        if token == tokenizer.end_id:
+            return
+        yield token, float(log_p[0, -1, token].exp()), copied(token)
+        feed = torch.tensor([[token]], device=device)
+
+
+def answer(model, tokenizer, state, question, max_tokens=48, read=True, on_text=None):
+    """The whole Answer to a question; on_text is called with each piece of text as it comes."""
+    began, text, confidence, sources = time.perf_counter(), "", 1.0, {}
+    decoder = tokenizer.stream_decoder(skip_special=True)
+
+    def emit(piece):
+        nonlocal text
+        piece = piece.lstrip() if not text else piece
+        text += piece
+        if on_text and piece:
+            on_text(piece)
+
+    for token, probability, copied in stream_answer(model, tokenizer, state, question, max_tokens, read):
+        confidence *= probability
+        for episode, mass in copied.items():
+            sources[episode] = sources.get(episode, 0.0) + mass
+        emit(decoder.feed(token))
+    emit(decoder.flush())
+    total = sum(sources.values())
+    ranked = sorted(sources.items(), key=lambda s: (-s[1], s[0]))
+    return Answer(text, confidence, [{"episode": e, "score": m / total} for e, m in ranked if m / total >= 0.01][:8], time.perf_counter() - began)
+
+
+def episode_text(traces, tokenizer, ordinal):
+    """The text of an episode, from the token ids in its traces (B = 1); '' if there is none."""
+    here = (traces.episode[0] == ordinal).nonzero().flatten()
+    ids = traces.ids[0, here].flatten().tolist()
+    return tokenizer.decode([i for i in ids if i not in (tokenizer.bos_id, tokenizer.end_id, tokenizer.pad_id)])
