@@ -220,8 +220,8 @@ class RecallHead(nn.Module):
         x (B, M, D) final hidden state of the queries; score (B, M, N) from route; select (B, M, K) indices of the traces to read;
         recent (B, M, 3) the last tokens of the stream, newest last; embed (V, D) token embedding; fresh (B, R, 16, Dk) recall keys of the
         R newest traces that are still in the graph (R = 0 outside training).
-        Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p (B, M, K*16) over entries,
-        ids (B, M, K*16). Where nothing is visible p and g are 0.
+        Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
+        entries with their token ids, both (B, M, K*16). The sink takes what is missing to 1: all of it where nothing is visible.
         """
         B, M, K = select.shape
         ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
@@ -247,7 +247,8 @@ class RecallHead(nn.Module):
         sink = self.sink.expand(B, M, 1).to(entry.dtype)
         p = torch.softmax(torch.cat([sink, entry], dim=-1), dim=-1)[..., 1:]
         ids = ids.view(B, M, K * CHUNK)
-        found = torch.einsum("bme,bmed->bmd", p, F.embedding(ids.clamp(0, embed.shape[0] - 1), embed).to(p.dtype))
+        p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
+        found = p_copy @ embed.to(p.dtype)
         best = address.amax(-1, keepdim=True).clamp(min=0) / 10 if K else x.new_zeros(B, M, 1)
         g = torch.sigmoid(self.gate(torch.cat([x, found, best], dim=-1))).squeeze(-1)
-        return x + self.feedback(found), g, p, ids
+        return x + self.feedback(found), g, p_copy, (p, ids)
