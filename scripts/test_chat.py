@@ -1,0 +1,57 @@
+"""
+One turn with the model, to see that an installation works: says what it runs on, tells the model three facts, asks for one.
+
+    python scripts/test_chat.py [--model_path data/then-d4]
+"""
+import argparse
+import sys
+from pathlib import Path
+
+FACTS = ("t=1: The user was in Lisbon, felt cheerful, and preferred ginger ale.",
+         "t=2: The user was in Oslo, felt sleepy, and preferred oat milk.",
+         "t=3: The user was in Quito, felt proud, and preferred black coffee.")
+QUESTION = "What did the user prefer at t=2?"
+
+
+def main(argv=None):
+    from nanochat.common import choose_device, choose_dtype, flag
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    flag(parser, "--model-path", default="data/then-d4", help="model file of a checkpoint, or its directory (default: the one that ships)")
+    flag(parser, "--device", default="auto")
+    flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    args = parser.parse_args(argv)
+
+    import torch
+
+    from nanochat import engine
+    from nanochat.flash_attention import resolve
+
+    def note(text):
+        print(text, file=sys.stderr)
+
+    device, why_device = choose_device(args.device)
+    dtype, why_dtype = choose_dtype(device, args.dtype)
+    note(resolve(device=device, dtype=dtype))
+    note("  (a THENGPT's window and memory share one softmax, which is written out in torch whatever the backend)")
+    note(f"device: {device} ({why_device}) | dtype: {str(dtype).removeprefix('torch.')} ({why_dtype})")
+    model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
+    note(f"model: {args.model_path}, step {facts['step']}, {sum(p.numel() for p in model.parameters()):,} parameters, weights {facts['weights'][:12]}")
+
+    traces = engine.ingest(model, tokenizer, FACTS)
+    state = {**model.empty_state(1), "traces": traces.to(device), "episode": torch.tensor([len(FACTS)], device=device)}
+    for fact in FACTS:
+        print(f"told:   {fact}")
+    answer = engine.answer(model, tokenizer, state, QUESTION)
+    print(f"asked:  {QUESTION}\nanswer: {answer.text}")
+    source = next((s for s in answer.sources if s["episode"] <= len(FACTS)), None)   # beyond them lies the question itself
+    print(f"from:   {engine.episode_text(traces, tokenizer, source['episode'])} ({source['score']:.2f})" if source else "from:   nothing")
+    return 0
+
+
+if __name__ == "__main__":
+    # run as a file, it finds scripts/ on the path instead of the repository
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from nanochat.common import run_main
+
+    sys.exit(run_main(main))
