@@ -46,8 +46,8 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     return model, tokenizer, facts
 
 
-def episode_ids(tokenizer, text):
-    return [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id]
+def question_ids(tokenizer, question):
+    return [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(question), tokenizer.assistant_id]
 
 
 @torch.no_grad()
@@ -98,10 +98,9 @@ def stream_answer(model, tokenizer, state, question, max_tokens=48, read=True):
     Ask a question, greedily. Yields (token id, probability, {episode ordinal: mass copied from it}) until <|end|>. The state is not changed;
     the question is an episode of its own, so it does not see what the buffer holds.
     """
-    ids = [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(question), tokenizer.assistant_id]
     device = model.wte.weight.device
     live = {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
-    feed = torch.tensor([ids], device=device)
+    feed = torch.tensor([question_ids(tokenizer, question)], device=device)
     for _ in range(max_tokens):
         log_p, live, copied = model(feed, state=live, read=read, last=True, sources=True)
         token = int(log_p[0, -1].argmax())

@@ -548,7 +548,10 @@ class THENGPT(GPT):
         if c.recall:
             every = torch.cat([state["episode"][:, None], episode], dim=1)
             a, b, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
-            keys = unit(self.recall.key(previous.to(wide(h.dtype)))).view(B, C, CHUNK, -1)
+            # a trace is made when its chunk has closed, so a key may also see its token and the two after it, within the chunk
+            later = [F.pad((chunks * alive)[:, :, n:], (0, 0, 0, n)) for n in range(3)]
+            around = torch.cat([previous.view(chunks.shape), *later], dim=-1)
+            keys = unit(F.linear(around, self.recall.key.weight.to(h.dtype)).to(wide(h.dtype)))
         else:
             a, b, address = h.new_zeros(B, C, c.address_heads * c.address_dim), None, r["address"]
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)

@@ -4,7 +4,7 @@ The recall head: exact recall by address and content.
 A query scores every trace by its *address* (which episode is meant), takes the top-k traces, and within them scores
 every token by *content* (which word in it). What is copied is a token id, so words never seen in training come back.
 
-    content   q.k        k: what was about to be said before the token, q: what is about to be said now
+    content   q.k        k: what was about to be said before the token, and what was; q: what is about to be said now
     address   b.a        gated running sums over the episode, of word codes and of a learned value
     suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
 
@@ -190,7 +190,7 @@ class RecallHead(nn.Module):
         super().__init__()
         self.config = config
         self.address = Address(config)
-        self.key = nn.Linear(config.n_embd, config.recall_dim, bias=False)
+        self.key = nn.Linear(4 * config.n_embd, config.recall_dim, bias=False)   # of the token before, the token, the two after
         self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
         self.content_scale = nn.Parameter(torch.empty(()))
         self.suffix = nn.Parameter(torch.empty(CONTEXT))
@@ -201,8 +201,9 @@ class RecallHead(nn.Module):
     @torch.no_grad()
     def init_weights(self, tables=None):
         self.address.init_weights(tables)
-        nn.init.normal_(self.key.weight, std=self.key.in_features ** -0.5)
-        self.query.weight.copy_(self.key.weight)
+        nn.init.normal_(self.query.weight, std=self.query.in_features ** -0.5)
+        nn.init.zeros_(self.key.weight)
+        self.key.weight[:, :self.query.in_features] = self.query.weight
         nn.init.constant_(self.content_scale, 10.0)
         nn.init.constant_(self.suffix, 1.0)
         nn.init.constant_(self.sink, 4.0)
