@@ -147,10 +147,11 @@ def _threads(rng, n):
     return threads, [rng.uniform(0.1, 0.3) if isinstance(t, Updates) else rng.uniform(0.3, 2) for t in threads]
 
 
-def lives(seed, start=0, episodes=None, question_share=None, prose=None):
-    """Yield lives number start, start + 1, … of a seed; each depends on (seed, number) alone."""
+def lives(seed, start=0, episodes=None, question_share=None, prose=None, prose_lives=1.0):
+    """Yield lives number start, start + 1, … of a seed; each depends on (seed, number) alone. A fraction prose_lives of them meets prose."""
     while True:
-        yield life(random.Random(f"base-{seed}-{start}"), episodes, question_share, prose)
+        rng = random.Random(f"base-{seed}-{start}")
+        yield life(rng, episodes, question_share, prose if rng.random() < prose_lives else None)
         start += 1
 
 
@@ -189,6 +190,7 @@ def main(argv=None):
     parser.add_argument("--episodes", type=int, help="episodes of every life (default: random, 20 to 800)")
     parser.add_argument("--question-share", "--question_share", type=float, help="share of questions (default: random, 0.24 to 0.32)")
     parser.add_argument("--prose", help='JSONL file with {"text": …} a line, mixed in as noise')
+    parser.add_argument("--prose-lives", "--prose_lives", type=float, default=1.0, help="fraction of the lives that prose is mixed into")
     args = parser.parse_args(argv)
     if min(args.shards, args.lives_per_shard) < 1 or (args.episodes is not None and args.episodes < 1):
         print("error: --shards, --lives-per-shard and --episodes must be at least 1", file=sys.stderr)
@@ -201,7 +203,7 @@ def main(argv=None):
         prose = Prose(args.prose) if args.prose else None
         os.makedirs(args.output_dir, exist_ok=True)
         for shard in range(args.shards):
-            stream = lives(args.seed, shard * args.lives_per_shard, args.episodes, args.question_share, prose)
+            stream = lives(args.seed, shard * args.lives_per_shard, args.episodes, args.question_share, prose, args.prose_lives)
             rows = []
             for episodes in islice(stream, args.lives_per_shard):
                 rows.append(render(episodes))
