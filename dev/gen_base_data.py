@@ -161,7 +161,11 @@ def render(episodes):
     for e in episodes:
         if "<|" in e.text or "<|" in e.answer:
             raise ValueError("an episode holds a special token")
-        parts.append(f"<|bos|><|user|>{e.text}<|assistant|>{e.answer}<|end|>" if e.is_question else f"<|bos|>{e.text}<|end|>")
+        if e.is_question:   # with the space that stands before it in the evidence: then its tokens are those to be copied
+            answer = " " + e.answer if " " + e.answer in episodes[e.evidence].text else e.answer
+            parts.append(f"<|bos|><|user|>{e.text}<|assistant|>{answer}<|end|>")
+        else:
+            parts.append(f"<|bos|>{e.text}<|end|>")
     return "".join(parts), [e.evidence for e in episodes]
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from nanochat.flash_attention import flash_attn_func
 from nanochat.kda import kda_chunk, kda_gate, short_conv
 from nanochat.recall import RecallHead, gather_traces, top_k, unit
 from nanochat.state import CHUNK, CONTEXT, Traces
@@ -115,17 +116,9 @@ class CausalSelfAttention(nn.Module):
         v = self.v(x).view(B, T, self.n_kv_head, self.head_dim)
         return rotate(q, cos, sin), rotate(k, cos, sin), v, q
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, backend=None):
         q, k, v, _ = self.qkv(x, cos, sin)
-        y = attention(q, k, v, is_causal=True)
-        return self.proj(y)
-
-
-def attention(q, k, v, **kwargs):
-    """scaled_dot_product_attention over (B, T, H, D) tensors; returns (B, T, H*D)."""
-    y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-                                       enable_gqa=q.shape[2] != k.shape[2], **kwargs)
-    return y.transpose(1, 2).flatten(2)
+        return self.proj(flash_attn_func(q, k, v, causal=True, backend=backend).flatten(2))
 
 
 def in_blocks(x, W, S):
@@ -307,6 +300,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList([Block(config, i, self.attention_class) for i in range(config.n_layer)])
         self.lm_head = Linear(config.n_embd, config.vocab_size)
         self.dtype = torch.float32   # of the activations; weights stay fp32
+        self.backend = None          # flash_attention.resolve(...), for the attention of GPT; None = resolved at each call
 
     @torch.no_grad()
     def init_weights(self, word_tables=None):
@@ -354,7 +348,7 @@ class GPT(nn.Module):
         x = norm(self.wte(idx).to(self.dtype))
         cos, sin = rotary(torch.arange(idx.shape[1], device=idx.device)[None], self.config.n_embd // self.config.n_head, self.dtype)
         for block in self.blocks:
-            x = x + block.attn(norm(x), cos, sin)
+            x = x + block.attn(norm(x), cos, sin, self.backend)
             x = x + block.mlp(norm(x))
         logits = self.logits(x)
         if targets is None:

@@ -49,6 +49,7 @@ def build_parser():
     add("--seed", type=int, default=0)
     add("--device", default="auto")
     add("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    add("--attn", choices=["auto", "fa3", "fa2", "sdpa", "naive"], default="auto", help="attention of GPT; THENGPT masks by episode and memory, written out")
     add("--no-compile", action="store_true", help="never torch.compile")
     add("--fp8", action="store_true")
     add("--wandb-project", default="", help="log to wandb, too")
@@ -75,6 +76,8 @@ def model_overrides(pairs):
 
 
 def build_model(args, tokenizer, device, dtype):
+    import torch
+
     from nanochat.gpt import GPT, THENGPT, config_from_depth
     overrides = {"vocab_size": tokenizer.vocab_size, **model_overrides(args.set)}
     if args.model_class == "THENGPT":
@@ -84,7 +87,9 @@ def build_model(args, tokenizer, device, dtype):
         config = config_from_depth(args.model_class, args.depth, **overrides)
     except TypeError as error:
         raise UserError(f"--set: {error}", code=2) from error
-    model = {"GPT": GPT, "THENGPT": THENGPT}[args.model_class](config).to(device)
+    with torch.device("meta"):   # nothing is allocated, or drawn, twice
+        model = {"GPT": GPT, "THENGPT": THENGPT}[args.model_class](config)
+    model.to_empty(device=device)
     model.dtype = dtype
     model.init_weights(tokenizer.word_tables())
     return model
@@ -108,6 +113,7 @@ def main(argv=None):
     from nanochat.dataloader import StreamLoader
     from nanochat.dataset import list_shards
     from nanochat.evaluate import recall_accuracy
+    from nanochat.flash_attention import resolve as resolve_attention
     from nanochat.optim import MuonAdamW, lr_multiplier
     from nanochat.state import detach_state, forget_rows, state_from_plain, state_to_plain
     from nanochat.tokenizer import Tokenizer
@@ -164,7 +170,10 @@ def main(argv=None):
     directory.mkdir(parents=True, exist_ok=True)
     note(f"Live Memory pretraining: {args.model_class} depth {args.depth} -> {directory}")
     note(f"device: {device} ({why_device}) | dtype: {str(dtype).removeprefix('torch.')} ({why_dtype})")
-    note(f"attention: {attention_note(device, then)}")
+    model.backend = resolve_attention(args.attn, device, dtype)
+    note(f"attention: {model.backend}")
+    if then:
+        note("  THENGPT's layers do not use it: episodes, window, memory and sink share one masked softmax, which Flash Attention does not offer")
     note("torch.compile: " + ("on" if run_compiled else "off (" + ("--no-compile" if args.no_compile else "a step with growing memory is not one graph yet" if then else
                                                                   "takes minutes a shape without a GPU") + ")"))
     for name, n in model.parameter_table():
@@ -234,12 +243,6 @@ def main(argv=None):
             save()
     log.close()
     return 0
-
-
-def attention_note(device, then):
-    if then:
-        return f"PyTorch SDPA with masks (episodes, window and memory in one softmax; Flash Attention 3 has no such mask), on {device.type}"
-    return f"PyTorch SDPA, causal, on {device.type}"
 
 
 if __name__ == "__main__":

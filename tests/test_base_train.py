@@ -1,0 +1,133 @@
+"""Pretraining: resume is bit-identical, large models are built without memory, what cannot be done is refused in one line."""
+import json
+import sys
+
+import pytest
+import torch
+
+from dev.gen_base_data import lives, render
+from nanochat.checkpoint_manager import load_checkpoint
+from nanochat.common import UserError
+from nanochat.dataset import write_shards
+from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig, config_from_depth
+from scripts.base_train import main
+
+TINY = ["--device-batch-size", "2", "--max-seq-len", "64", "--train-memory", "24", "--eval-every", "4", "--eval-segments", "2", "--dtype", "fp32",
+        "--set", "n_embd=32", "--set", "n_head=2", "--set", "n_kv_head=2", "--set", "gist_dim=16", "--set", "recall_dim=16", "--set", "index_dim=8"]
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    docs = [render(life) for life, _ in zip(lives(4, episodes=20), range(12))]
+    write_shards(docs, tmp_path / "data", 8)
+    return tmp_path
+
+
+def flat(value, where=""):
+    """(path, leaf) of a nest of dicts and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    if items is None:
+        return [(where, value)]
+    return [leaf for k, v in items for leaf in flat(v, f"{where}/{k}")]
+
+
+@pytest.mark.parametrize("mixer", ["swa", "kda"])
+def test_ten_steps_are_five_and_five(data, mixer):
+    run = lambda tag, *more: main([*TINY, "--data-dir", str(data / "data"), "--write-mixer", mixer, "--num-iterations", "10", "--save-every", "5", "--tag", tag, *more])
+    assert run("whole") == 0
+    directory = data / "base_checkpoints"
+    (directory / "half").mkdir()
+    for name in ("model_000005.pt", "optim_000005.pt", "state_000005.pt", "meta_000005.json"):
+        (directory / "half" / name).write_bytes((directory / "whole" / name).read_bytes())
+    torch.manual_seed(99)   # the run must not depend on what was drawn before
+    assert run("half", "--resume-from-step", "5") == 0
+    whole, half = (load_checkpoint(directory / tag, 10) for tag in ("whole", "half"))
+    for part in ("model", "optimizer", "train_state"):
+        a, b = (dict(flat(getattr(x, part))) for x in (whole, half))
+        a.pop("/elapsed", None), b.pop("/elapsed", None)
+        assert a.keys() == b.keys()
+        differ = [k for k in a if not (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])]
+        assert not differ, (part, differ[:3])
+    assert whole.train_state["state"]["traces"]["ids"].shape[1] == 24   # the ring is full: old memory was carried over the resume
+
+
+def test_metrics_and_output(data, capsys):
+    assert main([*TINY, "--data-dir", str(data / "data"), "--num-iterations", "4", "--tag", "t"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("step 0") == 4 and "first answer token" in out and "memory emptied" in out
+    assert all(word in err for word in ("device:", "dtype:", "attention: Using", "recall head", "torch.compile: off"))
+    lines = [json.loads(line) for line in (data / "base_checkpoints/t/metrics.jsonl").read_text().splitlines()]
+    steps = [x for x in lines if x["kind"] == "step"]
+    assert len(steps) == 4 and all({"text", "answer", "route", "index", "total"} <= x.keys() for x in steps)
+    assert lines[0]["kind"] == "config" and "git_commit" in lines[0]["run"]
+
+
+def test_plain_gpt_trains(data, capsys):
+    assert main(["--model-class", "GPT", "--device-batch-size", "2", "--max-seq-len", "64", "--num-iterations", "3", "--depth", "2", "--set", "n_embd=32",
+                 "--set", "n_head=2", "--set", "n_kv_head=1", "--data-dir", str(data / "data"), "--tag", "g"]) == 0
+    assert "loss text" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data):
+    with pytest.raises(UserError, match="not finite at step"):
+        main([*TINY, "--data-dir", str(data / "data"), "--num-iterations", "4", "--embedding-lr", "1e38", "--tag", "n"])
+    assert not list((data / "base_checkpoints/n").glob("model_*"))
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--fp8"], "fp8"), (["--total-batch-size", "1000"], "multiple"), (["--max-seq-len", "40"], "multiple of 16"), (["--set", "nonsense=1"], "nonsense"),
+    (["--set", "novalue"], "FIELD=VALUE"), (["--data-dir", "nowhere"], "no \\*.parquet"), (["--resume-from-step", "3"], "3"), (["--attn", "fa3"], "fa3")])
+def test_refused_in_one_line(data, flags, message):
+    base = {"--data-dir": str(data / "data"), "--tag": "r", "--device": "cpu"}
+    argv = [x for pair in base.items() if pair[0] not in flags for x in pair]
+    with pytest.raises(UserError, match=message) as error:
+        main([*TINY, *argv, *flags])
+    assert "\n" not in str(error.value).strip()
+
+
+def test_wandb_only_when_asked(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)   # importing it fails
+    with pytest.raises(UserError, match="pip install wandb"):
+        main([*TINY, "--data-dir", str(data / "data"), "--wandb-project", "p", "--tag", "w"])
+    assert main([*TINY, "--data-dir", str(data / "data"), "--num-iterations", "1", "--tag", "w"]) == 0
+
+
+def test_large_models_cost_nothing_on_meta():
+    with torch.device("meta"):
+        model = THENGPT(config_from_depth("THENGPT", 32))
+    assert sum(p.numel() for p in model.parameters()) > 1e9
+
+
+@pytest.mark.parametrize("cls, config", [(GPT, GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)),
+                                         *[(THENGPT, THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, write_mixer=m)) for m in ("swa", "kda")]])
+def test_init_weights_reaches_every_weight(cls, config):
+    with torch.device("meta"):
+        model = cls(config)
+    model.to_empty(device="cpu")
+    for p in model.parameters():
+        torch.nn.init.constant_(p, float("nan"))
+    model.init_weights()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_compute_dtypes(dtype):
+    model = THENGPT(THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, n_ordinary=60, bos_id=60, pad_id=61))
+    model.init_weights()
+    model.dtype = dtype
+    idx = torch.randint(0, 60, (2, 64))
+    idx[:, ::32] = 60
+    losses, state = model(idx, torch.where(idx < 60, idx, -1), answers=idx % 5 == 0, evidence=torch.ones_like(idx))
+    losses["total"].backward()
+    assert torch.isfinite(losses["total"]) and state["traces"].keys.dtype == dtype
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_no_answers_and_no_targets_give_no_nan():
+    model = THENGPT(THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, n_ordinary=60, bos_id=60, pad_id=61))
+    model.init_weights()
+    idx = torch.full((2, 32), 61)
+    losses, state = model(idx, torch.full_like(idx, -1))
+    losses["total"].backward()
+    assert float(losses["total"]) == 0 and int(state["traces"].valid.sum()) == 0
