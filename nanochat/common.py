@@ -75,8 +75,8 @@ def flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *names: str,
         if name.startswith("--"):
             dashed = "--" + name[2:].replace("_", "-")
             twins = [dashed, "--" + dashed[2:].replace("-", "_")]
-        spellings += [s for s in twins if s not in spellings]
-    return parser.add_argument(*spellings, **kwargs)
+        spellings += twins
+    return parser.add_argument(*dict.fromkeys(spellings), **kwargs)
 
 
 # -----------------------------------------------------------------------------

@@ -128,6 +128,8 @@ def answer(model, tokenizer, state, question, max_tokens=48, read=True, on_text=
             sources[episode] = sources.get(episode, 0.0) + mass
         emit(decoder.feed(token))
     emit(decoder.flush())
+    # the question's own chunks, once closed, can be copied from, too: they are not what was remembered
+    sources = {episode: mass for episode, mass in sources.items() if episode <= int(state["episode"])}
     total = sum(sources.values())
     ranked = sorted(sources.items(), key=lambda s: (-s[1], s[0]))
     return Answer(text, confidence, [{"episode": e, "score": m / total} for e, m in ranked if m / total >= 0.01][:8], time.perf_counter() - began)

@@ -66,6 +66,8 @@ def stage(model, tokenizer, state, question, evidence, expected):
 def timeline_cells(args, model, tokenizer):
     """Yields one dict a cell (seed x control)."""
     from dev.gen_cairo_data import questions, timeline
+    import torch
+
     from nanochat.engine import answer, ingest
     states = {}
     for seed in args.seeds:
@@ -84,7 +86,7 @@ def timeline_cells(args, model, tokenizer):
             mine = asked if control == "memory" else asked[:args.control_questions]
             if not mine:
                 continue
-            state = {**model.empty_state(1), "traces": memory.to(model.wte.weight.device)}
+            state = {**model.empty_state(1), "traces": memory.to(model.wte.weight.device), "episode": memory.episode.amax(1) if len(memory) else torch.zeros(1)}
             right, n, misses, began = Counter(), Counter(), Counter(), time.perf_counter()
             for question in mine:
                 got = answer(model, tokenizer, state, question["question"])

@@ -91,8 +91,6 @@ class Memory:
         """[{"episode", "text", "score", "source"}], best first; source: FILE:LINE or None."""
         found = []
         for source in answer.sources:
-            if source["episode"] > int(self.state["episode"]):
-                continue   # words of the question itself
             at = self.sources[source["episode"] - 1]
             found.append({"episode": source["episode"], "text": self.engine.episode_text(self.state["traces"], self.tokenizer, source["episode"]),
                           "score": round(source["score"], 4), "source": f"{at[0]}:{at[1]}" if at else None})

@@ -44,7 +44,7 @@ def main(argv=None):
         print(f"told:   {fact}")
     answer = engine.answer(model, tokenizer, state, QUESTION)
     print(f"asked:  {QUESTION}\nanswer: {answer.text}")
-    source = next((s for s in answer.sources if s["episode"] <= len(FACTS)), None)   # beyond them lies the question itself
+    source = answer.sources[0] if answer.sources else None
     print(f"from:   {engine.episode_text(traces, tokenizer, source['episode'])} ({source['score']:.2f})" if source else "from:   nothing")
     return 0
 

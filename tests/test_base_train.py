@@ -130,4 +130,4 @@ def test_no_answers_and_no_targets_give_no_nan():
     idx = torch.full((2, 32), 61)
     losses, state = model(idx, torch.full_like(idx, -1))
     losses["total"].backward()
-    assert float(losses["total"]) == 0 and int(state["traces"].valid.sum()) == 0
+    assert losses["total"].item() == 0 and int(state["traces"].valid.sum()) == 0

@@ -50,8 +50,7 @@ def build(mixer, dtype=torch.float64, **overrides):
     with torch.no_grad():
         model.lm_head.weight.mul_(200)
         for p in model.parameters():
-            if (p == p.flatten()[0]).all():
-                p.add_(0.3 * torch.randn_like(p))
+            p.add_(0.3 * torch.randn_like(p) * ((p == 0) | (p == p.flatten()[0]).all()))   # also where only a part begins at zero
     if dtype == torch.float64:
         model.double()
     model.dtype = dtype
