@@ -157,7 +157,7 @@ def _hide(rng, text, base, depth, kind, many, traps, spare, group):
     order = sorted(range(len(lines)), key=lambda k: (places[k], k))
     hidden = tuple((places[k], lines[k]) for k in order)
     ask = WHICH_KEY if many + traps == 1 else WHICH_NAMED
-    return [Question(ask.format(x=names[k]), values[k], places[k] + order.index(k), kind, base, hidden, group) for k in range(many)]
+    return [Question(ask.format(x=names[k]), values[k], places[k] + order.index(k), "all", base, hidden, group if many > 1 else "") for k in range(many)]
 
 
 # -----------------------------------------------------------------------------

@@ -148,6 +148,11 @@ def run(cell, model, tokenizer, controls=CONTROLS, control_questions=100, explai
             yield _ask(cell, mine, control, model, tokenizer, hidden, explain, cost, first)
 
 
+def wilson(p, n, z=1.96):
+    """Half the width, in per cent, of the 95 % interval of a share p of n (Wilson's, which is not zero where p is 0 or 1)."""
+    return 100 * z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+
+
 def _spread(items, n):
     """n of the items, evenly over all of them."""
     return [items[i * len(items) // n] for i in range(n)] if n < len(items) else items
@@ -155,7 +160,7 @@ def _spread(items, n):
 
 def _ask(cell, asked, control, model, tokenizer, hidden, explain, cost, first):
     right, n, misses, depths = Counter(), Counter(), Counter(), defaultdict(list)
-    groups, refusals, false, stale, same, gains, largest, key, began = defaultdict(list), 0, 0, 0, 0, [], 0, None, time.perf_counter()
+    groups, refusals, false, stale, gains, largest, key, began = defaultdict(list), 0, 0, 0, [], 0, None, time.perf_counter()
     for part, q in asked:
         if key != (id(part), q.after, q.hidden):   # one state for the questions that share it
             traces = traces_of(part.other, type(q)("", "", after=min(q.after or len(part.story.episodes), len(part.other.episodes))), {}) if control == "other" \
@@ -167,8 +172,8 @@ def _ask(cell, asked, control, model, tokenizer, hidden, explain, cost, first):
             text, points, gain = _rank(model, tokenizer, state, q)
             gains.append(gain)
         else:
-            got = answer(model, tokenizer, state, q.text, max_tokens=max(48, 2 * len(tokenizer.encode(q.answer))))
-            text = got.text.strip()
+            # what is longer than this is wrong however it goes on
+            text = answer(model, tokenizer, state, q.text, max_tokens=8 + 2 * len(tokenizer.encode(q.answer))).text.strip()
             points = score(q, text)
         n[q.kind] += 1
         right[q.kind] += points
@@ -176,8 +181,7 @@ def _ask(cell, asked, control, model, tokenizer, hidden, explain, cost, first):
         false += q.answer != REFUSAL and refused(text)
         stale += text in q.stale
         if q.group:
-            groups[q.group].append((text, points))
-            same += first.setdefault((control, q.group, q.text), text) == text
+            groups[q.group].append((q.answer, text, points, first.setdefault((control, q.group, q.text), text) == text))
         if q.evidence >= 0:
             told = (len(part.story.episodes) if q.after is None else q.after) + len(q.hidden)
             depths[min(9, 10 * q.evidence // max(1, told))].append(points)
@@ -194,13 +198,16 @@ def _ask(cell, asked, control, model, tokenizer, hidden, explain, cost, first):
     row = {**cell.facts, "control": control, "n": total, "exact": 100 * sum(right.values()) / total}
     if set(n) != {"all"}:
         row |= {kind: 100 * right[kind] / n[kind] for kind in sorted(n)}
-    row |= {"error": 100 * 1.96 * math.sqrt(max(row["exact"] * (100 - row["exact"]), 1.0) / 1e4 / total), "guess": 100 * most / total, "misses": dict(misses)}
+    row |= {"error": wilson(row["exact"] / 100, total), "guess": 100 * most / total, "misses": dict(misses)}
     if gains:   # ranked against others: a guess is one of them
         row |= {"guess": 100 * sum(1 / (1 + len(q.rivals)) for _, q in asked) / total, "gain": 100 * sum(gains) / total}
-    if groups:
-        row["consistent"] = 100 * sum(max(Counter(t for t, _ in g).values()) for g in groups.values()) / sum(map(len, groups.values()))
-        row["as_at_first"] = 100 * same / sum(map(len, groups.values()))
-        row["together"] = 100 * sum(all(p == 1 for _, p in g) for g in groups.values()) / len(groups)
+    alike = [g for g in groups.values() if len({answer for answer, *_ in g}) == 1]   # one thing in several wordings, and at several times
+    if alike:
+        asked_alike = sum(map(len, alike))
+        row["consistent"] = 100 * sum(max(Counter(text for _, text, *_ in g).values()) for g in alike) / asked_alike
+        row["as_at_first"] = 100 * sum(again for g in alike for *_, again in g) / asked_alike
+    if len(alike) < len(groups):
+        row["together"] = 100 * sum(all(points == 1 for _, _, points, _ in g) for g in groups.values() if g not in alike) / (len(groups) - len(alike))
     known = sum(q.answer != REFUSAL for _, q in asked)
     if refusals or known < total:
         row["false_refusals"] = 100 * false / max(1, known)
