@@ -28,6 +28,7 @@ class Question:
     hidden: tuple = ()     # ((place, text), …) by place: put before episode `place`, for this question alone
     group: str = ""        # questions that belong together: answers that should be the same, or be right together
     stale: tuple = ()      # what was true once
+    loose: bool = False    # case, punctuation and articles do not count
     parts: tuple = ()      # scored by the share of these that the answer holds; () = by exact match
     rivals: tuple = ()     # scored by ranking: wrong answers, each against the right one
 

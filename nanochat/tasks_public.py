@@ -3,7 +3,8 @@ Runners for public benchmarks of memory: bAbI, BABILong, RULER needles, key-valu
 the repository; --data says where it lies. See tasks.py for the tasks of this repository.
 
 What is read as an episode decides what a memory can find, so it is said here: a line of bAbI, of LongEval, a record of key-value retrieval, a turn
-of LoCoMo; in running text a sentence, or with split="paragraph" a run of sentences of about 400 characters.
+of LoCoMo; in running text a sentence, or with split="paragraph" a run of sentences of about 400 characters. Answers are compared without case,
+punctuation and articles.
 """
 import json
 import random
@@ -97,7 +98,7 @@ def babi_stories(file):
             proof = [numbers[s] for s in support.split() if s in numbers]
             # the answer stands in one of the supporting lines, or is inferred from the last
             holds = [i for i in proof if re.search(rf"\b{re.escape(answer)}\b", story.episodes[i])]
-            asked.append(Question(question, answer, (holds or proof or [-1])[-1], after=len(story.episodes)))
+            asked.append(Question(question, answer, (holds or proof or [-1])[-1], after=len(story.episodes), loose=True))
     if asked:
         yield Part(story, asked)
 
@@ -110,7 +111,7 @@ def babilong(data=None, qa=("qa1",), lengths=("0k", "1k", "2k", "4k"), questions
             for row in _rows(_files(data, f"{name}_{length}.jsonl", "babilong")[0], "input", "question", "target")[:questions]:
                 story = Story(sentences(row["input"], split))
                 proof = row.get("references") or []
-                parts.append(Part(story, [Question(row["question"].strip(), row["target"], find(story.episodes, proof[-1]) if proof else -1)]))
+                parts.append(Part(story, [Question(row["question"].strip(), row["target"], find(story.episodes, proof[-1]) if proof else -1, loose=True)]))
             yield Cell({"qa": name, "length": length, "split": split}, _other(parts), "length")
 
 
@@ -138,7 +139,7 @@ def keyvalue(data=None, questions=100):
             records = row["ordered_kv_records"]
             at = [k for k, _ in records].index(row["key"])
             story = Story([f'"{k}": "{v}"' for k, v in records])
-            parts.append(Part(story, [Question(f'What is the value corresponding to the key "{row["key"]}"?', row["value"], at)]))
+            parts.append(Part(story, [Question(f'What is the value corresponding to the key "{row["key"]}"?', row["value"], at, loose=True)]))
         yield Cell({"pairs": len(parts[0].story.episodes)}, _other(parts), "pairs")
 
 
@@ -149,7 +150,7 @@ def longeval(data=None, questions=100):
         for row in _rows(file, "prompt", "expected_number", "correct_line")[:questions]:
             lines = [line for line in row["prompt"].split("\n") if line.startswith("line ")]
             question = row["prompt"].strip().rpartition("\n")[2].partition("over. ")[2]
-            parts.append(Part(Story(lines), [Question(question, str(row["expected_number"]), lines.index(row["correct_line"].strip()))]))
+            parts.append(Part(Story(lines), [Question(question, str(row["expected_number"]), lines.index(row["correct_line"].strip()), loose=True)]))
         yield Cell({"lines": len(parts[0].story.episodes)}, _other(parts), "lines")
 
 

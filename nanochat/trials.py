@@ -101,6 +101,11 @@ def stage(model, tokenizer, state, question, evidence, expected):
     return ("read" if expected in episode_text(state["traces"], tokenizer, evidence) else "write"), rank
 
 
+def plain(text):
+    """Lower case, without punctuation and articles: what public benchmarks compare (SQuAD's normalisation)."""
+    return " ".join(re.sub(r"\b(a|an|the)\b|[^\w\s]", " ", text.lower()).split())
+
+
 def score(question, text):
     """0 to 1: exact match, or the share of the parts that the answer holds."""
     text = text.strip()
@@ -108,7 +113,7 @@ def score(question, text):
         return float(refused(text))
     if question.parts:
         return sum(part in text for part in question.parts) / len(question.parts)
-    return float(text == question.answer)
+    return float(plain(text) == plain(question.answer) if question.loose else text == question.answer)
 
 
 @torch.no_grad()

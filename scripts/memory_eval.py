@@ -58,8 +58,8 @@ def build_parser():
     return parser
 
 
-def cells_of(args, tokenizer):
-    """The cells of the task, from the flags that it takes."""
+def task_of(args):
+    """The task with the flags that it takes: a function of the tokenizer that yields cells."""
     task = TASKS[args.task]
     takes = inspect.signature(task).parameters
     given = {action.dest: getattr(args, action.dest) for group in build_parser()._action_groups if group.title == "of the task" for action in group._group_actions}
@@ -79,7 +79,7 @@ def cells_of(args, tokenizer):
                 raise UserError(f"--{name.replace('_', '-')} must be at least {low}", code=2)
     if any(d > 1 for d in given.get("depths", ())):
         raise UserError("--depths must be at most 1", code=2)
-    return task(**given, **({"tokenizer": tokenizer} if "tokenizer" in takes else {}))
+    return lambda tokenizer: task(**given, **({"tokenizer": tokenizer} if "tokenizer" in takes else {}))
 
 
 def show(row):
@@ -130,19 +130,22 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.control_questions < 0:
         raise UserError("--control-questions must be at least 0", code=2)
-    from nanochat.tokenizer import Tokenizer
-    cells = cells_of(args, Tokenizer.load())
+    task = task_of(args)
+    from tqdm import tqdm
+
     from nanochat.engine import load_model
     from nanochat.trials import CONTROLS, run
     model, tokenizer, facts = load_model(args.model_path, args.device, args.dtype)
     print(f"device: {facts['device']} | dtype: {facts['dtype']}", file=sys.stderr)
-    rows, first = [], {}
-    for cell in cells:
-        for row in run(cell, model, tokenizer, CONTROLS if args.control_questions else (), args.control_questions, args.explain, first=first):
-            row = {"task": args.task, **row}
-            print(json.dumps(row) if args.json else show(row), flush=True)
-            if row["control"] == "memory":
-                rows.append({**row, "of": f"{cell.facts[cell.length]:,} {cell.length}" if isinstance(cell.facts[cell.length], int) else cell.facts[cell.length]})
+    cells, rows, first = task(tokenizer), [], {}
+    with tqdm(unit=" episodes read", file=sys.stderr, disable=None, leave=False) as bar:
+        for cell in cells:
+            for row in run(cell, model, tokenizer, CONTROLS if args.control_questions else (), args.control_questions, args.explain, bar.update, first):
+                row = {"task": args.task, **row}
+                bar.clear()
+                print(json.dumps(row) if args.json else show(row), flush=True)
+                if row["control"] == "memory":
+                    rows.append({**row, "of": f"{cell.facts[cell.length]:,} {cell.length}" if isinstance(cell.facts[cell.length], int) else cell.facts[cell.length]})
     if args.heatmap and rows:
         heatmap(rows, args.heatmap)
     return 0
