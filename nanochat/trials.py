@@ -5,6 +5,7 @@ A trace depends on its own episode alone, so a story is read once: a shorter sto
 for one question is read apart and put between.
 """
 import math
+import random
 import re
 import sys
 import time
@@ -14,7 +15,7 @@ import torch
 
 from nanochat.engine import answer, episode_text, ingest, question_ids
 from nanochat.state import CHUNK, Traces
-from nanochat.task_data import REFUSAL
+from nanochat.task_data import REFUSAL, Question, Story
 
 CONTROLS = ("none", "shuffled", "other")
 
@@ -138,19 +139,22 @@ def run(cell, model, tokenizer, controls=CONTROLS, control_questions=100, explai
     first = {} if first is None else first
     whole = lambda part: max((len(part.story.episodes) if q.after is None else q.after for q in part.questions), default=0)
     others = [(part.other, min(whole(part), len(part.other.episodes))) for part in cell.parts if part.other is not None and "other" in controls and control_questions]
-    before = sum(story.seconds for story in {id(p.story): p.story for p in cell.parts}.values())
+    stories = {id(part.story): part.story for part in cell.parts}.values()
+    before = sum(story.seconds for story in stories)
     remember(model, tokenizer, [(part.story, whole(part)) for part in cell.parts] + others, progress)
     texts = sorted({text for part in cell.parts for q in part.questions for _, text in q.hidden})
-    read, hidden = ingest(model, tokenizer, texts, first_ordinal=0), {}
-    for i, text in enumerate(texts):
-        here = (read.episode[0] == i).nonzero().flatten()
-        hidden[text] = read[int(here[0]):int(here[-1]) + 1]
-    cost = sum(story.seconds for story in {id(p.story): p.story for p in cell.parts}.values()) - before
+    apart = Story(texts)
+    remember(model, tokenizer, [(apart, len(texts))])
+    hidden = {text: apart.traces[a:b] for text, a, b in zip(texts, apart.ends, apart.ends[1:])}
+    cost = sum(story.seconds for story in stories) - before
     asked = [(part, q) for part in cell.parts for q in part.questions]
     for control in ("memory", *controls):
-        mine = asked if control == "memory" else [(part, q) for part, q in _spread(asked, control_questions) if control != "other" or part.other is not None]
+        mine = asked if control == "memory" else [(part, q) for part, q in _some(asked, control_questions) if control != "other" or part.other is not None]
         if mine:
-            yield _ask(cell, mine, control, model, tokenizer, hidden, explain, cost, first)
+            began = time.perf_counter()
+            outcomes, largest = _ask(mine, control, model, tokenizer, hidden, explain, first)
+            seconds = (time.perf_counter() - began) / len(mine)
+            yield {**cell.facts, "control": control, **_row(outcomes), "traces": largest, "ingest_seconds": cost, "seconds_a_question": seconds}
 
 
 def wilson(p, n, z=1.96):
@@ -158,68 +162,81 @@ def wilson(p, n, z=1.96):
     return 100 * z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
 
 
-def _spread(items, n):
-    """n of the items, evenly over all of them."""
-    return [items[i * len(items) // n] for i in range(n)] if n < len(items) else items
+def _some(items, n):
+    """n of the items, drawn once for all, in their order."""
+    return [items[i] for i in sorted(random.Random(n).sample(range(len(items)), min(n, len(items))))]
 
 
-def _ask(cell, asked, control, model, tokenizer, hidden, explain, cost, first):
-    right, n, misses, depths = Counter(), Counter(), Counter(), defaultdict(list)
-    groups, refusals, false, stale, gains, largest, key, began = defaultdict(list), 0, 0, 0, [], 0, None, time.perf_counter()
+def _ask(asked, control, model, tokenizer, hidden, explain, first):
+    """Asks every (part, question). Returns the outcomes, a list of dicts, and the number of traces of the largest memory."""
+    outcomes, key, largest = [], None, 0
     for part, q in asked:
         if key != (id(part), q.after, q.hidden):   # one state for the questions that share it
-            traces = traces_of(part.other, type(q)("", "", after=min(q.after or len(part.story.episodes), len(part.other.episodes))), {}) if control == "other" \
-                else traces_of(part.story, q, hidden)
-            traces = traces[:0] if control == "none" else shuffled(traces, 1) if control == "shuffled" else traces
-            state, key = as_state(model, traces), (id(part), q.after, q.hidden)
-            largest = max(largest, len(traces))
+            key = id(part), q.after, q.hidden
+            traces = _memory(part, q, control, hidden)
+            state, largest = as_state(model, traces), max(largest, len(traces))
+        gain, why = None, None
         if q.rivals:
             text, points, gain = _rank(model, tokenizer, state, q)
-            gains.append(gain)
         else:
             # what is longer than this is wrong however it goes on
             text = answer(model, tokenizer, state, q.text, max_tokens=8 + 2 * len(tokenizer.encode(q.answer))).text.strip()
             points = score(q, text)
-        n[q.kind] += 1
-        right[q.kind] += points
-        refusals += refused(text)
-        false += q.answer != REFUSAL and refused(text)
-        stale += text in q.stale
-        if q.group:
-            groups[q.group].append((q.answer, text, points, first.setdefault((control, q.group, q.text), text) == text))
-        if q.evidence >= 0:
-            told = (len(part.story.episodes) if q.after is None else q.after) + len(q.hidden)
-            depths[min(9, 10 * q.evidence // max(1, told))].append(points)
+        told = len(part.story.episodes) if q.after is None else q.after
         if points < 1 and control == "memory":
             why, rank = "false answer" if q.answer == REFUSAL else "unexplained", None
-            if q.evidence >= 0 and model.config.recall and len(traces):
+            if q.evidence >= 0 and model.config.recall:
                 why, rank = stage(model, tokenizer, state, q.text, q.evidence + 1, q.parts[0] if q.parts else q.answer)
-            misses[why] += 1
             if explain:
                 proof = part.told(q)[q.evidence] if q.evidence >= 0 else ""
                 print(f"  {why}{'' if rank is None else f' (rank {rank})'}: {q.text} | {q.answer} | got {text!r} | {proof}", file=sys.stderr)
-    total = sum(n.values())
-    most = sum(max(Counter(q.answer for _, q in asked if q.kind == kind).values()) for kind in n)
-    row = {**cell.facts, "control": control, "n": total, "exact": 100 * sum(right.values()) / total}
-    if set(n) != {"all"}:
-        row |= {kind: 100 * right[kind] / n[kind] for kind in sorted(n)}
-    row |= {"error": wilson(row["exact"] / 100, total), "guess": 100 * most / total, "misses": dict(misses)}
-    if gains:   # ranked against others: a guess is one of them
-        row |= {"guess": 100 * sum(1 / (1 + len(q.rivals)) for _, q in asked) / total, "gain": 100 * sum(gains) / total}
-    alike = [g for g in groups.values() if len({answer for answer, *_ in g}) == 1]   # one thing in several wordings, and at several times
+        outcomes.append({"q": q, "text": text, "points": points, "gain": gain, "why": why, "depth": q.evidence / max(1, told + len(q.hidden)),
+                         "again": first.setdefault((control, q.group, q.text), text) == text if q.group else None})
+    return outcomes, largest
+
+
+def _memory(part, q, control, hidden):
+    """The traces that a question is asked with under a control."""
+    if control == "other":
+        told = len(part.story.episodes) if q.after is None else q.after
+        return traces_of(part.other, Question("", "", after=min(told, len(part.other.episodes))), {})
+    traces = traces_of(part.story, q, hidden)
+    return {"memory": lambda: traces, "none": lambda: traces[:0], "shuffled": lambda: shuffled(traces, 1)}[control]()
+
+
+def _row(outcomes):
+    """What is reported of the outcomes of a cell."""
+    total, mean = len(outcomes), lambda values: 100 * sum(values) / max(1, len(values))
+    kinds, groups, depths = defaultdict(list), defaultdict(list), defaultdict(list)
+    for o in outcomes:
+        kinds[o["q"].kind].append(o)
+        if o["q"].group:
+            groups[o["q"].group].append(o)
+        if o["q"].evidence >= 0:
+            depths[min(9, int(10 * o["depth"]))].append(o["points"])
+    row = {"n": total, "exact": mean([o["points"] for o in outcomes])}
+    if set(kinds) != {"all"}:
+        row |= {kind: mean([o["points"] for o in kinds[kind]]) for kind in sorted(kinds)}
+    row["error"] = wilson(row["exact"] / 100, total)
+    row["guess"] = 100 * sum(max(Counter(o["q"].answer for o in of).values()) for of in kinds.values()) / total
+    row["misses"] = dict(Counter(o["why"] for o in outcomes if o["why"]))
+    ranked = [o for o in outcomes if o["q"].rivals]
+    if ranked:   # a guess is one of them
+        row |= {"guess": mean([1 / (1 + len(o["q"].rivals)) for o in ranked]), "gain": mean([o["gain"] for o in ranked])}
+    alike = [g for g in groups.values() if len({o["q"].answer for o in g}) == 1]   # one thing in several wordings, and at several times
     if alike:
-        asked_alike = sum(map(len, alike))
-        row["consistent"] = 100 * sum(max(Counter(text for _, text, *_ in g).values()) for g in alike) / asked_alike
-        row["as_at_first"] = 100 * sum(again for g in alike for *_, again in g) / asked_alike
-    if len(alike) < len(groups):
-        row["together"] = 100 * sum(all(points == 1 for _, _, points, _ in g) for g in groups.values() if g not in alike) / (len(groups) - len(alike))
-    known = sum(q.answer != REFUSAL for _, q in asked)
-    if refusals or known < total:
-        row["false_refusals"] = 100 * false / max(1, known)
-    if any(q.stale for _, q in asked):
-        row["stale"] = 100 * stale / total
-    row["by_depth"] = {f"{d / 10}": [100 * sum(p) / len(p), len(p)] for d, p in sorted(depths.items())}
-    return row | {"traces": largest, "ingest_seconds": cost, "seconds_a_question": (time.perf_counter() - began) / total}
+        row["consistent"] = 100 * sum(max(Counter(o["text"] for o in g).values()) for g in alike) / sum(map(len, alike))
+        row["as_at_first"] = mean([o["again"] for g in alike for o in g])
+    apart = [g for g in groups.values() if len({o["q"].answer for o in g}) > 1]
+    if apart:
+        row["together"] = mean([all(o["points"] == 1 for o in g) for g in apart])
+    known = [refused(o["text"]) for o in outcomes if o["q"].answer != REFUSAL]
+    if any(known) or len(known) < total:
+        row["false_refusals"] = mean(known)
+    if any(o["q"].stale for o in outcomes):
+        row["stale"] = mean([o["text"] in o["q"].stale for o in outcomes])
+    row["by_depth"] = {f"{d / 10}": [mean(p), len(p)] for d, p in sorted(depths.items())}
+    return row
 
 
 def _rank(model, tokenizer, state, q):
