@@ -175,7 +175,7 @@ def _ask(asked, control, model, tokenizer, hidden, explain, first):
             key = id(part), q.after, q.hidden
             traces = _memory(part, q, control, hidden)
             state, largest = as_state(model, traces), max(largest, len(traces))
-        gain, why = None, None
+        gain, why, rank = None, None, None
         if q.rivals:
             text, points, gain = _rank(model, tokenizer, state, q)
         else:
@@ -184,13 +184,13 @@ def _ask(asked, control, model, tokenizer, hidden, explain, first):
             points = score(q, text)
         told = len(part.story.episodes) if q.after is None else q.after
         if points < 1 and control == "memory":
-            why, rank = "false answer" if q.answer == REFUSAL else "unexplained", None
+            why = "false answer" if q.answer == REFUSAL else "unexplained"
             if q.evidence >= 0 and model.config.recall:
                 why, rank = stage(model, tokenizer, state, q.text, q.evidence + 1, q.parts[0] if q.parts else q.answer)
             if explain:
                 proof = part.told(q)[q.evidence] if q.evidence >= 0 else ""
                 print(f"  {why}{'' if rank is None else f' (rank {rank})'}: {q.text} | {q.answer} | got {text!r} | {proof}", file=sys.stderr)
-        outcomes.append({"q": q, "text": text, "points": points, "gain": gain, "why": why, "depth": q.evidence / max(1, told + len(q.hidden)),
+        outcomes.append({"q": q, "text": text, "points": points, "gain": gain, "why": why, "rank": rank, "depth": q.evidence / max(1, told + len(q.hidden)),
                          "again": first.setdefault((control, q.group, q.text), text) == text if q.group else None})
     return outcomes, largest
 
@@ -220,6 +220,9 @@ def _row(outcomes):
     row["error"] = wilson(row["exact"] / 100, total)
     row["guess"] = 100 * sum(max(Counter(o["q"].answer for o in of).values()) for of in kinds.values()) / total
     row["misses"] = dict(Counter(o["why"] for o in outcomes if o["why"]))
+    ranks = [o["rank"] for o in outcomes if o["rank"]]
+    if ranks:   # how near the evidence was where another episode came first
+        row["address_ranks"] = {"below 8": sum(r < 8 for r in ranks), "below 64": sum(8 <= r < 64 for r in ranks), "beyond": sum(r >= 64 for r in ranks)}
     ranked = [o for o in outcomes if o["q"].rivals]
     if ranked:   # a guess is one of them
         row |= {"guess": mean([1 / (1 + len(o["q"].rivals)) for o in ranked]), "gain": mean([o["gain"] for o in ranked])}

@@ -9,9 +9,11 @@ locomo (nanochat/tasks_public.py, with --data). Every cell is asked again with n
 else's state where there is one. One JSON line a cell and control with --json; --explain says for every miss whether addressing, reading or writing failed.
 """
 import argparse
+import importlib.util
 import inspect
 import json
 import sys
+from pathlib import Path
 
 from nanochat.common import UserError, flag, run_main
 from nanochat.tasks import ASKS, TASKS as OWN
@@ -94,10 +96,7 @@ def show(row):
 
 def heatmap(rows, path):
     """A picture of the rows with memory: length downwards, depth of the evidence to the right, exact match as colour."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("--heatmap needs matplotlib: pip install -r requirements-dev.txt") from None
+    import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     points = {}
@@ -131,6 +130,11 @@ def main(argv=None):
     if args.control_questions < 0:
         raise UserError("--control-questions must be at least 0", code=2)
     task = task_of(args)
+    if args.heatmap:   # it is drawn at the end of what may take hours
+        if importlib.util.find_spec("matplotlib") is None:
+            raise UserError("--heatmap needs matplotlib: pip install -r requirements-dev.txt")
+        if not Path(args.heatmap).absolute().parent.is_dir():
+            raise UserError(f"--heatmap {args.heatmap}: there is no such directory")
     from tqdm import tqdm
 
     from nanochat.engine import load_model

@@ -317,6 +317,7 @@ def test_wrong_usage_is_one_line(command):
     for argv, code, says in ((("--steps", 1), 2, "--steps must be at least 2"), (("--pairs", 4), 2, "--pairs means nothing to the task timeline"),
                              (("--task", "passkey", "--needles", "x"), 2, "--needles are numbers"), (("--task", "passkey", "--depths", 2), 2, "at most 1"),
                              (("--task", "babi"), 2, "--data"), (("--task", "babi", "--data", "nowhere"), 1, "nowhere"),
-                             (("--task", "interleaved"), 2, "--noise"), (("--questions", 0), 2, "at least 1"), (("--task", "no-such"), 2, "invalid choice")):
+                             (("--task", "interleaved"), 2, "--noise"), (("--questions", 0), 2, "at least 1"), (("--task", "no-such"), 2, "invalid choice"),
+                             (("--heatmap", "nowhere/map.png"), 1, "no such directory")):
         got, out, err = command(*argv)
         assert (got, out) == (code, "") and says in err.splitlines()[-1], err
