@@ -255,7 +255,7 @@ CHAT_FACTS = (   # what is said in a chat, what is asked about it, and the value
     (("my flight gets in at {v} btw", "looks like I land at {v}"), "At what time does {u}'s flight get in?", lambda rng: f"{rng.randint(10, 23)}:{rng.randint(10, 59)}"),
     (("the wifi password at my place is {v}", "wifi here: {v}, in case you come over"), "What is the wifi password at {u}'s place?", lambda rng: invented(rng) + digits(rng, 3)),
     (("I booked us a table under the name {v}", "table is booked, ask for {v}"), "Under which name did {u} book the table?", lambda rng: invented(rng).capitalize()),
-    (("finally sold the old sofa for {v} euros", "got {v} euros for the old sofa lol"), "How many euros did {u} get for the old sofa?", lambda rng: digits(rng, 3)),
+    (("old sofa is sold, the guy paid {v}", "someone paid {v} for the old sofa lol"), "What did {u} get paid for the old sofa?", lambda rng: digits(rng, 3)),
     (("my desk extension is {v} from Monday", "you can reach my desk on {v}"), "What is the extension of {u}'s desk?", lambda rng: digits(rng, 4)),
     (("they are sending me to {v} for the conference", "conference is in {v} this year, I'm going"), "In which city is {u}'s conference?", lambda rng: rng.choice(CITIES)),
     (("my sister named the baby {v}", "it's a girl, my sister went with {v}"), "What did {u}'s sister name the baby?", lambda rng: rng.choice(PEOPLE)),
@@ -279,7 +279,7 @@ def interleaved(noise=None, lines=(1000,), seeds=(1, 2, 3, 4, 5)):
             for u in users:
                 for statements, ask, make in CHAT_FACTS:
                     value = make(rng)
-                    while any(value == v for *_, v in told):
+                    while value in users or any(value == v for *_, v in told):
                         value = make(rng)
                     told.append((rng.randrange(n + 1), f"{u}: {rng.choice(statements).format(v=value)}", ask.format(u=u), value))
             for place, line, _, _ in sorted(told, reverse=True):

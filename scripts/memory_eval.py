@@ -95,27 +95,30 @@ def show(row):
 
 
 def heatmap(rows, path):
-    """A picture of the rows with memory: length downwards, depth of the evidence to the right, exact match as colour."""
+    """A picture of (cell, row) with memory: length downwards, depth of the evidence to the right, exact match as colour; seeds are put together."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    vary = [name for name in rows[0][0].facts if name not in ("seed", "depth", rows[0][0].length) and len({cell.facts[name] for cell, _ in rows}) > 1]
+    number = lambda value: f"{value:,}" if isinstance(value, int) else value
     points = {}
-    for row in rows:
+    for cell, row in rows:
+        label = " ".join([f"{number(cell.facts[cell.length])} {cell.length}", *(f"{name} {cell.facts[name]}" for name in vary)])
         for depth, (exact, n) in ({row["depth"]: (row["exact"], row["n"])} if "depth" in row else {float(d): v for d, v in row["by_depth"].items()}).items():
-            points.setdefault((row["of"], depth), []).append((exact, n))
+            points.setdefault((label, depth), []).append((exact, n))
     if not points:
         raise UserError("there is nothing to draw: the task does not know where its evidence lies")
-    lengths, depths = ([*dict.fromkeys(axis)] for axis in zip(*points))
+    labels, depths = ([*dict.fromkeys(axis)] for axis in zip(*points))
     depths.sort()
-    grid = [[float("nan")] * len(depths) for _ in lengths]
-    for (length, depth), values in points.items():
-        grid[lengths.index(length)][depths.index(depth)] = sum(e * n for e, n in values) / sum(n for _, n in values)
-    figure, axes = plt.subplots(figsize=(1.5 + 0.7 * len(depths), 1.5 + 0.5 * len(lengths)), layout="constrained")
+    grid = [[float("nan")] * len(depths) for _ in labels]
+    for (label, depth), values in points.items():
+        grid[labels.index(label)][depths.index(depth)] = sum(e * n for e, n in values) / sum(n for _, n in values)
+    figure, axes = plt.subplots(figsize=(1.5 + 0.7 * len(depths), 1.5 + 0.5 * len(labels)), layout="constrained")
     image = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
     axes.set_xticks(range(len(depths)), depths)
-    axes.set_yticks(range(len(lengths)), lengths)
+    axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("depth of the evidence (0 = first)")
-    axes.set_title(rows[0]["task"])
+    axes.set_title(rows[0][1]["task"])
     for i, line in enumerate(grid):
         for j, value in enumerate(line):
             if value == value:
@@ -149,7 +152,7 @@ def main(argv=None):
                 bar.clear()
                 print(json.dumps(row) if args.json else show(row), flush=True)
                 if row["control"] == "memory":
-                    rows.append({**row, "of": f"{cell.facts[cell.length]:,} {cell.length}" if isinstance(cell.facts[cell.length], int) else cell.facts[cell.length]})
+                    rows.append((cell, row))
     if args.heatmap and rows:
         heatmap(rows, args.heatmap)
     return 0

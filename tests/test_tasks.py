@@ -86,7 +86,7 @@ def test_what_is_asked_has_one_answer(name, tokenizer, prose, noise):
     for cell, part, q, told in every(name, tokenizer, prose, noise):
         by_question.setdefault((id(part), q.text, q.hidden, q.after), set()).add(q.answer)
         assert q.answer not in q.stale
-        if q.answer != REFUSAL and name in ("passkey", "mqar", "overwrite"):
+        if q.answer != REFUSAL and name in ("passkey", "mqar", "overwrite", "interleaved"):
             assert [i for i, e in enumerate(told) if re.search(rf"(?<!\w){re.escape(q.answer)}(?!\w)", e)] == [q.evidence]
         for old in q.stale:   # what was true once was said before, never after
             assert [i for i, e in enumerate(told) if re.search(rf"(?<!\w){re.escape(old)}(?!\w)", e) and i > q.evidence] == []
