@@ -118,15 +118,15 @@ def score(question, text):
 
 
 @torch.no_grad()
-def log_likelihood(model, tokenizer, state, question, answers, read=True):
+def log_likelihood(model, tokenizer, state, question, answers):
     """Mean log-probability a token of each of the answers (and of their end)."""
     device = model.wte.weight.device
     live = {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
-    first, live, *_ = model(torch.tensor([question_ids(tokenizer, question)], device=device), state=live, read=read, last=True)
+    first, live, *_ = model(torch.tensor([question_ids(tokenizer, question)], device=device), state=live, last=True)
     out = []
     for text in answers:
         ids = [*tokenizer.encode(" " + text), tokenizer.end_id]
-        log_p = torch.cat([first[:, -1:], model(torch.tensor([ids[:-1]], device=device), state=live, read=read)[0]], dim=1)[0]
+        log_p = torch.cat([first[:, -1:], model(torch.tensor([ids[:-1]], device=device), state=live)[0]], dim=1)[0]
         out.append(float(log_p[torch.arange(len(ids)), torch.tensor(ids, device=device)].mean()))
     return out
 
@@ -246,7 +246,7 @@ def _rank(model, tokenizer, state, q):
     """The answer that is likeliest among the right one and its rivals, whether it is the right one, and the same by what memory adds to each."""
     answers = [q.answer, *q.rivals]
     with_memory = log_likelihood(model, tokenizer, state, q.text, answers)
-    without = log_likelihood(model, tokenizer, state, q.text, answers, read=False)
+    without = log_likelihood(model, tokenizer, as_state(model, state["traces"][:0]), q.text, answers)
     added = [a - b for a, b in zip(with_memory, without)]
     best = max(range(len(answers)), key=lambda i: (with_memory[i], -i))
     return answers[best], float(best == 0 and with_memory.count(max(with_memory)) == 1), float(added[0] > max(added[1:]))

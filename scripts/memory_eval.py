@@ -16,11 +16,32 @@ import sys
 from pathlib import Path
 
 from nanochat.common import UserError, flag, run_main
-from nanochat.tasks import ASKS, TASKS as OWN
 from nanochat.task_data import KEYS
+from nanochat.tasks import ASKS, TASKS as OWN
 from nanochat.tasks_public import PUBLIC
 
 TASKS = {**OWN, **PUBLIC}
+SEVERAL = dict(nargs="+")
+OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults, these are the tasks' own
+    ("--seeds", dict(type=int, **SEVERAL)), ("--questions", dict(type=int, help="a cell")),
+    ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
+    ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
+    ("--ask", dict(choices=ASKS, help="ways of asking about the timeline", **SEVERAL)),
+    ("--depths", dict(type=float, help="where the needle is, 0 = first, 1 = last", **SEVERAL)),
+    ("--form", dict(choices=KEYS, help="what a key looks like", **SEVERAL)),
+    ("--needles", dict(help="passkey: how many keys are hidden; ruler: its tasks", **SEVERAL)),
+    ("--distractors", dict(type=int, help="keys that are not asked for", **SEVERAL)),
+    ("--prose", dict(help="JSON lines with a \"text\" each (.xz, too), or plain text")),
+    ("--inside", dict(action="store_true", default=None, help="the needle stands within a paragraph")),
+    ("--noise", dict(help="JSON lines of chat (\"user\", \"text\"), or a directory of them")),
+    ("--conversations", dict(type=int, help="after how many the probes are asked", **SEVERAL)),
+    ("--probes", dict(type=int, help="wordings of each probe")), ("--pairs", dict(type=int, **SEVERAL)),
+    ("--per-line", dict(type=int, help="pairs in an episode", **SEVERAL)), ("--keys", dict(type=int, **SEVERAL)),
+    ("--updates", dict(type=int, help="how often a key, or how many likes, get another value")), ("--lines", dict(type=int, **SEVERAL)),
+    ("--data", dict(help="a public benchmark: its file or directory")), ("--qa", dict(help="tasks of bAbI", **SEVERAL)),
+    ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
+    ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
+    ("--rivals", dict(type=int, help="locomo: wrong answers to rank against")))
 
 
 def build_parser():
@@ -35,28 +56,8 @@ def build_parser():
     add("--dtype", default="auto")
     add("--json", action="store_true", help="one JSON object a cell and control on stdout")
     of_task = parser.add_argument_group("of the task", "what is left out has the task's own default; what the task does not know is refused")
-    several = dict(nargs="+", default=None)
-    for names, kw in (
-            ("--seeds", dict(type=int, **several)), ("--questions", dict(type=int, help="a cell")),
-            ("--steps", dict(type=int, help="lengths of the timeline", **several)),
-            ("--tokens", dict(type=int, help="lengths of the haystack of prose", **several)),
-            ("--ask", dict(choices=ASKS, help="ways of asking about the timeline", **several)),
-            ("--depths", dict(type=float, help="where the needle is, 0 = first, 1 = last", **several)),
-            ("--form", dict(choices=KEYS, help="what a key looks like", **several)),
-            ("--needles", dict(help="passkey: how many keys are hidden; ruler: its tasks", **several)),
-            ("--distractors", dict(type=int, help="keys that are not asked for", **several)),
-            ("--prose", dict(help="JSON lines with a \"text\" each (.xz, too), or plain text")),
-            ("--inside", dict(action="store_true", default=None, help="the needle stands within a paragraph")),
-            ("--noise", dict(help="JSON lines of chat (\"user\", \"text\"), or a directory of them")),
-            ("--conversations", dict(type=int, help="after how many the probes are asked", **several)),
-            ("--probes", dict(type=int, help="wordings of each probe")), ("--pairs", dict(type=int, **several)),
-            ("--per-line", dict(type=int, help="pairs in an episode", **several)), ("--keys", dict(type=int, **several)),
-            ("--updates", dict(type=int, help="how often a key, or how many likes, get another value")), ("--lines", dict(type=int, **several)),
-            ("--data", dict(help="a public benchmark: its file or directory")), ("--qa", dict(help="tasks of bAbI", **several)),
-            ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **several)),
-            ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
-            ("--rivals", dict(type=int, help="locomo: wrong answers to rank against"))):
-        flag(of_task, names, **kw)
+    for name, kw in OF_TASK:
+        flag(of_task, name, **kw)
     return parser
 
 
@@ -64,8 +65,7 @@ def task_of(args):
     """The task with the flags that it takes: a function of the tokenizer that yields cells."""
     task = TASKS[args.task]
     takes = inspect.signature(task).parameters
-    given = {action.dest: getattr(args, action.dest) for group in build_parser()._action_groups if group.title == "of the task" for action in group._group_actions}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in vars(args).items() if value is not None and "--" + name.replace("_", "-") in dict(OF_TASK)}
     for name, value in given.items():
         if name not in takes:
             raise UserError(f"--{name.replace('_', '-')} means nothing to the task {args.task}; it takes " +

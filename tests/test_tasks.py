@@ -235,6 +235,7 @@ def test_rows_of_a_cell(model, tokenizer):
     cell = Cell({"steps": 2}, [Part(a, asked, b), Part(b, [Question("Who?", "Lima", 0, "place", rivals=("Riga", "Oslo"))])], "steps")
     rows = {row["control"]: row for row in trials.run(cell, model, tokenizer)}
     assert list(rows) == ["memory", *trials.CONTROLS]
+    assert rows["none"]["gain"] == 0   # nothing was added
     assert [rows[c]["n"] for c in rows] == [4, 4, 4, 3] and rows["none"]["traces"] == 0
     for row in rows.values():
         assert 0 <= row["exact"] <= 100 and row["consistent"] >= 50 and "false_refusals" in row and "never" in row
