@@ -55,8 +55,8 @@ def main(argv=None):
             loss = 0
             for s in segments:
                 if mixer:
-                    losses, state = model(s["ids"], s["targets"], state, s["answers"].bool(), s["evidence"])
-                    loss = loss + losses["total"]
+                    part, state = model(s["ids"], s["targets"], state, s["answers"].bool(), s["evidence"])
+                    loss = loss + part
                 else:
                     loss = loss + model(s["ids"], s["targets"])
             loss.backward()

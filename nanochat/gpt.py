@@ -17,9 +17,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nanochat.flash_attention import flash_attn_func
-from nanochat.kda import kda_chunk, kda_gate, short_conv
-from nanochat.recall import RecallHead, gather_traces, top_k, unit
+from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
+from nanochat.recall import RecallHead, top_k, unit
 from nanochat.state import CHUNK, CONTEXT, Traces
 
 
@@ -60,226 +59,6 @@ def config_from_depth(model_class, depth, **overrides):
     """The one dial: depth gives width 64 * depth and heads of 64 dimensions."""
     cls = {"GPT": GPTConfig, "THENGPT": THENConfig}[model_class]
     return cls(**{**dict(n_layer=depth, n_embd=64 * depth, n_head=depth, n_kv_head=depth), **overrides})
-
-
-def norm(x):
-    return F.rms_norm(x, (x.size(-1),))
-
-
-class Linear(nn.Linear):
-    """No bias; the weight is kept in fp32 and cast to the activations' dtype."""
-    def __init__(self, n_in, n_out):
-        super().__init__(n_in, n_out, bias=False)
-
-    def forward(self, x):
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-def rotate(x, cos, sin):
-    """Rotary embedding. x (B, T, H, D); cos, sin (B or 1, T, 1, D/2)."""
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1)
-
-
-def rotary(position, dim, dtype, base=10000.0):
-    """cos, sin of shape (*position.shape, 1, dim/2) for integer positions."""
-    frequency = base ** (-torch.arange(0, dim, 2, device=position.device, dtype=torch.float32) / dim)
-    angle = position[..., None, None].float() * frequency
-    return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-class MLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.proj = Linear(4 * config.n_embd, config.n_embd)
-
-    def forward(self, x):
-        return self.proj(F.relu(self.fc(x)).square())
-
-
-class CausalSelfAttention(nn.Module):
-    def __init__(self, config, layer):
-        super().__init__()
-        self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
-        self.head_dim = config.n_embd // config.n_head
-        self.q = Linear(config.n_embd, self.n_head * self.head_dim)
-        self.k = Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.v = Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.proj = Linear(self.n_head * self.head_dim, config.n_embd)
-
-    def qkv(self, x, cos, sin):
-        """Rotated, normalised q (B, T, H, D) and k, v (B, T, Hkv, D), and q before rotation."""
-        B, T, _ = x.shape
-        q = norm(self.q(x).view(B, T, self.n_head, self.head_dim))
-        k = norm(self.k(x).view(B, T, self.n_kv_head, self.head_dim))
-        v = self.v(x).view(B, T, self.n_kv_head, self.head_dim)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v, q
-
-    def forward(self, x, cos, sin, backend=None):
-        q, k, v, _ = self.qkv(x, cos, sin)
-        return self.proj(flash_attn_func(q, k, v, causal=True, backend=backend).flatten(2))
-
-
-def in_blocks(x, W, S):
-    """x (B, W+T, …) -> (B*T/S, W+S, …): the S slots of each block and the W before them. S is T, or W where there are several."""
-    if x.shape[1] == W + S:
-        return x
-    x = x.unflatten(1, (-1, S))
-    return torch.cat([x[:, :-1], x[:, 1:]], dim=2).flatten(0, 1)
-
-
-def masked_attention(q, k, v, mask, scale):
-    """
-    Softmax attention over (B, T, H, D) tensors with mask (B, 1, Tq, Tk) bool; returns (B, Tq, H*D). Written out: for blocks of a window it is
-    faster forward and backward on a CPU than scaled_dot_product_attention with a mask (dev/LOG.md).
-    """
-    score = torch.matmul(q.transpose(1, 2), k.permute(0, 2, 3, 1)) * scale
-    p = torch.softmax(score.masked_fill(~mask, float("-inf")), dim=-1)
-    return torch.matmul(p, v.transpose(1, 2)).transpose(1, 2).flatten(2)
-
-
-class HybridTHENAttention(CausalSelfAttention):
-    """
-    The mixer of layer i. `local` is what a segment shares among its layers (see THENGPT.local_context); `carry` is what this
-    layer carries over the chunk boundary: KDA state and convolution tail, or the keys and values of the last `window` slots.
-    """
-    def __init__(self, config, layer):
-        super().__init__(config, layer)
-        self.config = config
-        self.kind = "dsa" if layer % (config.ratio + 1) == config.ratio else config.write_mixer
-        D, H, d = config.n_embd, self.n_head, self.head_dim
-        if self.kind == "kda":
-            if self.n_kv_head != self.n_head:
-                raise ValueError("KDA layers need n_kv_head == n_head")
-            self.conv = nn.Parameter(torch.empty(3 * D, 4))
-            self.beta = Linear(D, H)
-            self.decay = nn.Sequential(Linear(D, d), Linear(d, D))
-            self.A_log = nn.Parameter(torch.empty(H))
-            self.dt_bias = nn.Parameter(torch.empty(H, d))
-            self.out_gate = nn.Sequential(Linear(D, d), Linear(d, D))
-        elif self.kind == "dsa":
-            self.read_layer = layer // (config.ratio + 1)   # which of the routing keys in a trace is this layer's
-            self.memory_k = Linear(config.gist_dim, self.n_kv_head * d)
-            self.memory_v = Linear(config.gist_dim, self.n_kv_head * d)
-            self.sink = nn.Parameter(torch.empty(H, d))   # a key with value zero: a head may read nothing
-            self.index_q = Linear(D, config.index_heads * config.index_dim)
-            self.index_w = Linear(D, config.index_heads)
-
-    def empty_carry(self, B, device, dtype):
-        d, W = self.head_dim, self.config.window
-        if self.kind == "kda":
-            wide = torch.float64 if dtype == torch.float64 else torch.float32
-            return [torch.zeros(B, self.n_head, d, d, device=device, dtype=wide),
-                    torch.zeros(B, 3, 3 * self.config.n_embd, device=device, dtype=dtype)]
-        return [torch.zeros(B, W, self.n_kv_head, d, device=device, dtype=dtype) for _ in range(2)]
-
-    def forward(self, x, local, carry, memory=None):
-        """x (B, T, D), T a multiple of 16 -> (B, T, D), carry. memory: see THENGPT.read_context; None = the layer sees its window only."""
-        if self.kind == "kda":
-            return self.kda(x, local, carry)
-        q, k, v, q_plain = self.qkv(x, local["cos"], local["sin"])
-        k, v = torch.cat([carry[0], k], dim=1), torch.cat([carry[1], v], dim=1)
-        W, S = self.config.window, local["block"]
-        carry = [k[:, -W:], v[:, -W:]]
-        # blocks of S queries as rows, each with the W slots before it and its own
-        q, q_plain = (t.reshape(-1, S, *t.shape[2:]) for t in (q, q_plain))
-        k, v = (in_blocks(t, W, S) for t in (k, v))
-        if self.kind == "swa":
-            group = self.n_head // self.n_kv_head
-            y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"], self.head_dim ** -0.5)
-        else:
-            y = self.dsa(x, q, q_plain, k, v, local["mask"], memory)
-        return self.proj(y.view(x.shape)), carry
-
-    def kda(self, x, local, carry):
-        B, T, D = x.shape
-        shape = (B, T, self.n_head, self.head_dim)
-        qkv = F.linear(x, torch.cat([self.q.weight, self.k.weight, self.v.weight]).to(x.dtype))
-        qkv, tail = short_conv(qkv, self.conv.to(x.dtype), carry[1], local["starts"])
-        q, k, v = (t.view(shape) for t in qkv.chunk(3, dim=-1))
-        alive = local["valid"][:, :, None]
-        beta = torch.sigmoid(self.beta(x)) * alive
-        g = kda_gate(self.decay(x).view(shape), self.A_log, self.dt_bias) * alive[..., None]
-        o, S = kda_chunk(unit(q), unit(k), v, g, beta, carry[0], local["starts"])
-        o = torch.sigmoid(self.out_gate(x)) * norm(o).flatten(2).to(x.dtype)
-        return self.proj(o), [S, tail]
-
-    # -- DSA ---------------------------------------------------------------------------------------------------------
-
-    def index_scores(self, x, index):
-        """Lightning indexer (DeepSeek-V3.2, eq. 1): x (B, M, D), index (B, N, Di) -> (B, M, N). It learns from its own loss alone."""
-        B, M, _ = x.shape
-        x = x.detach()
-        c = self.config
-        q = self.index_q(x).view(B, M * c.index_heads, c.index_dim)
-        dots = F.relu(q @ index.to(q.dtype).transpose(1, 2)).view(B, M, c.index_heads, -1)
-        weight = self.index_w(x) * (c.index_heads * c.index_dim) ** -0.5
-        return (weight[:, :, None] @ dots).squeeze(2).to(wide(x.dtype))
-
-    def dsa(self, x, q, q_plain, k, v, mask, memory):
-        """
-        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); the other
-        arguments in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
-        """
-        rows, S, H, d = q.shape
-        n = rows // x.shape[0]
-        k, v = (t.repeat_interleave(H // self.n_kv_head, 2) for t in (k, v))
-        sink = self.sink.to(x.dtype).expand(rows, 1, H, d)
-        zero = torch.zeros_like
-        if memory is None or len(memory["traces"]) == 0 or memory["training"] is not None or len(memory["traces"]) <= self.config.read_topk:
-            far = [(zero(sink), sink, zero(sink))]            # rotary part of the key, plain part, value
-            seen = torch.ones_like(mask[..., :1])
-            if memory is not None and len(memory["traces"]):
-                mk, mv = (t.repeat_interleave(n, 0) for t in self.memory_kv(memory["traces"].gist, x.dtype))
-                far.insert(0, (zero(mk), mk, mv))
-                seen = torch.cat([memory["visible"].view(rows, 1, S, -1), seen], dim=-1)
-            near = (k, zero(k), v)
-            k_rotary, k_plain, v = (torch.cat(parts, dim=1) for parts in zip(near, *far))
-            q, k = torch.cat([q, q_plain], dim=-1), torch.cat([k_rotary, k_plain], dim=-1)
-            mask = torch.cat([mask, seen], dim=-1)
-            if memory is not None and memory["training"] is not None and len(memory["traces"]):
-                memory["training"]["losses"].append(self.index_loss(x, q, k, mask, memory))
-            return masked_attention(q, k, v, mask, d ** -0.5)
-        # only the selected traces are touched
-        traces, visible = memory["traces"], memory["visible"]
-        score = self.index_scores(x, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
-        select = top_k(score, self.config.read_topk)                                                       # (B, T, K)
-        mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
-        seen = visible.gather(2, select).view(rows, 1, S, -1)
-        near = torch.einsum("bthd,bshd->bhts", q, k).masked_fill(~mask, float("-inf"))
-        far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen, float("-inf"))
-        none = torch.einsum("bthd,bshd->bhts", q_plain, sink)
-        p = torch.softmax(torch.cat([near, far, none], dim=-1).to(wide(x.dtype)) * d ** -0.5, dim=-1).to(x.dtype)
-        W = near.shape[-1]
-        return (torch.einsum("bhts,bshd->bthd", p[..., :W], v) + torch.einsum("bhtk,btkhd->bthd", p[..., W:-1], mv)).flatten(2)
-
-    def memory_kv(self, gist, dtype):
-        """Keys and values (…, H, d) of gists (…, Dg)."""
-        gist = gist.to(dtype)
-        shape = (*gist.shape[:-1], self.n_kv_head, self.head_dim)
-        k, v = norm(self.memory_k(gist).view(shape)), self.memory_v(gist).view(shape)
-        return (t.repeat_interleave(self.n_head // self.n_kv_head, -2) for t in (k, v))
-
-    def index_loss(self, x, q, k, mask, memory):
-        """
-        KL of the indexer to the mass that the joint softmax puts on the traces, head-summed and L1-normalised (V3.2, sec. 2.1), at
-        the positions being trained. q (B*n, S, H, 2d), k (B*n, L, H, 2d), mask (B*n, 1, S, L), L = window, traces, sink.
-        """
-        traces, positions = memory["traces"], memory["training"]["positions"][:, :8]   # answers come first; 8 a row are enough for the indexer
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        S, N, M = q.shape[1], len(traces), positions.shape[1]
-        block, slot = (rows * (x.shape[1] // S) + positions // S).flatten(), (positions % S).flatten()
-        with torch.no_grad():
-            logits = torch.einsum("mhd,mshd->mhs", q[block, slot], k[block]).float() * self.head_dim ** -0.5
-            logits = logits.masked_fill(~mask[block, :, slot], float("-inf"))
-            p = torch.softmax(logits, dim=-1)[..., -N - 1:-1].sum(1).view(-1, M, N)
-            p = p / p.sum(-1, keepdim=True).clamp(min=1e-9)
-        score = self.index_scores(x[rows, positions], traces.index[:, :, self.read_layer])
-        seen = memory["visible"][rows, positions]
-        log_q = torch.log_softmax(score.masked_fill(~seen, -1e9), dim=-1)
-        kl = (p * (p.clamp(min=1e-9).log() - log_q)).sum(-1)
-        return masked_mean(kl, seen.any(-1))
 
 
 class Block(nn.Module):
@@ -356,10 +135,6 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum") / (targets >= 0).sum().clamp(min=1)
 
 
-def wide(dtype):
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 class THENGPT(GPT):
     attention_class = HybridTHENAttention
 
@@ -417,27 +192,29 @@ class THENGPT(GPT):
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
 
-    def forward(self, idx, targets=None, state=None, answers=None, evidence=None, read=True, last=False, sources=False, weights=None):
+    def forward(self, idx, targets=None, state=None, answers=None, evidence=None, read=True, last=False, sources=False, weights=None, parts=False):
         """
         Read `idx` (B, T) int64 after `state` (None = empty). Returns (logits (B, T, V) fp32 log-probabilities, state); any segmentation
         of a stream gives the same logits and the same traces. read=False: memory is not consulted. last=True: logits of the last token only.
         sources=True: also returns a function of a token id, the episodes the last position would copy it from: {ordinal: mass} (B = 1).
 
-        With targets (B, T), -1 = ignore: returns (losses, state), a dict of means: "text" over tokens, "answer" over the tokens
-        flagged by answers (B, T) bool, "route" of the address to the evidence (B, T) (ordinal of the episode that holds the answer, -1 = unknown),
-        "index" of the lightning indexers, "total" their sum weighted by `weights` (a dict; default 1). T must be a multiple of 16.
+        With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a dict; default 1): "text"
+        over tokens, "answer" over the tokens flagged by answers (B, T) bool, "copy" of the recall head elsewhere, "route" of the address to the
+        evidence (B, T) (ordinal of the episode that holds the answer, -1 = unknown), "index" of the lightning indexers. parts=True returns them
+        all in a dict, with "total" and the number of "answers", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
         """
         state = self.empty_state(idx.shape[0]) if state is None else state
         if targets is not None:
             if idx.shape[1] % CHUNK or state["buffer"].shape[1]:
                 raise ValueError(f"training segments must fill whole chunks of {CHUNK}, got {idx.shape[1]} tokens after {state['buffer'].shape[1]}")
-            return self.losses(idx, targets, state, answers, evidence, weights or {})
+            losses, state = self.losses(idx, targets, state, answers, evidence, weights or {})
+            return (losses if parts else losses["total"]), state
         line = torch.cat([state["buffer"], idx], dim=1)
         begin = line.shape[1] - (min(1, idx.shape[1]) if last else idx.shape[1])   # logits are wanted from here on
         cut = line.shape[1] // CHUNK * CHUNK
         logits, origin = [], [None]
 
-        def answer(part, state, offset, length, keep=True):
+        def advance(part, state, offset, length, keep=True):
             x, context, state = self.segment(part, state, read, keep=keep)
             lo, hi = max(begin - offset, 0), length
             if lo < hi:
@@ -448,9 +225,9 @@ class THENGPT(GPT):
             return state
 
         if cut:
-            state = answer(line[:, :cut], state, 0, cut)
+            state = advance(line[:, :cut], state, 0, cut)
         if line.shape[1] > max(cut, begin):   # the open chunk is read padded, and read again when more of it has come
-            answer(F.pad(line[:, cut:], (0, CHUNK - (line.shape[1] - cut)), value=self.config.pad_id), state, cut, line.shape[1] - cut, keep=False)
+            advance(F.pad(line[:, cut:], (0, CHUNK - (line.shape[1] - cut)), value=self.config.pad_id), state, cut, line.shape[1] - cut, keep=False)
         state = {**state, "buffer": line[:, cut:]}
         if not logits:
             logits.append(torch.zeros(idx.shape[0], 0, self.config.vocab_size, device=idx.device, dtype=wide(self.dtype)))
@@ -636,11 +413,6 @@ def copied_from(origin, token):
             ordinal = int(episode[0, trace])
             out[ordinal] = out.get(ordinal, 0.0) + m
     return out
-
-
-def masked_mean(x, mask):
-    """Mean of x where mask; 0, not NaN, where nothing is left."""
-    return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
 def visible(traces, chunk, new):

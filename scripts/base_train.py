@@ -209,7 +209,7 @@ def main(argv=None):
                     if args.carry_state == "no":
                         batch["new_life"][:] = True
                     state = forget_rows(state, batch["new_life"])
-                    losses, state = forward(batch["ids"], batch["targets"], state, batch["answers"], batch["evidence"], weights=weights)
+                    losses, state = forward(batch["ids"], batch["targets"], state, batch["answers"], batch["evidence"], weights=weights, parts=True)
                 else:
                     text = forward(batch["ids"], batch["targets"])
                     losses = {"text": text, "total": text}

@@ -118,9 +118,9 @@ def test_compute_dtypes(dtype):
     model.dtype = dtype
     idx = torch.randint(0, 60, (2, 64))
     idx[:, ::32] = 60
-    losses, state = model(idx, torch.where(idx < 60, idx, -1), answers=idx % 5 == 0, evidence=torch.ones_like(idx))
-    losses["total"].backward()
-    assert torch.isfinite(losses["total"]) and state["traces"].keys.dtype == dtype
+    loss, state = model(idx, torch.where(idx < 60, idx, -1), answers=idx % 5 == 0, evidence=torch.ones_like(idx))
+    loss.backward()
+    assert torch.isfinite(loss) and state["traces"].keys.dtype == dtype
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
@@ -128,6 +128,6 @@ def test_no_answers_and_no_targets_give_no_nan():
     model = THENGPT(THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, n_ordinary=60, bos_id=60, pad_id=61))
     model.init_weights()
     idx = torch.full((2, 32), 61)
-    losses, state = model(idx, torch.full_like(idx, -1))
-    losses["total"].backward()
-    assert losses["total"].item() == 0 and int(state["traces"].valid.sum()) == 0
+    loss, state = model(idx, torch.full_like(idx, -1))
+    loss.backward()
+    assert loss.item() == 0 and int(state["traces"].valid.sum()) == 0
