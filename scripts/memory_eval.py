@@ -2,20 +2,46 @@
 Does the frozen model recall what it ingested?
 
     python -m scripts.memory_eval --model_path data/then-d4 --task timeline --seeds 1 2 3
+    python -m scripts.memory_eval --model_path data/then-d4 --task passkey --prose FILE.jsonl --tokens 10000 100000 1000000 --heatmap passkey.png
 
-timeline: the Cairo timeline of each seed is ingested and asked about, exact match by attribute, against three controls: no memory, the
-same traces with what they say dealt out anew, and another seed's state. One JSON line a cell with --json; --explain says for every miss
-whether addressing, reading or writing failed.
+Tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown (nanochat/tasks.py); babi, babilong, ruler, keyvalue, longeval,
+locomo (nanochat/tasks_public.py, with --data). Every cell is asked again with no memory, with what the traces say dealt out anew, and with somebody
+else's state where there is one. One JSON line a cell and control with --json; --explain says for every miss whether addressing, reading or writing failed.
 """
 import argparse
+import importlib.util
+import inspect
 import json
 import sys
-import time
-from collections import Counter
+from pathlib import Path
 
 from nanochat.common import UserError, flag, run_main
+from nanochat.task_data import KEYS
+from nanochat.tasks import ASKS, TASKS as OWN
+from nanochat.tasks_public import PUBLIC
 
-TASKS = ("timeline",)
+TASKS = {**OWN, **PUBLIC}
+SEVERAL = dict(nargs="+")
+OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults, these are the tasks' own
+    ("--seeds", dict(type=int, **SEVERAL)), ("--questions", dict(type=int, help="a cell")),
+    ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
+    ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
+    ("--ask", dict(choices=ASKS, help="ways of asking about the timeline", **SEVERAL)),
+    ("--depths", dict(type=float, help="where the needle is, 0 = first, 1 = last", **SEVERAL)),
+    ("--form", dict(choices=KEYS, help="what a key looks like", **SEVERAL)),
+    ("--needles", dict(help="passkey: how many keys are hidden; ruler: its tasks", **SEVERAL)),
+    ("--distractors", dict(type=int, help="keys that are not asked for", **SEVERAL)),
+    ("--prose", dict(help="JSON lines with a \"text\" each (.xz, too), or plain text")),
+    ("--inside", dict(action="store_true", default=None, help="the needle stands within a paragraph")),
+    ("--noise", dict(help="JSON lines of chat (\"user\", \"text\"), or a directory of them")),
+    ("--conversations", dict(type=int, help="after how many the probes are asked", **SEVERAL)),
+    ("--probes", dict(type=int, help="wordings of each probe")), ("--pairs", dict(type=int, **SEVERAL)),
+    ("--per-line", dict(type=int, help="pairs in an episode", **SEVERAL)), ("--keys", dict(type=int, **SEVERAL)),
+    ("--updates", dict(type=int, help="how often a key, or how many likes, get another value")), ("--lines", dict(type=int, **SEVERAL)),
+    ("--data", dict(help="a public benchmark: its file or directory")), ("--qa", dict(help="tasks of bAbI", **SEVERAL)),
+    ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
+    ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
+    ("--rivals", dict(type=int, help="locomo: wrong answers to rank against")))
 
 
 def build_parser():
@@ -23,103 +49,112 @@ def build_parser():
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True)
     add("--task", choices=TASKS, default="timeline")
-    add("--steps", type=int, default=10000, help="length of the timeline")
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    add("--questions", type=int, default=300, help="a seed")
-    add("--control-questions", type=int, default=100, help="a seed and control; 0 leaves the controls out")
+    add("--control-questions", type=int, default=100, help="a cell and control; 0 leaves the controls out")
     add("--explain", action="store_true", help="for every miss: what was asked, answered and which stage failed")
+    add("--heatmap", help="PNG file: exact match by length and depth (needs matplotlib)")
     add("--device", default="auto")
     add("--dtype", default="auto")
-    add("--json", action="store_true", help="one JSON object a cell on stdout")
+    add("--json", action="store_true", help="one JSON object a cell and control on stdout")
+    of_task = parser.add_argument_group("of the task", "what is left out has the task's own default; what the task does not know is refused")
+    for name, kw in OF_TASK:
+        flag(of_task, name, **kw)
     return parser
 
 
-def shuffled(traces, seed):
-    """The same addresses, but what each trace says is dealt out anew: recall must fall to guessing."""
-    import torch
-
-    from nanochat.state import Traces
-    order = torch.randperm(len(traces), generator=torch.Generator().manual_seed(seed))
-    said = traces[order].as_dict()
-    return Traces(**{**traces.as_dict(), **{name: said[name] for name in ("ids", "before", "keys", "gist")}})
-
-
-def stage(model, tokenizer, state, question, evidence, expected):
-    """Which stage failed a question: 'address' (the evidence is not the best-scored episode), 'write' (the answer is not in its traces) or 'read'."""
-    import torch
-
-    from nanochat.engine import episode_text, question_ids
-    from nanochat.state import CHUNK
-    ids = question_ids(tokenizer, question)
-    grid = torch.tensor([ids + [tokenizer.pad_id] * (-len(ids) % CHUNK)])
-    live = {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
-    x, context, _ = model.segment(grid, live, keep=False)
-    score = model.answer(x, torch.tensor([[len(ids) - 1]]), context)[1]["score"][0, 0]
-    episode = context["traces"].episode[0]
-    best = score[episode == evidence].max()
-    rank = len(set(episode[score > best].tolist()) - {evidence})
-    if rank:
-        return "address", rank
-    return ("read" if expected in episode_text(state["traces"], tokenizer, evidence) else "write"), rank
+def task_of(args):
+    """The task with the flags that it takes: a function of the tokenizer that yields cells."""
+    task = TASKS[args.task]
+    takes = inspect.signature(task).parameters
+    given = {name: value for name, value in vars(args).items() if value is not None and "--" + name.replace("_", "-") in dict(OF_TASK)}
+    for name, value in given.items():
+        if name not in takes:
+            raise UserError(f"--{name.replace('_', '-')} means nothing to the task {args.task}; it takes " +
+                            ", ".join("--" + n.replace("_", "-") for n in takes if n != "tokenizer"), code=2)
+        if name == "needles" and args.task == "passkey":
+            try:
+                given[name] = value = [int(v) for v in value]
+            except ValueError:
+                raise UserError(f"--needles are numbers for the task passkey, not {' '.join(value)}", code=2) from None
+        low = {"steps": 2, "depths": 0, "distractors": 0, "conversations": 0, "updates": 0, "seeds": None}.get(name, 1)
+        for v in value if isinstance(value, list) else [value]:
+            if low is not None and isinstance(v, (int, float)) and v < low:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {low}", code=2)
+    if any(d > 1 for d in given.get("depths", ())):
+        raise UserError("--depths must be at most 1", code=2)
+    return lambda tokenizer: task(**given, **({"tokenizer": tokenizer} if "tokenizer" in takes else {}))
 
 
-def timeline_cells(args, model, tokenizer):
-    """Yields one dict a cell (seed x control)."""
-    from dev.gen_cairo_data import questions, timeline
-    import torch
+def show(row):
+    """A row of the table."""
+    facts = {k: v for k, v in row.items() if k in ("seed", "ask", "steps", "tokens", "depth", "form", "needles", "distractors", "conversations", "pairs", "per_line",
+                                                   "keys", "lines", "qa", "length", "needle", "chats") and v != "point"}
+    skip = {*facts, "task", "control", "n", "exact", "error", "guess", "misses", "by_depth", "traces", "ingest_seconds", "seconds_a_question"}
+    kinds = "  ".join(f"{k} {v:5.1f}" for k, v in row.items() if k not in skip and isinstance(v, float))
+    return (f"{' '.join(f'{k} {v}' for k, v in facts.items())}  {row['control']:8s}  exact {row['exact']:5.1f} ± {row['error']:.1f} %  ({kinds})  n={row['n']}  "
+            f"guess {row['guess']:4.1f} %  {1000 * row['seconds_a_question']:.0f} ms a question  {row['misses'] or ''}")
 
-    from nanochat.engine import answer, ingest
-    states = {}
-    for seed in args.seeds:
-        records = list(timeline(args.steps, seed))
-        began = time.perf_counter()
-        states[seed] = records, ingest(model, tokenizer, [r["text"] for r in records]), time.perf_counter() - began
-        print(f"seed {seed}: {args.steps} episodes, {len(states[seed][1])} traces in {states[seed][2]:.1f} s", file=sys.stderr)
-    for seed in args.seeds:
-        records, traces, seconds = states[seed]
-        asked = questions(records, args.questions, seed)
-        other = states[args.seeds[(args.seeds.index(seed) + 1) % len(args.seeds)]][1]
-        memories = {"memory": traces, "none": model.empty_state(1)["traces"], "shuffled": shuffled(traces, seed), "other": other}
-        if len(args.seeds) == 1:
-            del memories["other"]
-        for control, memory in memories.items():
-            mine = asked if control == "memory" else asked[:args.control_questions]
-            if not mine:
-                continue
-            state = {**model.empty_state(1), "traces": memory.to(model.wte.weight.device), "episode": memory.episode.amax(1) if len(memory) else torch.zeros(1)}
-            right, n, misses, began = Counter(), Counter(), Counter(), time.perf_counter()
-            for question in mine:
-                got = answer(model, tokenizer, state, question["question"])
-                n[question["attribute"]] += 1
-                right[question["attribute"]] += got.text.strip() == question["answer"]
-                if got.text.strip() != question["answer"] and control == "memory":
-                    why, rank = stage(model, tokenizer, state, question["question"], question["t"], question["answer"])
-                    misses[why] += 1
-                    if args.explain:
-                        print(f"  {why} (rank {rank}): {question['question']} | {question['answer']} | got {got.text!r} | {records[question['t'] - 1]['text']}", file=sys.stderr)
-            guess = {a: Counter(q["answer"] for q in mine if q["attribute"] == a).most_common(1)[0][1] / n[a] for a in n}
-            yield {"task": "timeline", "steps": args.steps, "seed": seed, "control": control, "n": sum(n.values()),
-                   "exact": 100 * sum(right.values()) / sum(n.values()), **{a: 100 * right[a] / n[a] for a in sorted(n)},
-                   "guess": 100 * sum(guess[a] * n[a] for a in n) / sum(n.values()), "misses": dict(misses), "traces": len(memory),
-                   "ingest_seconds": seconds, "seconds_a_question": (time.perf_counter() - began) / len(mine)}
+
+def heatmap(rows, path):
+    """A picture of (cell, row) with memory: length downwards, depth of the evidence to the right, exact match as colour; seeds are put together."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    vary = [name for name in rows[0][0].facts if name not in ("seed", "depth", rows[0][0].length) and len({cell.facts[name] for cell, _ in rows}) > 1]
+    number = lambda value: f"{value:,}" if isinstance(value, int) else value
+    points = {}
+    for cell, row in rows:
+        label = " ".join([f"{number(cell.facts[cell.length])} {cell.length}", *(f"{name} {cell.facts[name]}" for name in vary)])
+        for depth, (exact, n) in ({row["depth"]: (row["exact"], row["n"])} if "depth" in row else {float(d): v for d, v in row["by_depth"].items()}).items():
+            points.setdefault((label, depth), []).append((exact, n))
+    if not points:
+        raise UserError("there is nothing to draw: the task does not know where its evidence lies")
+    labels, depths = ([*dict.fromkeys(axis)] for axis in zip(*points))
+    depths.sort()
+    grid = [[float("nan")] * len(depths) for _ in labels]
+    for (label, depth), values in points.items():
+        grid[labels.index(label)][depths.index(depth)] = sum(e * n for e, n in values) / sum(n for _, n in values)
+    figure, axes = plt.subplots(figsize=(1.5 + 0.7 * len(depths), 1.5 + 0.5 * len(labels)), layout="constrained")
+    image = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(len(depths)), depths)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("depth of the evidence (0 = first)")
+    axes.set_title(rows[0][1]["task"])
+    for i, line in enumerate(grid):
+        for j, value in enumerate(line):
+            if value == value:
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8)
+    figure.colorbar(image, label="exact match, %")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.steps < 2 or args.questions < 1:
-        raise UserError("--steps must be at least 2 and --questions at least 1", code=2)
+    if args.control_questions < 0:
+        raise UserError("--control-questions must be at least 0", code=2)
+    task = task_of(args)
+    if args.heatmap:   # it is drawn at the end of what may take hours
+        if importlib.util.find_spec("matplotlib") is None:
+            raise UserError("--heatmap needs matplotlib: pip install -r requirements-dev.txt")
+        if not Path(args.heatmap).absolute().parent.is_dir():
+            raise UserError(f"--heatmap {args.heatmap}: there is no such directory")
+    from tqdm import tqdm
+
     from nanochat.engine import load_model
+    from nanochat.trials import CONTROLS, run
     model, tokenizer, facts = load_model(args.model_path, args.device, args.dtype)
     print(f"device: {facts['device']} | dtype: {facts['dtype']}", file=sys.stderr)
-    rows = []
-    for cell in timeline_cells(args, model, tokenizer):
-        rows.append(cell)
-        if args.json:
-            print(json.dumps(cell), flush=True)
-        else:
-            attributes = "  ".join(f"{a} {cell[a]:5.1f}" for a in ("location", "mood", "drink") if a in cell)
-            print(f"seed {cell['seed']}  {cell['control']:8s}  exact {cell['exact']:5.1f} %  ({attributes})  n={cell['n']}  guess {cell['guess']:4.1f} %  "
-                  f"{1000 * cell['seconds_a_question']:.0f} ms a question  {cell['misses'] or ''}", flush=True)
+    cells, rows, first = task(tokenizer), [], {}
+    with tqdm(unit=" episodes read", file=sys.stderr, disable=None, leave=False) as bar:
+        for cell in cells:
+            for row in run(cell, model, tokenizer, CONTROLS if args.control_questions else (), args.control_questions, args.explain, bar.update, first):
+                row = {"task": args.task, **row}
+                bar.clear()
+                print(json.dumps(row) if args.json else show(row), flush=True)
+                if row["control"] == "memory":
+                    rows.append((cell, row))
+    if args.heatmap and rows:
+        heatmap(rows, args.heatmap)
     return 0
 
 

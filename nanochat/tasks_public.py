@@ -1,0 +1,199 @@
+"""
+Runners for public benchmarks of memory: bAbI, BABILong, RULER needles, key-value retrieval, LongEval lines, LoCoMo. The data is not part of
+the repository; --data says where it lies. See tasks.py for the tasks of this repository.
+
+What is read as an episode decides what a memory can find, so it is said here: a line of bAbI, of LongEval, a record of key-value retrieval, a turn
+of LoCoMo; in running text a sentence, or with split="paragraph" a run of sentences of about 400 characters. Answers are compared without case,
+punctuation and articles.
+"""
+import json
+import random
+import re
+from pathlib import Path
+
+from nanochat.common import UserError
+from nanochat.task_data import Cell, Part, Question, Story
+
+SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
+
+
+def _files(data, pattern, task):
+    """The files of a benchmark: `data` is one of them or a directory of them."""
+    if data is None:
+        raise UserError(f"the task {task} needs --data, a file or a directory with {pattern}", code=2)
+    path = Path(data)
+    found = sorted(path.rglob(pattern)) if path.is_dir() else [path]
+    if not found or not found[0].exists():
+        raise UserError(f"no {pattern} in {data}")
+    return found
+
+
+def _rows(file, *fields):
+    """The objects of a JSON lines file, with the fields that are needed."""
+    try:
+        with open(file, encoding="utf-8") as f:
+            rows = [json.loads(line) for line in f if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON lines: {error}") from error
+    for row in rows:
+        if not isinstance(row, dict) or any(name not in row for name in fields):
+            raise UserError(f"{file} is of another format: {', '.join(fields)} are needed in each line")
+    return rows
+
+
+def _other(parts):
+    """Each part's control is the story of the next."""
+    for part, following in zip(parts, parts[1:] + parts[:1]):
+        part.other = following.story if len(parts) > 1 else None
+    return parts
+
+
+def sentences(text, split="sentence"):
+    """Running text as episodes."""
+    pieces = [p.strip() for p in SENTENCE.split(text) if p and p.strip()]
+    if split == "sentence":
+        return pieces
+    out = []
+    for piece in pieces:
+        if out and len(out[-1]) + len(piece) < 400:
+            out[-1] += " " + piece
+        else:
+            out.append(piece)
+    return out
+
+
+def find(episodes, text):
+    """Index of the last episode that holds the text, -1 if none does."""
+    return next((i for i in range(len(episodes) - 1, -1, -1) if text in episodes[i]), -1)
+
+
+def babi(data=None, qa=("qa1", "qa2", "qa3"), questions=100):
+    """bAbI: a cell a task, a story a part, the questions asked where they stand. Leave qa4 out: its train and test overlap."""
+    for name in qa:
+        parts, asked = [], 0
+        for story in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]):
+            if asked >= questions:
+                break
+            parts.append(story)
+            asked += len(story.questions)
+        yield Cell({"qa": name}, _other(parts), "qa")
+
+
+def babi_stories(file):
+    """The stories of a bAbI file as parts."""
+    story = numbers = asked = None
+    for line in open(file, encoding="utf-8"):
+        number, _, text = line.strip().partition(" ")
+        if not number.isdigit():
+            raise UserError(f"{file} is not a bAbI file: {line[:60]!r}")
+        if number == "1":
+            if asked:
+                yield Part(story, asked)
+            story, numbers, asked = Story([]), {}, []
+        if "\t" not in text:
+            numbers[number] = len(story.episodes)
+            story.episodes.append(text)
+        else:
+            question, answer, support = (field.strip() for field in text.split("\t"))
+            proof = [numbers[s] for s in support.split() if s in numbers]
+            # the answer stands in one of the supporting lines, or is inferred from the last
+            holds = [i for i in proof if re.search(rf"\b{re.escape(answer)}\b", story.episodes[i])]
+            asked.append(Question(question, answer, (holds or proof or [-1])[-1], after=len(story.episodes), loose=True))
+    if asked:
+        yield Part(story, asked)
+
+
+def babilong(data=None, qa=("qa1",), lengths=("0k", "1k", "2k", "4k"), questions=100, split="sentence"):
+    """BABILong: the facts of bAbI between the sentences of books."""
+    for name in qa:
+        for length in lengths:
+            parts = []
+            for row in _rows(_files(data, f"{name}_{length}.jsonl", "babilong")[0], "input", "question", "target")[:questions]:
+                story = Story(sentences(row["input"], split))
+                proof = row.get("references") or []
+                parts.append(Part(story, [Question(row["question"].strip(), row["target"], find(story.episodes, proof[-1]) if proof else -1, loose=True)]))
+            yield Cell({"qa": name, "length": length, "split": split}, _other(parts), "length")
+
+
+def ruler(data=None, needles=("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multivalue", "niah_multiquery"),
+          lengths=("1024", "2048", "4096"), questions=100, split="sentence"):
+    """RULER's needles: the question is the last line of the input, the first is an instruction; all of the answers must be said (its string match)."""
+    for name in needles:
+        for length in lengths:
+            files = [f for f in _files(data, "validation.jsonl", "ruler") if f.parts[-3:-1] == (length, name)]
+            if not files:
+                raise UserError(f"no {length}/{name}/validation.jsonl in {data}")
+            parts = []
+            for row in _rows(files[0], "input", "outputs")[:questions]:
+                body, _, question = row["input"].rpartition("\n")
+                story = Story(sentences(body.partition("\n")[2], split))
+                parts.append(Part(story, [Question(question, ", ".join(row["outputs"]), find(story.episodes, row["outputs"][0]), parts=tuple(row["outputs"]))]))
+            yield Cell({"needle": name, "tokens": int(length), "split": split}, _other(parts), "tokens")
+
+
+def keyvalue(data=None, questions=100):
+    """Key-value retrieval of Lost in the Middle: records of two UUIDs, one of which is asked for."""
+    for file in _files(data, "kv*.jsonl", "keyvalue"):
+        parts = []
+        for row in _rows(file, "ordered_kv_records", "key", "value")[:questions]:
+            records = row["ordered_kv_records"]
+            at = [k for k, _ in records].index(row["key"])
+            story = Story([f'"{k}": "{v}"' for k, v in records])
+            parts.append(Part(story, [Question(f'What is the value corresponding to the key "{row["key"]}"?', row["value"], at, loose=True)]))
+        yield Cell({"pairs": len(parts[0].story.episodes)}, _other(parts), "pairs")
+
+
+def longeval(data=None, questions=100):
+    """LongEval lines: the content of one line among hundreds, asked for as the prompt does."""
+    for file in _files(data, "lines_*.jsonl", "longeval"):
+        parts = []
+        for row in _rows(file, "prompt", "expected_number", "correct_line")[:questions]:
+            lines = [line for line in row["prompt"].split("\n") if line.startswith("line ")]
+            question = row["prompt"].strip().rpartition("\n")[2].partition("over. ")[2]
+            parts.append(Part(Story(lines), [Question(question, str(row["expected_number"]), lines.index(row["correct_line"].strip()), loose=True)]))
+        yield Cell({"lines": len(parts[0].story.episodes)}, _other(parts), "lines")
+
+
+LOCOMO_KINDS = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
+
+
+def locomo(data=None, questions=200, rivals=9, seeds=(1,)):
+    """
+    LoCoMo: long chats of two people. The gold answer is ranked by its likelihood a token against answers of the same kind of the same chat; `gain`
+    ranks by what memory adds to each. Questions without an answer (category 5) are left out.
+    """
+    file = _files(data, "locomo*.json", "locomo")[0]
+    try:
+        chats = json.loads(Path(file).read_text(encoding="utf-8"))
+        loaded = [(chat["sample_id"], *locomo_story(chat), chat["qa"]) for chat in chats]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a LoCoMo file: {type(error).__name__} {error}") from error
+    for seed in seeds:
+        parts, rng = [], random.Random(f"locomo-{seed}")
+        for _, story, turns, qa in loaded:
+            known = [q for q in qa if q.get("category") in LOCOMO_KINDS and "answer" in q]
+            out = []
+            for q in rng.sample(known, min(len(known), -(-questions // len(loaded)))):
+                answer = str(q["answer"])
+                same = sorted({str(r["answer"]) for r in known if r["category"] == q["category"]} - {answer})
+                proof = [turns[e] for e in q.get("evidence", ()) if e in turns]
+                out.append(Question(q["question"], answer, proof[0] if proof else -1, LOCOMO_KINDS[q["category"]],
+                                    rivals=tuple(rng.sample(same, min(rivals, len(same))))))
+            parts.append(Part(story, [q for q in out if q.rivals]))
+        yield Cell({"chats": len(parts), "rivals": rivals, "seed": seed}, _other(parts), "chats")
+
+
+def locomo_story(chat):
+    """(story, {dialogue id: index of its turn}) of a chat; a turn tells who speaks, and when a session began is an episode of its own."""
+    story, turns, talk = Story([]), {}, chat["conversation"]
+    sessions = sorted((k for k in talk if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:]))
+    for session in sessions:
+        story.episodes.append(f"Session of {talk[session + '_date_time']}.")
+        for turn in talk[session]:
+            turns[turn["dia_id"]] = len(story.episodes)
+            shown = f" [{turn['blip_caption']}]" if turn.get("blip_caption") else ""
+            story.episodes.append(f"{turn['speaker']}: {turn['text']}{shown}")
+    return story, turns
+
+
+PUBLIC = {"babi": babi, "babilong": babilong, "ruler": ruler, "keyvalue": keyvalue, "longeval": longeval, "locomo": locomo}
