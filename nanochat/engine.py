@@ -12,6 +12,7 @@ import torch
 from nanochat.checkpoint_manager import load_model_file, weights_digest
 from nanochat.common import UserError, choose_device, choose_dtype
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
+from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, Traces
 from nanochat.tokenizer import Tokenizer
 
@@ -50,13 +51,22 @@ def question_ids(tokenizer, question):
     return [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(question), tokenizer.assistant_id]
 
 
-@torch.no_grad()
+def episode_ids(tokenizer, texts):
+    """The token ids of episodes, as they are remembered."""
+    return [[tokenizer.bos_id, *ids, tokenizer.end_id] for ids in tokenizer.encode_batch(texts)]
+
+
 def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     """
-    The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1; episode i has the ordinal first_ordinal + i.
-    progress: called with the number of episodes done since the last call.
+    The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision they are stored in; episode i
+    has the ordinal first_ordinal + i. progress: called with the number of episodes done since the last call.
     """
-    encoded = [[tokenizer.bos_id, *ids, tokenizer.end_id] for ids in tokenizer.encode_batch(texts)]
+    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer, episode_ids(tokenizer, texts), first_ordinal, progress))
+
+
+@torch.no_grad()
+def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
+    """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
     shapes = {}
     for i, ids in enumerate(encoded):
         chunks = -(-len(ids) // CHUNK)
@@ -67,7 +77,7 @@ def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
             rows = members[at:at + ROWS]
             grid = torch.full((ROWS, chunks * CHUNK), tokenizer.pad_id)
             for row, i in enumerate(rows):
-                grid[row, :len(encoded[i])] = torch.tensor(encoded[i])
+                grid[row, :len(encoded[i])] = torch.as_tensor(encoded[i])
             state = model.empty_state(ROWS)
             for segment in grid.to(model.wte.weight.device).split(SEGMENT, dim=1):
                 state = model.encode(segment, state)
