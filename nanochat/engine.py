@@ -18,6 +18,7 @@ from nanochat.tokenizer import Tokenizer
 
 SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 64        # episodes that are read at once
+COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -61,11 +62,11 @@ def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision they are stored in; episode i
     has the ordinal first_ordinal + i. progress: called with the number of episodes done since the last call.
     """
-    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer, episode_ids(tokenizer, texts), first_ordinal, progress))
+    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer.pad_id, episode_ids(tokenizer, texts), first_ordinal, progress))
 
 
 @torch.no_grad()
-def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
+def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
     """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
     shapes = {}
     for i, ids in enumerate(encoded):
@@ -75,7 +76,7 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
     for chunks, members in sorted(shapes.items()):
         for at in range(0, len(members), ROWS):
             rows = members[at:at + ROWS]
-            grid = torch.full((ROWS, chunks * CHUNK), tokenizer.pad_id)
+            grid = torch.full((ROWS, chunks * CHUNK), pad_id)
             for row, i in enumerate(rows):
                 grid[row, :len(encoded[i])] = torch.as_tensor(encoded[i])
             state = model.empty_state(ROWS)
@@ -92,6 +93,18 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
     counts = torch.tensor([len(p) for p in parts])
     merged["episode"] = torch.repeat_interleave(torch.arange(first_ordinal, first_ordinal + len(parts), dtype=torch.int32), counts)[None]
     return Traces(**merged)
+
+
+def remember(model, memory, encoded, rows, progress=None):
+    """
+    Adds episodes (token ids of each, and its (source, line, time)) to a memory.Writer, committed every COMMIT of them. What a kill leaves, and the
+    same call without what is there already, give the same files as one that was not killed.
+    """
+    for at in range(0, len(encoded), COMMIT):
+        part = encoded[at:at + COMMIT]
+        traces = ingest_ids(model, memory.layout.geometry["pad_id"], part, progress=progress)
+        memory.append(memory.layout.pack(traces), [-(-len(ids) // CHUNK) for ids in part], rows[at:at + COMMIT])
+        memory.commit()
 
 
 @dataclass

@@ -20,7 +20,6 @@ from nanochat.common import UserError, flag, resolve_input, run_main
 from nanochat.users import add_user, moment, state_path
 
 TEXT_SUFFIXES = (".txt", ".md")
-COMMIT = 2048   # episodes between commits: what a kill may cost
 
 
 def build_parser():
@@ -98,23 +97,21 @@ def check_output(output, files):
         raise UserError(f"{output}: is read from, it can't be written to", code=2)
 
 
-def new_episodes(memory, episodes, time, append):
+def new_episodes(memory, encoded, rows, append=True):
     """
-    (how many episodes of `memory` are kept, indices of the `episodes` (ids, name, line) that are to be added to them). With append, all are kept, and a
-    text is new where it occurs more often in its source than the memory holds of that source. Without, memory is kept as far as it
-    is the beginning of `episodes`, all of it or nothing.
+    (how many episodes of `memory` are kept, indices of those that are to be added to them). encoded: token ids of each; rows: its (source, line, time).
+    With append all are kept, and a text is new where it occurs more often in its source than the memory holds of that source.
+    Without, the memory is kept if it is the beginning of these episodes: all of it or nothing.
     """
     if not append:
         held = len(memory)
-        same = memory.whole and held <= len(episodes) and all(
-            memory.content.row(i) == (name, line, time) and there.tolist() == ids
-            for i, there, (ids, name, line) in zip(range(1, held + 1), memory.episode_ids(), episodes))
-        return (held, range(held, len(episodes))) if same else (0, range(len(episodes)))
-    names = {name for _, name, _ in episodes}
+        same = held <= len(encoded) and all(memory.content.row(i) == row and there.tolist() == list(ids)
+                                            for i, there, ids, row in zip(range(1, held + 1), memory.episode_ids(), encoded, rows))
+        return (held, range(held, len(encoded))) if same else (0, range(len(encoded)))
     there, new = Counter(), []
-    if names.intersection(memory.content.names):
-        there.update((memory.content.row(i)[0], content_hash(ids.tolist())) for i, ids in enumerate(memory.episode_ids(), 1))
-    for i, (ids, name, _) in enumerate(episodes):
+    if {name for name, _, _ in rows}.intersection([None, *memory.content.names]):
+        there.update((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1))
+    for i, (ids, (name, _, _)) in enumerate(zip(encoded, rows)):
         key = name, content_hash(ids)
         if there[key]:
             there[key] -= 1
@@ -124,7 +121,7 @@ def new_episodes(memory, episodes, time, append):
 
 
 def content_hash(ids):
-    return hashlib.blake2b(array("I", ids).tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(array("I", map(int, ids)).tobytes(), digest_size=16).digest()
 
 
 def main(argv=None):
@@ -147,21 +144,16 @@ def main(argv=None):
     if not args.json:
         print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}", file=sys.stderr)
     began = time.perf_counter()
-    episodes = [(ids, name, line) for ids, (_, name, line) in zip(engine.episode_ids(tokenizer, [text for text, _, _ in found]), found)]
+    encoded, rows = engine.episode_ids(tokenizer, [text for text, _, _ in found]), [(name, line, args.time) for _, name, line in found]
     mine = identity(model, facts)
     with Writer(output, mine, anew=not args.append) as memory:
-        kept, new = new_episodes(memory, episodes, args.time, args.append)
-        if kept < len(memory) or not memory.whole:
+        kept, new = new_episodes(memory, encoded, rows, args.append)
+        if not memory.whole or kept < len(memory):
             memory.rewrite(Content(mine), [])
         with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None) as bar:
-            for at in range(0, len(new), COMMIT):
-                part = [episodes[i] for i in new[at:at + COMMIT]]
-                traces = engine.ingest_ids(model, tokenizer, [ids for ids, _, _ in part], progress=bar.update)
-                memory.append(memory.layout.pack(traces), traces.episode[0].bincount(minlength=len(part) + 1)[1:].tolist(), [(name, line, args.time) for _, name, line in part])
-                memory.commit()
-        seconds = time.perf_counter() - began
-        tokens = sum(len(episodes[i][0]) for i in new)
-        summary = {"episodes": len(memory), "added": len(new), "skipped": len(episodes) - len(new), "tokens": tokens, "traces": len(memory.content.checks),
+            engine.remember(model, memory, [encoded[i] for i in new], [rows[i] for i in new], bar.update)
+        seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)
+        summary = {"episodes": len(memory), "added": len(new), "skipped": len(encoded) - len(new), "tokens": tokens, "traces": len(memory.content.checks),
                    "bytes": memory.bytes, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds), "output": str(output)}
     if args.json:
         print(json.dumps(summary))
