@@ -23,6 +23,7 @@ import numpy as np
 from nanochat.common import UserError, fsync_dir
 from nanochat.memory_file import HEADER, MAGIC, Content, beside, crc, expect, header, identity, traces_path
 from nanochat.record import Layout
+from nanochat.tiers import tiered, trace_bytes
 
 try:
     import fcntl
@@ -122,6 +123,13 @@ class Store:
             raise UserError(f"{traces_path(self.path)}: damaged, or not the traces of {self.path} (checksum of record {begin + bad[0]})")
         return rows
 
+    def gather(self, numbers):
+        """Records by number (sorted, each once) as (n, stride) uint8, each checked."""
+        rows, cuts = [], np.flatnonzero(np.diff(numbers) != 1) + 1
+        for run in np.split(numbers, cuts) if len(numbers) else ():
+            rows.append(self.records(int(run[0]), int(run[-1]) + 1))
+        return np.concatenate(rows) if rows else np.empty((0, self.layout.stride), np.uint8)
+
     def blocks(self, keep=None):
         """The records of the episodes flagged by keep (bool a row; None = all), some at a time."""
         first = self.content.first
@@ -143,12 +151,14 @@ class Store:
                 yield line[line != pad]
             begin = to + 1
 
+    def places(self):
+        """The episode (ordinal) of each record, and its position in the episode: (N,) int64 both."""
+        count = self.content.traces.astype(np.int64)
+        return np.repeat(np.arange(1, len(count) + 1), count), np.arange(count.sum()) - np.repeat(self.content.first[:-1], count)
+
     def traces(self, like):
         """All of them as Traces (B = 1), with the device and dtype of the empty Traces `like`."""
-        count = self.content.traces
-        episode = np.repeat(np.arange(1, len(count) + 1), count)
-        position = np.arange(len(episode)) - np.repeat(self.content.first[:-1], count)
-        return self.layout.unpack(self.records(), episode, position, like)
+        return self.layout.unpack(self.records(), *self.places(), like)
 
 
 def stamp(file):
@@ -368,16 +378,23 @@ def save_state(path, state, model, facts, sources=()):
         memory.rewrite(content.extended(lengths, known, content.checks), [records])
 
 
-def load_state(path, model, facts):
+def load_state(path, model, facts, ram_budget=None):
     """
     (state, sources): the state for `model` (B = 1; traces on its device, in its dtype; `episode` the ordinal of the last one), and for each
-    episode (name, line) or None. Raises UserError, in one line, for files that are missing, damaged, or of another model.
+    episode (name, line) or None. ram_budget: bytes its traces may take; where they need more, most of them stay in the file and are read when
+    they are selected (see tiers.py). Raises UserError, in one line, for files that are missing, damaged, or of another model.
     """
-    with Store(path) as store:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(Store(path))
         store.expect(model, facts)
         state, content = model.empty_state(1), store.content
         sources = [(name, line) if name is not None else None for name, line, _ in map(content.row, range(1, len(content) + 1))]
-        state["traces"] = store.traces(state["traces"])
+        like = state["traces"]
+        if ram_budget is None or len(store.content.checks) * trace_bytes(like) <= ram_budget:
+            state["traces"] = store.traces(like)
+        else:
+            state["traces"] = tiered(store, like, ram_budget)
+            stack.pop_all()   # the file stays open
         state["buffer"] = state["buffer"].new_tensor(content.buffer[None])
         state["episode"].fill_(len(content))
     return state, sources

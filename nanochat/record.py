@@ -97,6 +97,23 @@ class Layout:
             q = torch.stack([q << 4, q], dim=-1).view(torch.int8) >> 4   # an arithmetic shift: the sign comes along
         return q.view(torch.int8).reshape(len(records), count, dim)
 
+    def field(self, records, name, like):
+        """(N, …) of a field that a record holds, with the device, dtype and shape of the tensor `like` (B, n, …)."""
+        if name in self.vectors:
+            x = dequantise(self.quantised(records, name), self.vectors[name][3])
+        else:
+            ids = np.ascontiguousarray(self.bytes_of(records, name)).view(self.id_type).astype(np.int64)
+            x = torch.from_numpy(np.where(ids == self.none, -1, ids))
+        return x.reshape(len(records), *like.shape[2:]).to(like)
+
+    def fill(self, columns, at, records):
+        """Writes the fields of records into columns {name: (1, N, …) tensor}, from row `at` on. "valid" is counted from the ids."""
+        for name, column in columns.items():
+            if name == "valid":
+                column[0, at:at + len(records)] = torch.from_numpy((self.ids(records) != self.geometry["pad_id"]).sum(1))
+            else:
+                column[0, at:at + len(records)] = self.field(records, name, column)
+
     def unpack(self, records, episode, position, like):
         """
         (N, stride) uint8 -> Traces (B = 1) with the device, dtype and shapes of the empty Traces `like`. episode, position (N,) integers come from the
@@ -104,17 +121,11 @@ class Layout:
         """
         N = len(records)
         columns = {f: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for f, t in like.as_dict().items()}
+        stored = {name: column for name, column in columns.items() if name not in ("episode", "position")}
         for at in range(0, N, BLOCK):
-            rows = records[at:at + BLOCK]
-            for name in ("ids", "before"):
-                ids = np.ascontiguousarray(self.bytes_of(rows, name)).view(self.id_type).astype(np.int64)
-                columns[name][0, at:at + len(rows)] = torch.from_numpy(np.where(ids == self.none, -1, ids)).to(columns[name])
-            for name, (_, _, _, length) in self.vectors.items():
-                x = dequantise(self.quantised(rows, name), length)
-                columns[name][0, at:at + len(rows)] = x.view(columns[name][0, at:at + len(rows)].shape).to(columns[name])
+            self.fill(stored, at, records[at:at + BLOCK])
         columns["episode"][0] = torch.as_tensor(episode)
         columns["position"][0] = torch.as_tensor(position)
-        columns["valid"][0] = (columns["ids"][0] != self.geometry["pad_id"]).sum(-1)
         return Traces(**columns)
 
     def rounded(self, traces):

@@ -10,6 +10,7 @@ Interactive on a terminal (/help lists the commands). One question with -p, one 
 import argparse
 import json
 import os
+import re
 import sys
 
 from nanochat.common import UserError, flag, run_main
@@ -25,6 +26,13 @@ def positive(text):
     return value
 
 
+def size(text):
+    """Bytes of '256MB', '1.5GB' or '1000000'. For argparse: ValueError where it is none."""
+    if not (parts := re.fullmatch(r"([\d.]+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)):
+        raise ValueError(text)
+    return int(float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " "))
+
+
 def build_parser():
     parser = argparse.ArgumentParser(prog="python -m scripts.query", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
@@ -32,6 +40,7 @@ def build_parser():
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")
     add("--state-path", help="the state file to answer from")
     add_user(parser)
+    add("--ram-budget", type=size, metavar="BYTES", help="RAM that memory may take (256MB, 4GB): beyond it, traces are read from the file when they are needed")
     add("--no-memory", action="store_true", help="answer with an emptied state")
     add("-p", "--prompt", metavar="QUESTION", help="one question")
     add("--questions", metavar="FILE.jsonl", help='{"question": …} a line; prints one JSON object a line')
@@ -83,7 +92,7 @@ class Memory:
 
         self.engine, self.max_tokens = engine, args.max_tokens
         self.model, self.tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
-        self.state, self.sources = (self.model.empty_state(1), []) if args.no_memory else load_state(args.path, self.model, facts)
+        self.state, self.sources = (self.model.empty_state(1), []) if args.no_memory else load_state(args.path, self.model, facts, args.ram_budget)
         self.about = f"{len(self.sources):,} episodes in {len(self.state['traces']):,} traces" if not args.no_memory else "no memory"
         self.about += f" | device: {facts['device']} | dtype: {facts['dtype']}"
 

@@ -113,6 +113,14 @@ def test_answers_about_the_others_stay_as_they_were(call, here):
     assert strip(call(query, *QUERY, *question)[1]) == strip(without)
 
 
+def test_a_ram_budget(call, here, state):
+    question = ("-p", "What did the user prefer at t=2?")
+    assert call(query, *QUERY, *question, "--ram-budget", "1GB") == call(query, *QUERY, *question)
+    code, out, err = call(query, *QUERY, *question, "--ram-budget", "1")
+    assert code == 1 and out == "" and one_line(err, "need a RAM budget of")
+    assert call(query, *QUERY, *question, "--ram-budget", "much")[0] == 2
+
+
 def test_forget(call, here):
     ingested(call, here, MORE, "--time", "2024-05-01T12:00:00+00:00")
     (here / "b.txt").write_text("Later.\n")
