@@ -1,10 +1,10 @@
 """
-A trace as a record of fixed size: what S.traces holds, 1,350 bytes for 16 tokens by default (docs/state-format.md).
+A trace as a record of fixed size: what S.traces holds, 774 bytes for 16 tokens by default (docs/state-format.md).
 
 Every vector of a trace has a known length: recall keys and addresses are unit vectors, gists and index keys are RMS-normalised. So a
-record keeps directions only, as small integers whose largest is 127, and no scales:
+record keeps directions only, as integers of 8 or 4 bits, and no scales:
 
-    q = round(127 x / max |x|)          x = q length / |q|
+    q = round(top x / max |x|), top = 127 or 7          x = q length / |q|
 
 The way back is computed from exact integers, so a record means the same numbers everywhere, and rounding what was read back in fp32 gives
 the same record again.
@@ -16,7 +16,8 @@ import torch
 
 from nanochat.state import CHUNK, CONTEXT, Traces
 
-BITS = {"address": 8, "index": 8, "gist": 8, "keys": 8}   # in the order of the record, after the ids
+# in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read from the few that it picks
+BITS = {"address": 8, "index": 8, "gist": 4, "keys": 4}
 BLOCK = 4096   # traces converted at once: bounds what the conversion needs beside its result
 
 

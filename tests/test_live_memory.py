@@ -393,7 +393,8 @@ def state_file(mixer):
         assert table == sources + [None] * (count - len(sources)) and int(loaded["episode"]) == count
         rounded = Layout(geometry(model)).rounded(state["traces"])
         assert_same(loaded["traces"], rounded, "traces")
-        assert_close(rounded, state["traces"], "rounding", 0.02)
+        for name, most in (("address", 0.01), ("index", 0.02), ("gist", 0.4), ("keys", 0.1)):
+            assert_close(getattr(rounded, name), getattr(state["traces"], name), f"rounding of {name}", most)
         assert_same(loaded["buffer"], state["buffer"], "buffer")
         kept = {**state, "traces": rounded}
         more = streams(1, 30, seed=6)[:, 1:]
@@ -427,7 +428,7 @@ def refused():
 
         assert "other weights" in refusal(good, model, {**facts, "weights": "0" * 64})
         assert "another tokenizer" in refusal(good, model, {**facts, "tokenizer": "0" * 64})
-        assert "gist is [1, 16, 8] there, [1, 24, 8] here" in refusal(good, wider, facts)
+        assert "gist is [1, 16, 4] there, [1, 24, 4] here" in refusal(good, wider, facts)
         assert "another shape" in refusal(good, heads, facts)
         assert "no such state file" in refusal(Path(directory) / "none.pt", model, facts)
         assert "no such state file" in refusal(Path(directory), model, facts)
