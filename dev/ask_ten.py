@@ -17,7 +17,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     from dev.gen_cairo_data import questions
     from nanochat.engine import answer, load_model
-    from nanochat.state_file import load_state
+    from nanochat.memory import load_state
     with open(args.truth_path, encoding="utf-8") as f:
         records = [json.loads(line) for line in f]
     model, tokenizer, facts = load_model(args.model_path)

@@ -12,11 +12,13 @@ import torch
 from nanochat.checkpoint_manager import load_model_file, weights_digest
 from nanochat.common import UserError, choose_device, choose_dtype
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
+from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, Traces
 from nanochat.tokenizer import Tokenizer
 
 SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 64        # episodes that are read at once
+COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -50,13 +52,22 @@ def question_ids(tokenizer, question):
     return [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(question), tokenizer.assistant_id]
 
 
-@torch.no_grad()
+def episode_ids(tokenizer, texts):
+    """The token ids of episodes, as they are remembered."""
+    return [[tokenizer.bos_id, *ids, tokenizer.end_id] for ids in tokenizer.encode_batch(texts)]
+
+
 def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     """
-    The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1; episode i has the ordinal first_ordinal + i.
-    progress: called with the number of episodes done since the last call.
+    The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision they are stored in; episode i
+    has the ordinal first_ordinal + i. progress: called with the number of episodes done since the last call.
     """
-    encoded = [[tokenizer.bos_id, *ids, tokenizer.end_id] for ids in tokenizer.encode_batch(texts)]
+    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer.pad_id, episode_ids(tokenizer, texts), first_ordinal, progress))
+
+
+@torch.no_grad()
+def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
+    """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
     shapes = {}
     for i, ids in enumerate(encoded):
         chunks = -(-len(ids) // CHUNK)
@@ -65,9 +76,9 @@ def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     for chunks, members in sorted(shapes.items()):
         for at in range(0, len(members), ROWS):
             rows = members[at:at + ROWS]
-            grid = torch.full((ROWS, chunks * CHUNK), tokenizer.pad_id)
+            grid = torch.full((ROWS, chunks * CHUNK), pad_id)
             for row, i in enumerate(rows):
-                grid[row, :len(encoded[i])] = torch.tensor(encoded[i])
+                grid[row, :len(encoded[i])] = torch.as_tensor(encoded[i])
             state = model.empty_state(ROWS)
             for segment in grid.to(model.wte.weight.device).split(SEGMENT, dim=1):
                 state = model.encode(segment, state)
@@ -82,6 +93,18 @@ def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     counts = torch.tensor([len(p) for p in parts])
     merged["episode"] = torch.repeat_interleave(torch.arange(first_ordinal, first_ordinal + len(parts), dtype=torch.int32), counts)[None]
     return Traces(**merged)
+
+
+def remember(model, memory, encoded, rows, progress=None):
+    """
+    Adds episodes (token ids of each, and its (source, line, time)) to a memory.Writer, committed every COMMIT of them. What a kill leaves, and the
+    same call without what is there already, give the same files as one that was not killed.
+    """
+    for at in range(0, len(encoded), COMMIT):
+        part = encoded[at:at + COMMIT]
+        traces = ingest_ids(model, memory.layout.geometry["pad_id"], part, progress=progress)
+        memory.append(memory.layout.pack(traces), [-(-len(ids) // CHUNK) for ids in part], rows[at:at + COMMIT])
+        memory.commit()
 
 
 @dataclass

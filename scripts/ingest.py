@@ -1,17 +1,23 @@
 """
-Ingest: a frozen model reads text once, and what it remembers of it becomes a state file.
+Ingest: a frozen model reads text once, and what it remembers of it becomes a state: S.pt and, beside it, S.traces.
 
     python -m scripts.ingest --model_path base_checkpoints/d8/model_001000.pt --data_path data/synthetic-cairo-episodes.txt --output_path cairo_memory_state.pt
+
+The state is that of this text, whatever was there before; --append adds to what is there. What is there of it already is not read again, so
+the same command twice does nothing, and one that was killed goes on where it was.
 """
 import argparse
+import hashlib
 import json
 import os
 import re
 import sys
 import time
-from pathlib import Path
+from array import array
+from collections import Counter
 
 from nanochat.common import UserError, flag, resolve_input, run_main
+from nanochat.users import add_user, moment, state_path
 
 TEXT_SUFFIXES = (".txt", ".md")
 
@@ -22,7 +28,10 @@ def build_parser():
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")
     add("--data-path", required=True, nargs="+", metavar="PATH", help="UTF-8 text files, or directories of .txt and .md files")
-    add("--output-path", required=True, help="the state file to write")
+    add("--output-path", help="the state file to write (S.traces comes beside it)")
+    add_user(parser)
+    add("--append", action="store_true", help="keep what the state holds, add what it does not hold yet")
+    add("--time", type=moment, default=-1, metavar="TIME", help="when this was lived, to be forgotten by: now, or ISO 8601 (default: not recorded)")
     add("--episode", choices=["line", "paragraph", "file"], default="line", help="what is remembered, and can be forgotten, as one (default: line)")
     add("--device", default="auto")
     add("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
@@ -88,38 +97,69 @@ def check_output(output, files):
         raise UserError(f"{output}: is read from, it can't be written to", code=2)
 
 
+def new_episodes(memory, encoded, rows, append=True):
+    """
+    (how many episodes of `memory` are kept, indices of those that are to be added to them). encoded: token ids of each; rows: its (source, line, time).
+    With append all are kept, and a text is new where it occurs more often in its source than the memory holds of that source.
+    Without, the memory is kept if it is the beginning of these episodes: all of it or nothing.
+    """
+    if not append:
+        held = len(memory)
+        same = held <= len(encoded) and all(memory.content.row(i) == row and there.tolist() == list(ids)
+                                            for i, there, ids, row in zip(range(1, held + 1), memory.episode_ids(), encoded, rows))
+        return (held, range(held, len(encoded))) if same else (0, range(len(encoded)))
+    there, new = Counter(), []
+    if {name for name, _, _ in rows}.intersection([None, *memory.content.names]):
+        there.update((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1))
+    for i, (ids, (name, _, _)) in enumerate(zip(encoded, rows)):
+        key = name, content_hash(ids)
+        if there[key]:
+            there[key] -= 1
+        else:
+            new.append(i)
+    return len(memory), new
+
+
+def content_hash(ids):
+    return hashlib.blake2b(array("I", map(int, ids)).tobytes(), digest_size=16).digest()
+
+
 def main(argv=None):
-    args = build_parser().parse_args(argv)
-    output = Path(args.output_path).expanduser()
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    output = state_path(parser, args, "output_path", make=True)
     files = find_files(args.data_path)
     check_output(output, [path for path, _ in files] + [p for p in [resolve_input(args.model_path)] if p.exists()])
-    episodes = [(text, name, line) for path, name in files for text, line in split_episodes(read_text(path), args.episode)]
-    if not episodes:
+    found = [(text, name, line) for path, name in files for text, line in split_episodes(read_text(path), args.episode)]
+    if not found:
         raise UserError(f"nothing to remember: {', '.join(args.data_path)} {'is empty or' if len(files) == 1 else 'hold nothing but'} white space")
 
-    import torch
     from tqdm import tqdm
 
     from nanochat import engine
-    from nanochat.state_file import save_state
+    from nanochat.memory import Writer
+    from nanochat.memory_file import Content, identity
 
     model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
     if not args.json:
         print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}", file=sys.stderr)
     began = time.perf_counter()
-    with tqdm(total=len(episodes), unit=" episodes", file=sys.stderr, disable=None) as bar:
-        traces = engine.ingest(model, tokenizer, [text for text, _, _ in episodes], progress=bar.update)
-    seconds = time.perf_counter() - began
-    state = {**model.empty_state(1), "traces": traces, "episode": torch.tensor([len(episodes)])}
-    save_state(output, state, model, facts, [(name, line) for _, name, line in episodes])
-    tokens = int(traces.valid.sum())
-    summary = {"episodes": len(episodes), "tokens": tokens, "traces": len(traces), "bytes": output.stat().st_size,
-               "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds), "output": str(output)}
+    encoded, rows = engine.episode_ids(tokenizer, [text for text, _, _ in found]), [(name, line, args.time) for _, name, line in found]
+    mine = identity(model, facts)
+    with Writer(output, mine, anew=not args.append) as memory:
+        kept, new = new_episodes(memory, encoded, rows, args.append)
+        if not memory.whole or kept < len(memory):
+            memory.rewrite(Content(mine), [])
+        with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None) as bar:
+            engine.remember(model, memory, [encoded[i] for i in new], [rows[i] for i in new], bar.update)
+        seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)
+        summary = {"episodes": len(memory), "added": len(new), "skipped": len(encoded) - len(new), "tokens": tokens, "traces": len(memory.content.checks),
+                   "bytes": memory.bytes, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds), "output": str(output)}
     if args.json:
         print(json.dumps(summary))
     else:
-        print("{episodes:,} episodes, {tokens:,} tokens -> {traces:,} traces, {bytes:,} bytes in {output} | {seconds:.1f} s, {tokens_per_second:,} tokens/s".format(**summary),
-              file=sys.stderr)
+        print("{added:,} episodes added, {skipped:,} known | {tokens:,} tokens in {seconds:.1f} s, {tokens_per_second:,} tokens/s | "
+              "{episodes:,} episodes in {traces:,} traces, {bytes:,} bytes in {output}".format(**summary), file=sys.stderr)
     return 0
 
 

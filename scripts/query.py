@@ -2,6 +2,7 @@
 Query: the frozen model answers from a state file, and says which episodes it answered from.
 
     python -m scripts.query --model_path base_checkpoints/d8/model_001000.pt --state_path cairo_memory_state.pt
+    python -m scripts.query --model_path base_checkpoints/d8/model_001000.pt --state-dir memories --user alice
 
 Interactive on a terminal (/help lists the commands). One question with -p, one a line piped to stdin, or one JSON object a line in
 --questions FILE.jsonl. Answers go to stdout, everything else to stderr.
@@ -9,9 +10,11 @@ Interactive on a terminal (/help lists the commands). One question with -p, one 
 import argparse
 import json
 import os
+import re
 import sys
 
 from nanochat.common import UserError, flag, run_main
+from nanochat.users import add_user, state_path
 
 HELP = "ask a question; Ctrl-C stops the answer, Ctrl-D or /quit leaves"
 SHOWN = 3   # episodes named under an answer; --json gives all
@@ -23,12 +26,21 @@ def positive(text):
     return value
 
 
+def size(text):
+    """Bytes of '256MB', '1.5GB' or '1000000'. For argparse: ValueError where it is none."""
+    if not (parts := re.fullmatch(r"([\d.]+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)):
+        raise ValueError(text)
+    return int(float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " "))
+
+
 def build_parser():
     parser = argparse.ArgumentParser(prog="python -m scripts.query", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")
     add("--state-path", help="the state file to answer from")
+    add_user(parser)
+    add("--ram-budget", type=size, metavar="BYTES", help="RAM that memory may take (256MB, 4GB): beyond it, traces are read from the file when they are needed")
     add("--no-memory", action="store_true", help="answer with an emptied state")
     add("-p", "--prompt", metavar="QUESTION", help="one question")
     add("--questions", metavar="FILE.jsonl", help='{"question": …} a line; prints one JSON object a line')
@@ -76,11 +88,11 @@ class Memory:
 
     def __init__(self, args):
         from nanochat import engine
-        from nanochat.state_file import load_state
+        from nanochat.memory import load_state
 
         self.engine, self.max_tokens = engine, args.max_tokens
         self.model, self.tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
-        self.state, self.sources = (self.model.empty_state(1), []) if args.no_memory else load_state(args.state_path, self.model, facts)
+        self.state, self.sources = (self.model.empty_state(1), []) if args.no_memory else load_state(args.path, self.model, facts, args.ram_budget)
         self.about = f"{len(self.sources):,} episodes in {len(self.state['traces']):,} traces" if not args.no_memory else "no memory"
         self.about += f" | device: {facts['device']} | dtype: {facts['dtype']}"
 
@@ -177,8 +189,7 @@ def piped(ask):
 def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
-    if not args.state_path and not args.no_memory:
-        parser.error("--state-path is needed, or --no-memory")
+    args.path = None if args.no_memory else state_path(parser, args, "state_path")
     if args.prompt is not None and args.questions:
         parser.error("-p and --questions exclude each other")
     if args.prompt is not None and not args.prompt.strip():

@@ -109,9 +109,9 @@ def pipe(monkeypatch, text):
 
 def test_ingest_says_on_stderr_what_it_did(call, here):
     code, out, err = call(ingest, *INGEST)
-    assert code == 0 and out == "" and "3 episodes, " in err and "tokens/s" in err
+    assert code == 0 and out == "" and "3 episodes added, " in err and "tokens/s" in err
     assert "\r" not in err, "a progress bar without a terminal"
-    assert sorted(p.name for p in here.iterdir()) == ["S.pt", "data.txt"]
+    assert sorted(p.name for p in here.iterdir()) == ["S.pt", "S.traces", "data.txt"]
 
 
 def test_ingest_prints_one_json_object_when_asked(call, here):
@@ -121,14 +121,14 @@ def test_ingest_prints_one_json_object_when_asked(call, here):
     tokenizer = Tokenizer.load()
     lengths = [len(tokenizer.encode(line)) + 2 for line in TIMELINE]
     assert got["episodes"] == 3 and got["tokens"] == sum(lengths) and got["traces"] == sum(-(-n // 16) for n in lengths)
-    assert got["bytes"] == (here / "S.pt").stat().st_size and got["seconds"] > 0 and got["tokens_per_second"] > 0
+    assert got["bytes"] == sum((here / name).stat().st_size for name in ("S.pt", "S.traces")) and got["seconds"] > 0 and got["tokens_per_second"] > 0
 
 
 def test_the_state_does_not_depend_on_the_place_or_the_time(call, here):
     call(ingest, *INGEST)
-    first = (here / "S.pt").read_bytes()
     call(ingest, *INGEST[:-1], "again.pt")
-    assert (here / "again.pt").read_bytes() == first
+    for suffix in ("pt", "traces"):
+        assert (here / f"again.{suffix}").read_bytes() == (here / f"S.{suffix}").read_bytes()
 
 
 def test_ingest_reads_several_files_and_directories_in_order(call, here):
@@ -140,7 +140,7 @@ def test_ingest_reads_several_files_and_directories_in_order(call, here):
     code, out, _ = call(ingest, "--model-path", MODEL, "--data-path", "data.txt", "notes", "--output-path", "S.pt", "--json")
     assert code == 0 and json.loads(out)["episodes"] == 7
     model, tokenizer, facts = engine.load_model(MODEL)
-    from nanochat.state_file import load_state
+    from nanochat.memory import load_state
     state, sources = load_state(here / "S.pt", model, facts)
     assert sources[2:] == [("data.txt", 3), ("a.txt", 1), ("b.md", 1), ("deep/c.TXT", 2), ("deep/c.TXT", 4)]
     assert [engine.episode_text(state["traces"], tokenizer, i + 1) for i in range(7)] == [*TIMELINE, "second", "third", "fourth", "fifth"]
@@ -344,6 +344,6 @@ def test_the_commands_as_they_are_typed(here, base):
     python = lambda *argv, **kw: subprocess.run([sys.executable, "-m", *argv], cwd=repo_root(), capture_output=True, text=True, **kw)
     state = here / "S.pt"
     done = python("scripts.ingest", "--model_path", MODEL, "--data_path", str(here / "data.txt"), "--output_path", str(state))
-    assert done.returncode == 0 and done.stdout == "" and "3 episodes" in done.stderr
+    assert done.returncode == 0 and done.stdout == "" and "3 episodes added" in done.stderr
     done = python("scripts.query", "--model_path", MODEL, "--state_path", str(state), "--max-tokens", "4", "--json", input="Where at t=1?\nAnd at t=3?\n")
     assert done.returncode == 0 and done.stderr == "" and len([json.loads(line) for line in done.stdout.splitlines()]) == 2

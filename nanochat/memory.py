@@ -1,0 +1,405 @@
+"""
+A memory on disk: S.pt, small, says what is remembered; S.traces holds it, one record of fixed size a trace (docs/state-format.md).
+
+    S.pt        format, model and tokenizer it belongs to, table of episodes, a checksum for every record, the open chunk
+    S.traces    a header of 64 bytes; record n at 64 + n * stride
+
+Commit: records are appended and on disk for sure before S.pt is replaced in one step, so a kill at any instant leaves the last commit. Readers
+take no lock: they hold the commit they opened while a writer appends. A writer holds a lock on S.traces, which the operating system
+releases when it dies.
+
+A deletion writes both files anew, without the episode. In between, S.pt says "pending" and the records lie in S.traces.new: the
+commit is the one instant at which S.pt is replaced, and whoever opens the memory next to write ends what a crash has interrupted.
+
+Records are read at their position, not through a mapping: a file cut short under a reader is then an error of one line, not SIGBUS. It costs
+about 3 microseconds a record instead of 1 (dev/bench_memory.py), beside a question of tens of milliseconds.
+"""
+import contextlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.common import UserError, fsync_dir
+from nanochat.memory_file import HEADER, MAGIC, Content, beside, crc, expect, header, identity, traces_path
+from nanochat.record import Layout
+from nanochat.tiers import tiered, trace_bytes
+
+try:
+    import fcntl
+except ImportError:   # Windows: nothing there keeps a second writer out
+    fcntl = None
+
+ATTEMPTS = 1000   # of a reader to find S.pt and S.traces of one commit, while a writer deletes
+BLOCK = 1024      # records read at once
+
+
+class Store:
+    """
+    A memory opened to be read: the commit that was the last when it was opened, whatever a writer does meanwhile. Only S.pt is read at once;
+    records are, and are checked, when they are asked for. A context manager.
+    """
+    def __init__(self, path):
+        """UserError, in one line, for files that are missing, damaged, or not of one commit."""
+        self.path = Path(path)
+        self.content, self.fd = self.snapshot()
+        try:
+            self.check_file()
+        except BaseException:
+            self.close()
+            raise
+
+    def snapshot(self):
+        """S.pt and the open S.traces of one commit: S.pt must still be the same once S.traces is open."""
+        for _ in range(ATTEMPTS):
+            content, before = self.read_content()
+            fd = open_traces(self.path, content.pending)
+            if before == stamp(self.path):
+                if fd is None:
+                    raise UserError(f"{traces_path(self.path)}: missing, it holds the traces of {self.path}")
+                return content, fd
+            if fd is not None:
+                os.close(fd)
+        raise UserError(f"{self.path}: changes faster than it can be read")
+
+    def read_content(self):
+        try:
+            with open(self.path, "rb") as file:
+                return Content.read(file, self.path), stamp(file.fileno())
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise UserError(f"{self.path}: no such state file") from error
+
+    def check_file(self):
+        """The header, and that all records are there."""
+        self.layout = Layout(self.content.identity["geometry"])
+        here, size = traces_path(self.path), os.fstat(self.fd).st_size
+        if size < self.end:
+            raise UserError(f"{here}: truncated, {size:,} bytes where {self.end:,} are needed")
+        if os.pread(self.fd, HEADER.size, 0) != header(self.content.identity, self.layout):
+            raise UserError(f"{here}: damaged, or not the traces of {self.path} (its header differs)")
+
+    @property
+    def end(self):
+        """Bytes of S.traces that are committed."""
+        return HEADER.size + len(self.content.checks) * self.layout.stride
+
+    @property
+    def bytes(self):
+        return os.stat(self.path).st_size + self.end
+
+    def __len__(self):
+        """Number of episodes."""
+        return len(self.content)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = None
+
+    def expect(self, model, facts):
+        """UserError unless this memory belongs to `model`. facts: from engine.load_model."""
+        expect(self.path, self.content.identity, identity(model, facts))
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def records(self, begin=0, end=None):
+        """Records begin..end - 1 as (n, stride) uint8, each checked. UserError for one that is not what was committed."""
+        end = len(self.content.checks) if end is None else end
+        stride, rows = self.layout.stride, np.empty((end - begin, self.layout.stride), np.uint8)
+        for at in range(begin, end, BLOCK):
+            to = min(at + BLOCK, end)
+            got = os.pread(self.fd, (to - at) * stride, HEADER.size + at * stride)
+            if len(got) != (to - at) * stride:
+                raise UserError(f"{traces_path(self.path)}: truncated while it was read, record {at + len(got) // stride} is not there")
+            rows[at - begin:to - begin] = np.frombuffer(got, np.uint8).reshape(-1, stride)
+        return self.checked(rows, np.arange(begin, end))
+
+    def gather(self, numbers):
+        """Records by number, (n,) int64 in any order, as (n, stride) uint8, each checked."""
+        stride = self.layout.stride
+        data = b"".join([os.pread(self.fd, stride, HEADER.size + n * stride) for n in numbers.tolist()])
+        if len(data) != len(numbers) * stride:
+            raise UserError(f"{traces_path(self.path)}: truncated while it was read")
+        return self.checked(np.frombuffer(data, np.uint8).reshape(-1, stride), numbers)
+
+    def checked(self, rows, numbers):
+        bad = np.flatnonzero(crc(rows) != self.content.checks[numbers])
+        if len(bad):
+            raise UserError(f"{traces_path(self.path)}: damaged, or not the traces of {self.path} (checksum of record {numbers[bad[0]]})")
+        return rows
+
+    def blocks(self, keep=None):
+        """The records of the episodes flagged by keep (bool a row; None = all), some at a time."""
+        first = self.content.first
+        for begin in range(0, len(self.content.checks), BLOCK):
+            rows = self.records(begin, min(begin + BLOCK, len(self.content.checks)))
+            if keep is not None:
+                rows = rows[keep[np.searchsorted(first, np.arange(begin, begin + len(rows)), side="right") - 1]]
+            yield rows
+
+    def episode_ids(self, begin=1, end=None):
+        """Yields the token ids (numpy, padding left out) of the episodes begin..end, both included."""
+        first, pad = self.content.first, self.layout.geometry["pad_id"]
+        end = len(self) if end is None else end
+        while begin <= end:
+            to = max(begin, min(end, int(np.searchsorted(first, first[begin - 1] + BLOCK, side="right")) - 1))   # as many as fit a block, one at least
+            ids = self.layout.ids(self.records(first[begin - 1], first[to]))
+            for ordinal in range(begin, to + 1):
+                line = ids[first[ordinal - 1] - first[begin - 1]:first[ordinal] - first[begin - 1]].reshape(-1)
+                yield line[line != pad]
+            begin = to + 1
+
+    def places(self):
+        """The episode (ordinal) of each record, and its position in the episode: (N,) int64 both."""
+        count = self.content.traces.astype(np.int64)
+        return np.repeat(np.arange(1, len(count) + 1), count), np.arange(count.sum()) - np.repeat(self.content.first[:-1], count)
+
+    def traces(self, like):
+        """All of them as Traces (B = 1), with the device and dtype of the empty Traces `like`."""
+        return self.layout.unpack(self.records(), *self.places(), like)
+
+
+def stamp(file):
+    """What tells one version of a file from the next; None where it is not there."""
+    try:
+        stat = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def open_traces(path, pending):
+    """A descriptor of the file that holds the records, None where there is none."""
+    here = traces_path(path)
+    for name in ([beside(here)] if pending else []) + [here]:
+        try:
+            return os.open(name, os.O_RDONLY)
+        except FileNotFoundError:
+            pass
+    return None
+
+
+class Writer(Store):
+    """
+    A memory opened to be written, by one at a time. What is appended is there for others after `commit`, and is gone if that is not called.
+
+        with Writer(path, identity(model, facts)) as memory:
+            memory.append(records, [2, 3], [("notes.txt", 1, -1), ("notes.txt", 2, -1)])
+            memory.commit()
+    """
+    def __init__(self, path, identity=None, anew=False):
+        """
+        identity: the memory is made if there is none, and must belong to it (see memory_file.identity). anew: whatever is there may be replaced by
+        `rewrite`, and must be where `whole` is false: it is damaged, or of another identity. UserError as for Store, and where another
+        process writes to it.
+        """
+        self.path, self.fd, self.whole = Path(path), None, True
+        if identity is None and not self.path.is_file():
+            raise UserError(f"{self.path}: no such state file")
+        self.lock(traces_path(self.path))
+        try:
+            if not self.path.exists():
+                return self.begin(identity)
+            try:
+                self.recover()
+                if identity is not None:
+                    expect(self.path, self.content.identity, identity)
+            except UserError:
+                if not anew:
+                    raise
+                self.whole, self.content, self.layout = False, Content(identity), Layout(identity["geometry"])
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        if self.fd is not None and (not self.path.exists() or os.fstat(self.fd).st_size == 0):
+            traces_path(self.path).unlink(missing_ok=True)   # nothing was ever committed
+        super().close()
+
+    def lock(self, here):
+        """Opens S.traces with a lock. It is the file that has the lock, not the name: a deletion may have put another file there meanwhile."""
+        while True:
+            self.fd = os.open(here, os.O_RDWR | os.O_CREAT, 0o600)
+            lock(self.fd, self.path)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self.fd), os.stat(here)):
+                    return
+            os.close(self.fd)
+
+    def begin(self, identity):
+        """No S.pt: there is nothing, or what a crash has left before the first commit."""
+        for path in (self.path, traces_path(self.path)):
+            beside(path).unlink(missing_ok=True)
+        if os.pread(self.fd, len(MAGIC), 0) not in (b"", MAGIC):
+            os.close(self.fd)
+            self.fd = None   # somebody else's file is not cleared away by close
+            raise UserError(f"{traces_path(self.path)}: is in the way, and is no memory")
+        self.content, self.layout = Content(identity), Layout(identity["geometry"])
+        os.ftruncate(self.fd, 0)
+        write_all(self.fd, header(identity, self.layout))
+
+    def recover(self):
+        """Ends or undoes what a crash has left: a deletion that was committed or was not, records that were not committed."""
+        here = traces_path(self.path)
+        self.content = self.read_content()[0]
+        if self.content.pending:
+            if beside(here).exists():
+                fd = os.open(beside(here), os.O_RDWR)
+                lock(fd, self.path)
+                os.close(self.fd)
+                self.fd = fd
+            self.check_file()
+            self.publish()
+        else:
+            self.check_file()
+            beside(here).unlink(missing_ok=True)
+        beside(self.path).unlink(missing_ok=True)
+        os.ftruncate(self.fd, self.end)
+        os.lseek(self.fd, self.end, os.SEEK_SET)
+
+    # -- adding -------------------------------------------------------------------------------------------------------
+
+    def append(self, records, traces, rows):
+        """
+        Adds episodes: their records (n, stride) uint8 in order; traces, how many each has; rows, (source or None, line or -1, time or -1) of
+        each. OSError where the disk is full: nothing is added then.
+        """
+        if not self.whole or sum(traces) != len(records) or len(rows) != len(traces) or min(traces, default=1) < 1:
+            raise ValueError(f"{len(records)} records, {sum(traces)} in {len(traces)} episodes, {len(rows)} rows")
+        try:
+            write_all(self.fd, records)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, self.end)
+                os.lseek(self.fd, self.end, os.SEEK_SET)
+            raise
+        self.content = self.content.extended(traces, rows, crc(records))
+
+    def commit(self):
+        """Makes everything appended the state of this memory, durably."""
+        os.fsync(self.fd)
+        self.write_content(self.content)
+
+    def write_content(self, content):
+        staged = beside(self.path)
+        try:
+            with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                content.write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, self.path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        fsync_dir(self.path.parent)
+
+    # -- taking away --------------------------------------------------------------------------------------------------
+
+    def delete(self, ordinals):
+        """Forgets episodes (a collection of 1, 2, …; the others move up): both files are then, to the byte, as if they had never been there."""
+        keep = np.ones(len(self), bool)
+        keep[np.array(sorted(ordinals), dtype=np.int64) - 1] = False
+        self.rewrite(self.content.kept(keep), self.blocks(keep))
+
+    def rewrite(self, content, blocks):
+        """Replaces everything, in one commit: content, but for its checksums; blocks, the records, an iterable of (n, stride) uint8."""
+        here, layout, checks = traces_path(self.path), Layout(content.identity["geometry"]), []
+        fd = os.open(beside(here), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            lock(fd, self.path)
+            write_all(fd, header(content.identity, layout))
+            for rows in blocks:
+                write_all(fd, rows)
+                checks.append(crc(rows))
+            os.fsync(fd)
+            fsync_dir(here.parent)
+            content = replace(content, checks=np.concatenate(checks) if checks else content.checks[:0], pending=True)
+            self.write_content(content)
+        except BaseException:
+            os.close(fd)
+            beside(here).unlink(missing_ok=True)
+            raise
+        os.close(self.fd)
+        self.content, self.layout, self.fd, self.whole = content, layout, fd, True
+        self.publish()
+
+    def publish(self):
+        """The second half of `rewrite`, or of a crash in it: the new records take the place of the old."""
+        here = traces_path(self.path)
+        if beside(here).exists():
+            os.replace(beside(here), here)
+            fsync_dir(here.parent)
+        self.content = replace(self.content, pending=False)
+        self.write_content(self.content)
+
+
+def lock(fd, path):
+    """Held until fd is closed, or its process dies. UserError where another one holds it."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{path}: another process writes to it") from error
+
+
+def write_all(fd, data):
+    view = memoryview(data).cast("B") if len(data) else b""
+    while len(view):
+        view = view[os.write(fd, view):]
+
+
+# a whole state, in the form the model works on ---------------------------------------------------------------------------
+
+
+def save_state(path, state, model, facts, sources=()):
+    """
+    Writes the state of one row (B = 1) that `model` has lived through, in the place of whatever is there. facts: from engine.load_model.
+    sources: for the episodes 1, 2, …, as far as known, (name, line) or None.
+
+    Vectors are rounded to the precision of a record. Not stored is what the write layers carry within an episode, so the state must be a run
+    of whole episodes, and the buffer empty or the beginning of one: ValueError otherwise.
+    """
+    traces, buffer, count = state["traces"], state["buffer"], int(state["episode"][0])
+    if buffer.shape[0] != 1:
+        raise ValueError(f"a state file holds one row, not {buffer.shape[0]}")
+    if buffer.shape[1] and buffer[0, 0] != model.config.bos_id:
+        raise ValueError("an episode is open beyond its first chunk: close it before saving")
+    lengths = np.bincount(traces.episode[0].cpu().numpy(), minlength=count + 1)[1:]
+    if len(lengths) != count or lengths.sum() != len(traces) or (lengths < 1).any() or (traces.episode[0, 1:] < traces.episode[0, :-1]).any():
+        raise ValueError("the traces are not those of the episodes 1, 2, … in order")
+    known = [(*sources[i], -1) if i < len(sources) and sources[i] else (None, -1, -1) for i in range(count)]
+    content = Content(identity(model, facts), buffer=buffer[0].cpu().numpy().astype(np.int64))
+    records = Layout(content.identity["geometry"]).pack(traces)
+    with Writer(path, content.identity, anew=True) as memory:
+        memory.rewrite(content.extended(lengths, known, content.checks), [records])
+
+
+def load_state(path, model, facts, ram_budget=None):
+    """
+    (state, sources): the state for `model` (B = 1; traces on its device, in its dtype; `episode` the ordinal of the last one), and for each
+    episode (name, line) or None. ram_budget: bytes its traces may take; where they need more, most of them stay in the file and are read when
+    they are selected (see tiers.py). Raises UserError, in one line, for files that are missing, damaged, or of another model.
+    """
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(Store(path))
+        store.expect(model, facts)
+        state, content = model.empty_state(1), store.content
+        sources = [(name, line) if name is not None else None for name, line, _ in map(content.row, range(1, len(content) + 1))]
+        like = state["traces"]
+        if ram_budget is None or len(store.content.checks) * trace_bytes(like) <= ram_budget:
+            state["traces"] = store.traces(like)
+        else:
+            state["traces"] = tiered(store, like, ram_budget)
+            stack.pop_all()   # the file stays open
+        state["buffer"] = state["buffer"].new_tensor(content.buffer[None])
+        state["episode"].fill_(len(content))
+    return state, sources

@@ -1,0 +1,48 @@
+"""Which state a command is about: a file, or a user's in a directory that holds one for each user. No torch: `--help` answers at once."""
+import datetime
+import re
+import time
+from pathlib import Path
+
+from nanochat.common import UserError, flag
+
+# no separator, no leading dot, no capitals: two names can't meet in one file, on any file system
+NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
+
+
+def add_user(parser):
+    """--state-dir and --user, instead of a path."""
+    flag(parser, "--state-dir", metavar="DIR", help="a directory with one state for each user, instead of a path")
+    flag(parser, "--user", metavar="NAME", help="whose state in --state-dir: lower-case letters, digits and . _ @ + - (at most 64)")
+
+
+def user_path(directory, name):
+    """The state file of a user. UserError for a name that could leave the directory, or reach another's file."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"--user {name!r}: a name is 1 to 64 lower-case letters, digits and . _ @ + -, beginning with a letter or digit", code=2)
+    path = Path(directory).expanduser() / f"{name}.pt"
+    for file in (path, path.with_suffix(".traces")):
+        if file.is_symlink():
+            raise UserError(f"{file}: a link, which could lead out of the directory")
+    return path
+
+
+def state_path(parser, args, flag_name, make=False):
+    """The state that the flags of a command name: its path flag, or --state-dir with --user. make: the directory may be new."""
+    given, spelled = getattr(args, flag_name), "--" + flag_name.replace("_", "-")
+    if bool(args.state_dir) != (args.user is not None):
+        parser.error("--state-dir and --user go together")
+    if bool(given) == bool(args.state_dir):
+        parser.error(f"{spelled} is needed, or --state-dir and --user" if not given else f"{spelled} and --state-dir exclude each other")
+    if given:
+        return Path(given).expanduser()
+    if make:
+        Path(args.state_dir).expanduser().mkdir(mode=0o700, exist_ok=True)
+    return user_path(args.state_dir, args.user)
+
+
+def moment(text):
+    """Seconds since 1970 of 'now' or an ISO 8601 date and time, local time where no zone is given. For argparse: ValueError where it is neither."""
+    if text == "now":
+        return int(time.time())
+    return int(datetime.datetime.fromisoformat(text).timestamp())

@@ -1,0 +1,428 @@
+"""
+What is remembered, in words: list, search, delete, carry elsewhere.
+
+    python -m scripts.memory list --state_path S.pt
+    python -m scripts.memory delete 17 20-25 --state_path S.pt
+    python -m scripts.memory forget --match "the doctor" --state-dir memories --user alice
+
+An episode is deleted exactly: both files are then, to the byte, as if it had never been ingested. The episodes after it move up by one.
+"""
+import argparse
+import datetime
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+from nanochat.common import UserError, atomic_write, flag, run_main
+from nanochat.users import add_user, moment, state_path
+
+SHOWN = 10   # episodes named before a deletion
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(prog="python -m scripts.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, run, about, changes=False, model=False):
+        sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+        flag(sub, "--state-path", help="the state file")
+        add_user(sub)
+        flag(sub, "--json", action="store_true", help="one JSON object a line on stdout")
+        if changes:
+            flag(sub, "--dry-run", action="store_true", help="say what would be done, and do nothing")
+            flag(sub, "--yes", action="store_true", help="do not ask")
+        if model:
+            flag(sub, "--model-path", required=True, help="model file of a checkpoint, or its directory")
+            flag(sub, "--device", default="auto")
+            flag(sub, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    command("list", list_episodes, "every episode")
+    command("show", show, "one episode, whole").add_argument("id", type=int, help="its number in the list")
+    command("search", search, "the episodes that hold a text, in any case").add_argument("text")
+    command("stats", stats, "how much is remembered, and what it takes")
+    command("verify", verify, "check every record")
+    command("delete", delete, "forget episodes by number", changes=True).add_argument("ids", nargs="+", metavar="ID", help="a number of the list, or FIRST-LAST")
+    sub = command("forget", forget, "forget the episodes for which all of this holds", changes=True)
+    flag(sub, "--match", metavar="TEXT", help="they hold this text, in any case")
+    flag(sub, "--since", type=moment, metavar="TIME", help="lived at this time or later (ISO 8601)")
+    flag(sub, "--until", type=moment, metavar="TIME", help="lived at this time or earlier")
+    flag(sub, "--source", metavar="NAME", help="they came from this file")
+    command("wipe", wipe, "forget everything", changes=True)
+    command("compact", compact, "end what a crash has left half done, now rather than at the next change")
+    sub = command("export", export, "the episodes as JSONL, or the memory to the bit")
+    flag(sub, "--output-path", default="-", help="a file (default: stdout)")
+    flag(sub, "--binary", action="store_true", help="S.pt and S.traces as one tar file")
+    sub = command("import", import_, "add the episodes of a JSONL export; what is there already is not added again", changes=True)
+    sub.add_argument("file")
+    flag(sub, "--binary", action="store_true", help="of export --binary: the memory becomes that one")
+    flag(sub, "--model-path", help="model that reads the text; not needed with --binary")
+    flag(sub, "--device", default="auto")
+    flag(sub, "--dtype", default="auto")
+    sub = command("merge", merge, "one memory of several: the first, and of each other what is new in it", changes=True)
+    sub.add_argument("paths", nargs="+", metavar="STATE", help="state files of one model")
+    command("upgrade", upgrade, "read the remembered tokens again with other weights", changes=True, model=True)
+    return parser
+
+
+# what there is --------------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(store):
+    from nanochat.tokenizer import Tokenizer
+    try:
+        tokenizer = Tokenizer.load()
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    there = store.content.identity["tokenizer"]
+    if there != tokenizer.fingerprint:
+        raise UserError(f"{store.path} was made with another tokenizer ({there[:12]}…, here {tokenizer.fingerprint[:12]}…): its words can't be read")
+    return tokenizer
+
+
+def iso(seconds):
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat() if seconds >= 0 else None
+
+
+def episodes(store, ordinals=None):
+    """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of episodes, all by default."""
+    tokenizer, content = load_tokenizer(store), store.content
+    ids = enumerate(store.episode_ids(), 1) if ordinals is None else ((i, next(store.episode_ids(i, i))) for i in ordinals)
+    for ordinal, tokens in ids:
+        name, line, when = content.row(ordinal)
+        yield {"episode": ordinal, "text": tokenizer.decode(tokens, skip_special=True), "source": name, "line": line if line >= 0 else None, "time": iso(when),
+               "tokens": len(tokens), "traces": int(content.traces[ordinal - 1])}
+
+
+def show_line(episode, as_json):
+    from scripts.query import printable
+    if as_json:
+        print(json.dumps(episode))
+        return
+    source = f"  [{episode['source']}:{episode['line']}]" if episode["source"] else ""
+    print(printable(f"{episode['episode']:6d}  {' '.join(episode['text'].split())}{source}", sys.stdout))
+
+
+def list_episodes(args, path):
+    with open_store(path) as store:
+        for episode in episodes(store):
+            show_line(episode, args.json)
+
+
+def show(args, path):
+    from scripts.query import printable
+    with open_store(path) as store:
+        episode = next(episodes(store, checked(store, [args.id])))
+    if args.json:
+        print(json.dumps(episode))
+        return
+    for name in ("episode", "source", "line", "time", "tokens", "traces"):
+        print(f"{name}: {episode[name] if episode[name] is not None else 'not known'}")
+    print(printable(f"\n{episode['text']}", sys.stdout))
+
+
+def search(args, path):
+    found = 0
+    with open_store(path) as store:
+        for episode in episodes(store):
+            if args.text.casefold() in episode["text"].casefold():
+                show_line(episode, args.json)
+                found += 1
+    return 0 if found else 1
+
+
+def stats(args, path):
+    with open_store(path) as store:
+        content, stride = store.content, store.layout.stride
+        tokens = sum(len(ids) for ids in store.episode_ids())
+        times = content.time[content.time >= 0]
+        out = {"episodes": len(store), "traces": len(content.checks), "tokens": tokens, "sources": len(content.names),
+               "bytes": {"S.pt": os.stat(path).st_size, "S.traces": store.end}, "bytes_a_token": round(store.bytes / tokens, 2) if tokens else None,
+               "bytes_a_trace": {**{name: size for name, (_, size) in store.layout.fields.items()}, "all": stride},
+               "oldest": iso(int(times.min())) if len(times) else None, "newest": iso(int(times.max())) if len(times) else None,
+               "weights": content.identity["weights"], "tokenizer": content.identity["tokenizer"]}
+    if args.json:
+        print(json.dumps(out))
+    else:
+        for name, value in out.items():
+            value = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) else value
+            print(f"{name.replace('_', ' ')}: {'not known' if value is None else value}")
+
+
+def verify(args, path):
+    with open_store(path) as store:
+        for _ in store.blocks():
+            pass
+        extra = os.fstat(store.fd).st_size - store.end
+        out = {"episodes": len(store), "traces": len(store.content.checks), "bytes": store.bytes, "uncommitted_bytes": extra, "pending": store.content.pending}
+    if args.json:
+        print(json.dumps(out))
+    else:
+        print("good: {episodes:,} episodes in {traces:,} traces, {bytes:,} bytes".format(**out))
+        if extra or out["pending"]:
+            print("a crash has left something half done: compact, or any change, ends it", file=sys.stderr)
+
+
+# what is forgotten ----------------------------------------------------------------------------------------------------
+
+
+def open_store(path):
+    from nanochat.memory import Store
+    return Store(path)
+
+
+def checked(store, ordinals):
+    for ordinal in ordinals:
+        if not 1 <= ordinal <= len(store):
+            raise UserError(f"{store.path}: no episode {ordinal}, there are {len(store):,}")
+    return ordinals
+
+
+def confirmed(args, what):
+    """Whether to go on: --yes, or a yes on the terminal. UserError where nobody can be asked."""
+    if args.dry_run:
+        print(f"would {what}", file=sys.stderr)
+        return False
+    if args.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UserError(f"--yes is needed to {what}", code=2)
+    print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was changed")
+    return True
+
+
+def forget_these(args, path, choose):
+    """choose(Store) gives the ordinals to delete; the lock is held from the choice on, so that they mean the same when they are deleted."""
+    from nanochat.memory import Writer
+    with (open_store if args.dry_run else Writer)(path) as memory:
+        ordinals = choose(memory)
+        if not ordinals:
+            raise UserError(f"{path}: nothing to forget")
+        for episode in episodes(memory, ordinals if args.json else ordinals[:SHOWN]):
+            show_line(episode, args.json)
+        if len(ordinals) > SHOWN and not args.json:
+            print(f"… and {len(ordinals) - SHOWN:,} more", file=sys.stderr)
+        if confirmed(args, f"forget {len(ordinals):,} of {len(memory):,} episodes of {path}"):
+            memory.delete(ordinals)
+            print(f"{len(ordinals):,} forgotten, {len(memory):,} left", file=sys.stderr)
+
+
+def delete(args, path):
+    ranges = []
+    for text in args.ids:
+        begin, _, end = text.partition("-")
+        if not (begin.isdecimal() and (end or begin).isdecimal() and int(begin) <= int(end or begin)):
+            args.parser.error(f"not a number, or FIRST-LAST: {text}")
+        ranges.append(range(int(begin), int(end or begin) + 1))
+
+    def choose(memory):
+        checked(memory, [i for r in ranges for i in (r[0], r[-1])])   # before a range of billions is counted out
+        return sorted({i for r in ranges for i in r})
+
+    forget_these(args, path, choose)
+
+
+def forget(args, path):
+    if all(value is None for value in (args.match, args.since, args.until, args.source)):
+        args.parser.error("one of --match, --since, --until, --source is needed")
+
+    def choose(memory):
+        content = memory.content
+        timed = args.since is not None or args.until is not None
+        if timed and len(memory) and (content.time < 0).all():
+            raise UserError(f"{path}: no episode has a time (ingest --time records it)")
+        rows = ((i, *content.row(i)) for i in range(1, len(memory) + 1))
+        found = [i for i, name, _, when in rows if (args.source is None or name == args.source) and (not timed or when >= 0)
+                 and (args.since is None or when >= args.since) and (args.until is None or when <= args.until)]
+        if args.match is None:
+            return found
+        return [e["episode"] for e in episodes(memory, found) if args.match.casefold() in e["text"].casefold()]
+
+    forget_these(args, path, choose)
+
+
+def wipe(args, path):
+    forget_these(args, path, lambda memory: list(range(1, len(memory) + 1)))
+
+
+def compact(args, path):
+    from nanochat.memory import Writer
+    Writer(path).close()
+
+
+# carried elsewhere ----------------------------------------------------------------------------------------------------
+
+
+def export(args, path):
+    with open_store(path) as store:
+        if args.binary:
+            write = lambda file: write_tar(store, file)
+        else:
+            write = lambda file: file.writelines((json.dumps({k: e[k] for k in ("text", "source", "line", "time")}) + "\n").encode() for e in episodes(store))
+        if args.output_path == "-":
+            write(sys.stdout.buffer)
+        else:
+            atomic_write(args.output_path, write)
+
+
+def write_tar(store, file):
+    """S.pt and S.traces, every record checked, as a tar file that does not depend on the time or the place."""
+    from dataclasses import replace
+    for _ in store.blocks():
+        pass
+    small = io.BytesIO()
+    replace(store.content, pending=False).write(small)
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar, os.fdopen(os.dup(store.fd), "rb") as records:
+        records.seek(0)
+        for name, source, size in (("S.pt", small, small.tell()), ("S.traces", records, store.end)):
+            source.seek(0)
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = size, 0o600
+            tar.addfile(entry, source)
+
+
+def import_(args, path):
+    if args.binary:
+        return import_tar(args, path)
+    if not args.model_path:
+        args.parser.error("--model-path is needed")
+    from nanochat import engine
+    from nanochat.memory import Writer
+    from nanochat.memory_file import identity
+    from scripts.ingest import new_episodes
+    items = read_jsonl(args.file)
+    model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
+    encoded = engine.episode_ids(tokenizer, [text for text, _ in items])
+    rows = [row for _, row in items]
+    with Writer(path, identity(model, facts)) as memory:
+        new = new_episodes(memory, encoded, rows)[1]
+        if args.dry_run:
+            print(f"would add {len(new):,} of {len(items):,} episodes", file=sys.stderr)
+            return
+        engine.remember(model, memory, [encoded[i] for i in new], [rows[i] for i in new])
+        memory.commit()
+        print(f"{len(new):,} of {len(items):,} episodes added, {len(memory):,} in {path}", file=sys.stderr)
+
+
+def read_jsonl(path):
+    """[(text, (source, line, time))] of an export. UserError (code 2) names the line that is wrong."""
+    with open(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    items = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line.decode("utf-8"))
+            text, name, at, when = item["text"], item.get("source"), item.get("line"), item.get("time")
+            if not isinstance(text, str) or not text.strip() or not isinstance(name, (str, type(None))):
+                raise ValueError("'text' and 'source' must be text")
+            items.append((text, (name, -1 if at is None else int(at), -1 if when is None else moment(when))))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not an episode in JSON ({error})", code=2) from error
+    return items
+
+
+def import_tar(args, path):
+    import numpy as np
+
+    from nanochat.memory import BLOCK, Writer
+    from nanochat.memory_file import HEADER, Content, crc, header
+    from nanochat.record import Layout
+
+    def blocks(file, content, layout):
+        if file.read(HEADER.size) != header(content.identity, layout):
+            raise UserError(f"{args.file}: damaged, its S.traces does not belong to its S.pt")
+        for begin in range(0, len(content.checks), BLOCK):
+            checks = content.checks[begin:begin + BLOCK]
+            data = file.read(len(checks) * layout.stride)
+            if len(data) != len(checks) * layout.stride:
+                raise UserError(f"{args.file}: truncated")
+            rows = np.frombuffer(data, np.uint8).reshape(-1, layout.stride)
+            if (crc(rows) != checks).any():
+                raise UserError(f"{args.file}: damaged (checksum of a record)")
+            yield rows
+
+    try:
+        with tarfile.open(args.file) as tar:
+            small, records = tar.extractfile("S.pt"), tar.extractfile("S.traces")
+            content = Content.read(io.BytesIO(small.read()), args.file)
+            if path.exists() and not confirmed(args, f"replace {path} by the {len(content):,} episodes of {args.file}") or args.dry_run:
+                return
+            with Writer(path, content.identity, anew=True) as memory:
+                memory.rewrite(content, blocks(records, content, Layout(content.identity["geometry"])))
+    except (tarfile.TarError, KeyError, AttributeError, EOFError) as error:
+        raise UserError(f"{args.file}: not a memory of export --binary, or damaged ({error})") from error
+
+
+def merge(args, path):
+    import contextlib
+
+    import numpy as np
+
+    from nanochat.memory import Store, Writer
+    from nanochat.memory_file import expect
+    from scripts.ingest import new_episodes
+    with contextlib.ExitStack() as stack:
+        first, *others = [stack.enter_context(Store(p)) for p in map(Path, args.paths)]
+        for store in others:
+            expect(store.path, store.content.identity, first.content.identity)
+        if path.exists() and not confirmed(args, f"replace {path}") or args.dry_run:
+            return
+        memory = stack.enter_context(Writer(path, first.content.identity, anew=True))
+        memory.rewrite(first.content, first.blocks())
+        for store in others:
+            rows = [store.content.row(i) for i in range(1, len(store) + 1)]
+            keep = np.zeros(len(store), bool)
+            keep[np.array(new_episodes(memory, store.episode_ids(), rows)[1], dtype=np.int64)] = True
+            added = [(rows[i], store.content.traces[i]) for i in np.flatnonzero(keep)]
+            records = np.concatenate([*store.blocks(keep), np.zeros((0, store.layout.stride), np.uint8)])
+            memory.append(records, [n for _, n in added], [row for row, _ in added])
+            memory.commit()
+        print(f"{len(memory):,} episodes in {path}", file=sys.stderr)
+
+
+def upgrade(args, path):
+    from dataclasses import replace
+    from itertools import islice
+
+    from nanochat import engine
+    from nanochat.memory import Writer
+    from nanochat.memory_file import identity
+    from nanochat.record import Layout
+    model, _, facts = engine.load_model(args.model_path, args.device, args.dtype)
+    mine = identity(model, facts)
+    with Writer(path) as memory:
+        there = memory.content.identity
+        if there == mine:
+            print(f"{path} is of this model already", file=sys.stderr)
+            return
+        if there["tokenizer"] != mine["tokenizer"]:
+            raise UserError(f"{path} was made with another tokenizer: export its text with that one, and import it with this model")
+        if not confirmed(args, f"read the {len(memory):,} episodes of {path} again with {args.model_path}"):
+            return
+
+        def blocks():
+            stored, layout = memory.episode_ids(), Layout(mine["geometry"])
+            while part := list(islice(stored, engine.COMMIT)):
+                yield layout.pack(engine.ingest_ids(model, model.config.pad_id, [ids.astype("int64") for ids in part]))
+
+        memory.rewrite(replace(memory.content, identity=mine), blocks())
+        print(f"{len(memory):,} episodes upgraded", file=sys.stderr)
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    path = state_path(args.parser, args, "state_path", make=args.command in ("import", "merge"))
+    return args.run(args, path) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

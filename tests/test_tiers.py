@@ -1,0 +1,86 @@
+"""nanochat/tiers.py: a memory that is mostly in its file answers as one that is held, to the bit, and stays within its budget."""
+import numpy as np
+import pytest
+import torch
+
+from nanochat import tiers
+from nanochat.checkpoint_manager import weights_digest
+from nanochat.common import UserError
+from nanochat.memory import Store, load_state, save_state
+from nanochat.state import CHUNK
+from nanochat.tiers import Shelf, tiered, trace_bytes
+from scripts.query import size
+from tests.test_live_memory import build, episode, feed, streams
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory):
+    torch.manual_seed(0)
+    model = build("swa", torch.bfloat16, read_topk=8)
+    facts = {"weights": weights_digest(model.state_dict()), "tokenizer": "f00d" * 16}
+    path = tmp_path_factory.mktemp("state") / "S.pt"
+    save_state(path, feed(model, [streams(1, 300 * CHUNK)])[1], model, facts)
+    return model, facts, path
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 300])
+@pytest.mark.parametrize("length", [9, 16, 40])
+def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity, length):
+    model, facts, path = lived
+    monkeypatch.setattr(tiers, "LEAST_CACHE", capacity)
+    whole = load_state(path, model, facts)[0]
+    with Store(path) as store:
+        like = model.empty_state(1)["traces"]
+        budget = 300 * (trace_bytes(like, tiers.HELD) + 4) + capacity * (store.layout.stride + 8)
+        part = {**whole, "traces": tiered(store, like, budget)}
+        assert part["traces"].ids.shelf.capacity == capacity and len(part["traces"]) == 300
+        for seed in range(3):
+            question = episode(length, seed)
+            for piece in (question, question[:, :1]):
+                (got, after), (expected, held) = (feed(model, [piece], s) for s in (part, whole))
+                assert torch.equal(got, expected)
+                index = torch.arange(len(held["traces"]))[None, None]
+                for name in ("ids", "before", "keys", "gist"):
+                    assert torch.equal(getattr(after["traces"], name).index_select(0, index.flatten()), getattr(held["traces"], name)[0]), name
+
+
+def test_a_budget_that_holds_everything_is_used(lived):
+    model, facts, path = lived
+    like = model.empty_state(1)["traces"]
+    assert isinstance(load_state(path, model, facts, 300 * trace_bytes(like))[0]["traces"].ids, torch.Tensor)
+    with pytest.raises(UserError, match="300 traces need a RAM budget of 1 MB at least"):
+        load_state(path, model, facts, 1000)
+
+
+def test_the_cache_holds_what_the_file_holds(lived):
+    path = lived[2]
+    rng = np.random.default_rng(0)
+    with Store(path) as store:
+        everything, shelf = store.records(), Shelf(store, 20)
+        for _ in range(200):
+            numbers = rng.integers(0, 300, rng.integers(0, 40))
+            assert np.array_equal(shelf.records(numbers), everything[numbers])
+            cached = np.flatnonzero(shelf.place >= 0)
+            assert len(cached) <= 20 and np.array_equal(shelf.rows[shelf.place[cached]], everything[cached])
+
+
+def test_damage_is_found_when_it_is_read(lived, tmp_path):
+    model, facts, path = lived
+    copy = tmp_path / "S.pt"
+    for suffix in (".pt", ".traces"):
+        copy.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
+    with Store(copy) as store:
+        traces = tiered(store, model.empty_state(1)["traces"], 10 ** 7)
+        data = bytearray(copy.with_suffix(".traces").read_bytes())
+        data[-3] ^= 1
+        copy.with_suffix(".traces").write_bytes(data)
+        traces.keys.index_select(0, torch.arange(299))
+        with pytest.raises(UserError, match="checksum of record 299"):
+            traces.keys.index_select(0, torch.tensor([299]))
+
+
+def test_sizes():
+    assert [size(text) for text in ("1000", "256MB", "1.5 GiB", "2k", "1B")] == [1000, 2 ** 28, 3 * 2 ** 29, 2048, 1]
+    for text in ("", "much", "1.2.3", "-5"):
+        with pytest.raises(ValueError):
+            size(text)
