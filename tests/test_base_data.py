@@ -178,7 +178,10 @@ def test_prose(prose):
 
 def test_render():
     episodes = [base.Episode("A is B."), base.Episode("What is A?", "B", 0, "facts")]
-    assert base.render(episodes) == ("<|bos|>A is B.<|end|><|bos|><|user|>What is A?<|assistant|>B<|end|>", [-1, 0])
+    # the space before the value in the evidence goes with the answer, so that both have the same tokens
+    assert base.render(episodes) == ("<|bos|>A is B.<|end|><|bos|><|user|>What is A?<|assistant|> B<|end|>", [-1, 0])
+    terse = [base.Episode("A=B"), base.Episode("What is A?", "B", 0, "facts")]
+    assert base.render(terse) == ("<|bos|>A=B<|end|><|bos|><|user|>What is A?<|assistant|>B<|end|>", [-1, 0])
     with pytest.raises(ValueError):
         base.render([base.Episode("a <|end|> b")])
 
