@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline in two minutes, for CI:  bash dev/miniature.sh
-# A model is trained for a minute, frozen, fed a timeline it has never seen, and must answer better with its memory than without.
+# A model is trained for 70 steps (a minute), frozen, fed a timeline it has never seen, and must answer better with its memory than without.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -11,7 +11,7 @@ trap 'rm -rf "$WORK"' EXIT
 export NANOCHAT_BASE_DIR="$WORK"
 
 "$PY" dev/gen_base_data.py --output-dir "$WORK/base" --shards 2 --lives-per-shard 60 --seed 1 --question-share 0.5
-"$PY" -m scripts.base_train --data-dir "$WORK/base" --tag mini --time-budget 60 --matrix-lr 0.015 --warmdown 0.7 --eval-every 1000 --eval-segments 4
+"$PY" -m scripts.base_train --data-dir "$WORK/base" --tag mini --num-iterations 70 --matrix-lr 0.015 --warmdown 0.7 --eval-every 1000 --eval-segments 4
 MODEL="base_checkpoints/mini"
 "$PY" dev/gen_cairo_data.py --steps 200 --output "$WORK/cairo.txt"
 "$PY" -m scripts.ingest --model-path "$MODEL" --data-path "$WORK/cairo.txt" --output-path "$WORK/state.pt"
