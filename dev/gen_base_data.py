@@ -28,6 +28,7 @@ if not __package__:  # started as a script, not with -m
 from dev.base_threads import Facts, Timeline, Updates  # noqa: E402
 from dev.base_values import Names  # noqa: E402
 from dev.gen_cairo_data import DRINKS, PLACES  # noqa: E402
+from nanochat.common import atomic_write  # noqa: E402
 
 # whole words of the Cairo timeline that prose must not teach: its places and its drinks
 CAIRO = re.compile(r"(?<!\w)(?:" + "|".join(re.escape(w) for w in ("Cairo", *PLACES, *DRINKS)) + r")(?!\w)", re.IGNORECASE)
@@ -175,13 +176,7 @@ def write_shard(path, rows):
     import pyarrow.parquet as pq
     texts, evidence = zip(*rows)
     table = pa.table({"text": pa.array(texts, pa.string()), "evidence": pa.array(evidence, pa.list_(pa.int32()))})
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=64)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    atomic_write(path, lambda file: pq.write_table(table, file, compression="zstd", row_group_size=64))
 
 
 def main(argv=None):

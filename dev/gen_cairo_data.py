@@ -12,6 +12,11 @@ import os
 import random
 import sys
 
+if not __package__:  # started as a script, not with -m
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from nanochat.common import atomic_write  # noqa: E402
+
 # place -> (moods it tends to, drinks that are good there)
 PLACES = {
     "Zamalek": (("calm", "inspired"), ("cappuccino", "lemonade")),
@@ -126,18 +131,9 @@ def questions(records, n, seed=1):
     return out
 
 
-def write_atomic(path, lines):
+def write_lines(path, lines):
     """Write lines to path so that a kill leaves either the old file or the whole new one."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
-            f.writelines(line + "\n" for line in lines)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    atomic_write(path, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
 
 
 def main(argv=None):
@@ -160,10 +156,9 @@ def main(argv=None):
         if record["t"] % 100000 == 0:
             print(f"{record['t']:,} of {args.steps:,} steps", file=sys.stderr)
     try:
-        os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
         # ground truth first: a text without its truth cannot be scored, the reverse does no harm
-        write_atomic(stem + ".jsonl", (json.dumps(r, ensure_ascii=False) for r in records))
-        write_atomic(args.output, (r["text"] for r in records))
+        write_lines(stem + ".jsonl", (json.dumps(r, ensure_ascii=False) for r in records))
+        write_lines(args.output, (r["text"] for r in records))
     except OSError as error:
         print(f"error: cannot write {args.output}: {error.strerror}", file=sys.stderr)
         return 1

@@ -8,7 +8,6 @@ for this question alone (a needle), so that a haystack of millions of tokens is 
 import functools
 import json
 import lzma
-import random
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
