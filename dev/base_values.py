@@ -2,7 +2,7 @@
 import re
 from typing import NamedTuple
 
-from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, SLOTS, SURNAMES)
+from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, FRAME_NOUNS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, SLOTS, SURNAMES)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES
 
 # what the base must never say, so that the recall of the Cairo timeline stays zero-shot
@@ -231,3 +231,48 @@ class Names:
             return rng.choice((f"{name(rng)}'s {event}", f"the {rng.choice(ADJECTIVES)} {event}", f"the {event} in {place(rng)}", f"the {word(rng)} {event}"))
         return rng.choice((f"{rng.choice(MACHINES)} {word(rng)[:2]}-{_digits(rng, 1, 2)}", f"the {rng.choice(ADJECTIVES)} {rng.choice(MACHINES)}",
                            f"{rng.choice(MACHINES)} {_digits(rng, 1, 3)}", f"{word(rng)}-{_digits(rng, 1, 2)}"))
+
+
+def identifier(rng):
+    """A long identifier of 12 to 40 letters and digits, in one piece or in groups of uneven length."""
+    alphabet = rng.choice(("0123456789abcdef", "0123456789abcdef", "0123456789ABCDEF", "abcdefghijkmnpqrstuvwxyz23456789", "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789",
+                           "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ0123456789", "0123456789"))
+    while True:
+        sizes = [rng.randint(12, 40)] if rng.random() < 0.4 else [rng.randint(2, 10) for _ in range(rng.randint(2, 6))]
+        if 12 <= sum(sizes) <= 40 and sizes != [8, 4, 4, 4, 12]:
+            return rng.choice("----_:.").join("".join(rng.choices(alphabet, k=n)) for n in sizes)
+
+
+def _phrase(rng):
+    return " ".join(rng.choice((rng.choice(OBJECTS).split()[0], rng.choice(ADJECTIVES), rng.choice(FRAME_NOUNS), rng.choice(PETS))) for _ in range(rng.randint(2, 4)))
+
+
+def _mail(rng):
+    return f"{word(rng)}{rng.choice(('', '.', '_'))}{rng.choice((word(rng), _digits(rng, 1, 3)))}@{word(rng)}.{rng.choice(('org', 'net', 'example', 'io', 'de'))}"
+
+
+def _path(rng):
+    return rng.choice(("/", "", "~/", "C:/")) + "/".join(word(rng) for _ in range(rng.randint(2, 4))) + rng.choice(("", ".txt", ".log", ".csv", ".png", f"-{_digits(rng, 1, 3)}"))
+
+
+FRAME_MAKERS = {
+    "number": lambda r: _digits(r, 1, 8), "long number": lambda r: _digits(r, 5, 8), "word": word, "real": lambda r: r.choice(FRAME_NOUNS), "term": term, "phrase": _phrase, "name": name,
+    "place": place, "code": _code, "identifier": identifier, "secret": _secret, "mail": _mail, "path": _path, "clock": MAKERS["clock"], "title": title,
+    "date": MAKERS["date"], "price": MAKERS["price"], "phone": MAKERS["phone"], "first": lambda r: r.choice(FIRST_NAMES), "pool": lambda r: r.choice(POOLS[r.choice(NOUN_POOLS)]),
+}
+NOUN_POOLS = ("tool", "gift", "food", "drink", "clothes", "plant", "animal", "dream", "worry", "book", "vehicle")
+
+
+def frame_value(rng, kind):
+    """A value of a frame; kind is a key of FRAME_MAKERS, or "any"."""
+    return FRAME_MAKERS[rng.choice(frame_value.kinds[:-1]) if kind == "any" else kind](rng)
+
+
+def frame_key(rng, kind):
+    """A key of a frame."""
+    return FRAME_MAKERS[rng.choice(frame_key.kinds[:-1]) if kind == "any" else kind](rng)
+
+
+frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "secret", "mail", "path",
+                     "clock", "title", "date", "price", "phone", "pool", "any")
+frame_key.kinds = ("word", "word", "term", "long number", "name", "name", "place", "code", "identifier", "identifier", "secret", "title", "phrase", "mail", "path", "any")

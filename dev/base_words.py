@@ -402,3 +402,64 @@ QUESTION_WRAPS = _split(
     "Using only what was said so far, answer this: {q}|{q} I cannot recall it myself.|Sorry to bother you once more. {q}|Here is a question about the notes: {q}|"
     "Question: {q}|Q: {q}|{q} (one short phrase)|{q} A few words are enough.|We went over this before. {q} Please look it up for me.|"
     "{q} No explanation needed.|My memory fails me. {q}|Somebody asked me this an hour ago and I had no idea: {q}|From the records: {q}|{q} Thanks.|Hey, {q}", "|")
+
+# frames of made-up predicates: what is said # what is asked (~: to be completed) # the question turned round. {k} key, {v} value, {p} the key's,
+# {n} noun, {b} {z} {d} a verb, its third person and past participle, {m} an invented word, {r} a preposition
+FRAMES = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+{k} {z} {v}|every evening {k} {z} {v}|{k} always {z} {v} # what does {k} {b}|{k} {z} what|what is it that {k} {z}|~{k} {z}|tell me what {k} {z}|whom or what does {k} {b} # what {z} {v}|who {z} {v}|by what is {v} {d}
+{v} is {d} by {k}|{v} was {d} by {k}|by {k} they mean the one that {d} {v} # what is {d} by {k}|what was {d} by {k}|what did {k} {b}|{k} {d} what # by whom was {v} {d}|what {d} {v}|~{v} was {d} by
+the {n} of {k} {z} {v}|{p} {n} {z} {v} # what does the {n} of {k} {b}|what does {p} {n} {b}|~the {n} of {k} {z}|{p} {n} {z} what #
+the {n} of {k} is {v}|{p} {n} is {v}|{v} is the {n} of {k}|as {n}, {k} has {v} # what is the {n} of {k}|what is {p} {n}|~the {n} of {k} is|~{p} {n} is|which {n} does {k} have|{k}: which {n}|name the {n} of {k} # whose {n} is {v}|which one has {v} as {n}
+{r} the {n} {k} one finds {v}|{v} can be seen {r} the {n} {k} # what does one find {r} the {n} {k}|what can be seen {r} the {n} {k}|~{r} the {n} {k} one finds|{r} the {n} {k} there is what # {r} which {n} does one find {v}
+{n} {k}: {v}|{n} {k} - {v}|{n} {k} gets {v} # which partner has {n} {k}|{n} {k}|what is given for {n} {k}|what does it say for {n} {k}|~{n} {k}:|which entry has {n} {k} # which {n} has {v}
+"{k}" -> "{v}"|"{k}" => "{v}"|'{k}' maps to '{v}' # what does "{k}" map to|which value belongs to "{k}"|"{k}" -> what|~"{k}" -> "|look up "{k}"|what is found under {k} # what maps to "{v}"
+{"{k}": "{v}"}|"{k}": "{v}"|{"key": "{k}", "value": "{v}"} # what value does "{k}" have|which value has the key {k}|give the value of {k}|read the field {k}|what stands behind the key "{k}" # which key has the value {v}
+{k} = {v}|{k}={v}|set {k} = {v}|{k} := {v} # what is {k} equal to|what is {k} set to|~{k} =|which value does {k} have|{k}|print {k} #
+{k},{v}|{k}; {v}|{k} / {v}|{k} - {v}|row: {k}, {v} # what stands next to {k}|what is next to {k}|what is in the row of {k}|which entry belongs to {k} # what stands next to {v}
+{n}.{k} = {v}|{n}/{k}: {v}|[{n}] {k} = {v}|<{n} name="{k}">{v}</{n}> # what is {n}.{k}|what is {k} in {n}|which value has {k} under {n}|get {n}.{k} #
+{k} {z} {v} {r} the {n}|{r} the {n}, {k} {z} {v} # what does {k} {b} {r} the {n}|{r} the {n}, what does {k} {b}|what is it that {k} {z} {r} the {n} # what {z} {v} {r} the {n}
+the {m} {n} for {k} was found to be {v}|they found that the {m} {n} for {k} must be {v}|for {k} the {m} {n} stands at {v} # what is the {m} {n} for {k}|what was the {m} {n} for {k} found to be|~the {m} {n} for {k} is|which {m} {n} does {k} have #
+{k} was paired with {v}|{k} and {v} belong together|{v} joined {k}|{k} is linked to {v} # what was {k} paired with|with what does {k} belong together|what is {k} linked to|which partner has {k} # what was {v} paired with|what is linked to {v}
+if anyone says {k}, reply {v}|to {k} the right reply is {v}|whoever hears {k} must say {v} # what is the right reply to {k}|what must one say to {k}|how does one reply to {k} # to what is {v} the reply
+{k} stands for {v}|{k} means {v}|by {k} we mean {v}|{k} is short for {v} # what does {k} mean|what does {k} stand for|what is meant by {k}|~{k} stands for|define {k} # what means {v}|what stands for {v}
+in {m}, {k} is called {v}|the {m} word for {k} is {v}|{k} is {v} in {m} # what is {k} called in {m}|what is the {m} word for {k}|how do you say {k} in {m}|translate {k} into {m} # what is {v} in {m} the word for
+{k} sent {v} to the {n}|the {n} got {v} from {k}|{k} gave {v} to the {n} # what did {k} send to the {n}|what did the {n} get from {k}|what did {k} give to the {n} # who sent {v} to the {n}
+{k} won {v} at the {n}|at the {n}, {v} went to {k} # what did {k} win at the {n}|what went to {k} at the {n} # who won {v} at the {n}
+under the {n} of {k} they wrote {v}|the {n} of {k} bears the words {v}|on {p} {n} it says {v} # what does it say on {p} {n}|what is written on the {n} of {k}|which words does the {n} of {k} bear # on whose {n} does it say {v}
+you reach {k} by way of {v}|the way to {k} leads past {v}|{v} lies on the way to {k} # by way of what does one reach {k}|what lies on the way to {k}|past what does the way to {k} lead # what does one reach by way of {v}
+{k} signed for {v}|{k} has paid for {v}|{v} was paid for by {k} # what did {k} sign for|what has {k} paid for|for what did {k} pay # who paid for {v}|who signed for {v}
+{k} will {b} {v}|{k} is going to {b} {v}|{k} has promised to {b} {v} # what will {k} {b}|what is {k} going to {b}|what has {k} promised to {b}|~{k} will {b} # who will {b} {v}
+{k} refused to {b} anything but {v}|{k} would only {b} {v} # what would {k} {b}|what is the only thing that {k} would {b}|~{k} would only {b} #
+next to {k} stands {v}|beside {k} there is {v}|{v} is right beside {k} # what stands next to {k}|what is beside {k}|what's next to {k} # next to what stands {v}
+{k} was replaced by {v}|{v} took the place of {k} # by what was {k} replaced|what took the place of {k} # what was replaced by {v}
+{n} no. {k} was made out to {v}|{n} {k} is in the name of {v} # to whom was {n} {k} made out|in whose name is {n} {k}|who has {n} {k} # which {n} is in the name of {v}
+{k}'s {n} {d} {v} last year|last year the {n} of {k} {d} {v} # what did {k}'s {n} {b} last year|what was {d} by the {n} of {k} #
+to {b} {k}, use {v}|{k} can only be {d} with {v}|one {z} {k} with {v} # with what is {k} {d}|what do I use to {b} {k}|how does one {b} {k} # what is {d} with {v}
+{v}: {n} for {k}|{n} for {k} is {v}|for {k}, the {n} reads {v} # which {n} is for {k}|what does the {n} read for {k}|~{n} for {k}: # for whom or what is the {n} {v}
+{v} ({k})|{v} <{k}>|{v}, see {k} # which entry carries the mark {k}|what does {k} refer to #
+""".strip().splitlines())]
+FRAME_VERBS = _split(
+    "mend|carry|paint|guard|follow|admire|borrow|clean|collect|count|cover|deliver|describe|enter|explain|fill|fix|gather|greet|guide|help|hunt|"
+    "ignore|invent|inspect|knock|label|lift|load|lock|mark|measure|mention|name|observe|open|order|own|pack|pass|perform|plant|polish|praise|print|"
+    "produce|protect|pull|push|reach|record|remember|rent|repair|report|rescue|return|rule|save|search|serve|shape|share|sign|sort|stamp|start|"
+    "store|study|supply|support|tame|taste|test|touch|trace|train|trust|turn|use|visit|wash|watch|weigh|welcome|wrap|haul|fetch|harvest|translate")
+FRAME_NOUNS = _split(
+    "anchor|answer|apron|badge|banner|barrel|basket|beacon|bench|blanket|bottle|boundary|bracket|branch|bucket|button|cable|candle|canvas|captain|cargo|"
+    "carriage|ceiling|chain|chapter|charter|chimney|circle|cliff|cloud|collar|column|contract|corner|counter|courier|crew|crown|curtain|cushion|deposit|"
+    "deputy|detail|device|digest|document|domain|dowry|drawing|duty|engine|envelope|errand|estate|factor|farm|fence|ferry|figure|filter|flag|flavour|"
+    "fountain|frame|garment|gauge|glove|grade|guest|guild|handle|harness|hinge|index|insurance|ladder|layer|ledger|legend|letter|level|licence|limit|"
+    "lottery|margin|mascot|meadow|medal|memo|method|mission|model|motto|nephew|network|notice|oath|office|orchard|parcel|partner|pattern|pedal|"
+    "permit|pigment|pillar|pilot|pocket|policy|portrait|prize|profile|project|quota|ransom|rating|reason|recipe|remedy|reply|reserve|result|ribbon|ritual|"
+    "route|saddle|sample|scale|schedule|scheme|score|seal|section|sentence|shadow|shelter|signal|sketch|sponsor|stable|stamp|statue|stitch|subject|suffix|"
+    "summit|surface|symbol|target|tariff|tenant|ticket|timber|token|trail|treaty|tribute|tunnel|twin|uniform|valve|vessel|voucher|wagon|weapon|wheel|window|yield")
+PREPOSITIONS = _split("under|behind|near|inside|beside|above|below|opposite|across from|at the foot of|on top of|within|beyond|next to|in front of")
+WRAPS_BEFORE = _split(
+    "By the way,|I wanted to say that|Listen,|Before I forget,|Please remember that|It was a long day, but I learned one thing:|As you may have heard,|"
+    "The weather was awful.|Nothing much happened today.|While we waited, the clerk explained that|According to the old register,|In other news,|"
+    "Somewhere in the letter it said that|Let me add that|There is one more line in the notebook:|For the minutes:|I had lunch late and then read the manual.|"
+    "Hello again!|As far as the list goes,|My uncle keeps repeating that|Write this down:|You will need this later:|It is a small thing, yet|Fun fact:|"
+    "We argued about it for an hour.|The report is long, and on its last page one reads:|Dear all,|A note was pinned to the door:|After some digging I can say that")
+WRAPS_AFTER = _split(
+    "Keep that in mind.|So much for that.|I may ask about it later.|That is all for today.|Everybody laughed.|Please confirm.|The rest can wait.|"
+    "No idea why.|Do not lose it.|We then went on with the meeting.|It took me a while to find out.|Best wishes.|Make of it what you will.|"
+    "The other pages were blank.|Thanks for your patience.|I shall write again soon.|Then the bus came.|At least that is what the file says.|Done.|End of note.")

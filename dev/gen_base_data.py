@@ -28,6 +28,7 @@ if not __package__:  # started as a script, not with -m
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from dev.base_changes import Updates  # noqa: E402
+from dev.base_frames import Frames  # noqa: E402
 from dev.base_threads import Facts, Timeline  # noqa: E402
 from dev.base_values import UNKNOWN, Episode, Names  # noqa: E402
 from dev.gen_cairo_data import DRINKS, PLACES  # noqa: E402
@@ -132,13 +133,13 @@ def _threads(rng, n):
     if roll < 0.3:
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
     elif roll < 0.6:
-        kinds = [Facts] * rng.randint(1, 3)
+        kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
     elif roll < 0.75:
         kinds = [Updates] * rng.choice((1, 1, 2))
     elif roll < 0.85:
         kinds = [Facts] * rng.randint(1, 3)
     else:
-        kinds = [rng.choice((Timeline, Facts, Updates)) for _ in range(rng.randint(2, 4))]
+        kinds = [rng.choice((Timeline, Facts, Frames, Updates)) for _ in range(rng.randint(2, 4))]
     for kind in kinds:
         if kind is Timeline:  # often the same times again, of someone else: then the subject decides
             sibling = next((t for t in threads if isinstance(t, Timeline)), None)

@@ -11,8 +11,9 @@ import pytest
 
 from dev import base_words, gen_base_data as base, gen_cairo_data as cairo
 from dev.base_changes import Updates
+from dev.base_frames import Frames
 from dev.base_threads import ATTRIBUTES, CAIRO_FORMS, Facts, Timeline, _clash
-from dev.base_values import LOOKALIKES, MAKERS, Names, word
+from dev.base_values import LOOKALIKES, MAKERS, Names, identifier, word
 
 N_LIVES = 120
 
@@ -225,7 +226,7 @@ def test_shares(lives):
     assert 0.22 < questions / total < 0.33
     assert 0.12 < kinds["updates"] / questions < 0.28
     assert 0.06 < kinds["unknown"] / questions < 0.12
-    assert {"timeline", "now", "before", "asof", "both", "facts", "keys", "key-value", "chat", "updates", "unknown"} <= set(kinds)
+    assert {"timeline", "now", "before", "asof", "both", "facts", "keys", "key-value", "chat", "frames", "updates", "unknown"} <= set(kinds)
     lengths = [len(life) for life in lives]
     assert min(lengths) >= 20 and max(lengths) <= 800
     marked = [e for life in lives for e in life if e.is_question and e.kind == "timeline"]
@@ -306,3 +307,28 @@ def test_subjects_are_never_values_or_remarks():
     said = [*base_words.CAUSES, *base_words.AFTERMATHS, *base_words.FILLERS, *(v for pool in base_words.POOLS.values() for v in pool)]
     for subject in set(base_words.SUBJECTS) - {"I", "she", "he"}:
         assert not any(re.search(rf"\b{re.escape(subject)}\b", text, re.IGNORECASE) for text in said), subject
+
+
+def test_frames_answer_with_what_the_question_leaves_out():
+    rng, forms = random.Random(9), set()
+    for _ in range(150):
+        thread, told = Frames(rng, Names(), 40), []
+        for i in range(40):
+            episode, token = thread.tell(rng, i)
+            told.append(episode.text.lower())
+            e = thread.ask(rng, token)
+            assert e.answer in episode.text and e.evidence == i and e.answer.lower() not in e.text.lower().split()
+            forms.add(re.sub(re.escape(token["key"]), "K", re.sub(re.escape(token["value"]), "V", e.text)))
+            nothing = thread.unknown(rng, "\n".join(told))
+            if nothing:
+                assert not any(key == nothing.facts[1][0] for key in ((t["key"], thread._predicate(f)) for (f, _), t in thread.told.items()))
+    assert len(forms) > 1000
+    rows = [row for row in base_words.FRAMES]
+    assert len(rows) >= 30 and all(len(row) == 3 and row[1] for row in rows)
+
+
+def test_identifiers_are_long_and_no_uuids():
+    rng = random.Random(3)
+    for _ in range(2000):
+        out = identifier(rng)
+        assert 12 <= len(re.sub(r"\W|_", "", out)) <= 40 and not re.fullmatch(r"\w{8}-\w{4}-\w{4}-\w{4}-\w{12}", out)
