@@ -397,7 +397,8 @@ class THENGPT(GPT):
         answers = torch.zeros_like(idx, dtype=torch.bool) if answers is None else answers
         evidence = torch.full_like(idx, -1) if evidence is None else evidence
         # the recall head is trained where an answer is due and at some other tokens, to learn when not to copy
-        rank = torch.rand(B, T, device=idx.device) + 2 * answers + (targets >= 0)
+        first = answers & ~F.pad(answers, (1, 0))[:, :T]   # what an answer begins with is hard to find, the rest only to be gone on with
+        rank = torch.rand(B, T, device=idx.device) + 2 * answers + 2 * first + (targets >= 0)
         positions = rank.topk(min(c.recall_positions, T), dim=1).indices
         training = {"positions": positions, "losses": []}
         x, context, state = self.segment(idx, state, training=training)
