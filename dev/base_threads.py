@@ -208,7 +208,7 @@ class Timeline:
             if rng.random() < 0.08:
                 when = rng.choice((f"for {line.bare}", f"({line.bare})", f"when {line.bare}" if "=" in line.bare else f"for {line.bare}", f"- {line.bare} -",
                                    f"at {line.bare}"))
-        js = js[:2] if len(js) > 1 and op != "before" and rng.random() < 0.1 else js[:1]
+        js = js[:2] if len(js) > 1 and op != "before" and rng.random() < 0.17 else js[:1]
         text = self._question(rng, [self.rows[j] for j in js], self.subject, when, line.bare if op == "at" else None)
         kind = "both" if len(js) > 1 else self.kind if op == "at" else op
         answer = ", ".join(line.answers[j] for j in js)

@@ -166,6 +166,10 @@ class Names:
             if self.add(out):
                 return out
 
+    def taken(self, out):
+        """Whether a name is one of the life's."""
+        return out in self.full
+
     def near_miss(self, rng, entity):
         """A new entity that is nearly another one: another number, or one of its words replaced; None where it is taken."""
         if re.search(r"\d", entity):

@@ -463,3 +463,95 @@ WRAPS_AFTER = _split(
     "Keep that in mind.|So much for that.|I may ask about it later.|That is all for today.|Everybody laughed.|Please confirm.|The rest can wait.|"
     "No idea why.|Do not lose it.|We then went on with the meeting.|It took me a while to find out.|Best wishes.|Make of it what you will.|"
     "The other pages were blank.|Thanks for your patience.|I shall write again soon.|Then the bus came.|At least that is what the file says.|Done.|End of note.")
+
+# chat lines in the first person, and what is asked of the speaker later: pool # what is said # what is asked. {s} the speaker, {p} the speaker's
+CHAT_LINES = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+clock # my train leaves at {v}|I have to catch the {v} train|train is at {v} for me # when does {p} train leave|which train does {s} have to catch|at what time does {p} train go
+clock # the dentist can see me at {v}|got my tooth appointment: {v}|I am at the dentist at {v} # when does the dentist see {s}|at what time is {p} dentist appointment
+clock # I usually get up at {v}|my alarm goes off at {v} # when does {s} get up|when does {p} alarm go off
+clock # my shift starts at {v} tomorrow|they put me on the {v} shift # when does {p} shift start|which shift is {s} on
+clock # my parents arrive at {v}|I pick up my parents at {v} # when do {p} parents arrive|at what time does {s} pick up the parents
+place # my plane lands in {v} first|I change planes in {v} # where does {s} change planes|where does {p} plane land first
+place # my office moved to {v}|I have a desk in {v} now # where is {p} office|where does {s} have a desk
+place # I left my bag in {v}|my bag must still be in {v} # where did {s} leave the bag|where is {p} bag
+place # we spent the honeymoon in {v}|our honeymoon was in {v} # where did {s} spend the honeymoon|where was {p} honeymoon
+place # my car is parked at {v}|I parked near {v} # where did {s} park|where is {p} car parked
+invented_place # my hotel is in {v}|I sleep at a hotel in {v} # where is {p} hotel|where does {s} sleep
+invented_place # I grew up in {v}|my childhood was all {v} # where did {s} grow up|where did {s} spend the childhood
+invented_word # our dog answers to {v}|the name of my dog is {v}|we called the dog {v} # what is {p} dog called|what is the name of {p} dog|to which name does {p} dog answer
+invented_word # I named the boat {v}|my boat has {v} on its bow # what is {p} boat called|which name is on {p} boat
+invented_word # my band calls itself {v}|I play in a band, {v} # what is {p} band called|in which band does {s} play
+invented_word # my wifi is called {v}|look for my wifi, {v} # what is {p} wifi called|which wifi is {p}
+secret # my wifi wants {v} as password|type {v} to get into my wifi # what is the password of {p} wifi|how does one get into {p} wifi
+pin # my locker opens with {v}|use {v} for my locker # with what does {p} locker open|which code opens {p} locker
+pin # the code for my front gate is {v}|my gate wants {v} # what is the code of {p} front gate|which code does {p} gate want
+code # my booking is under {v}|they gave me {v} for the booking # what is {p} booking code|under which code is {p} booking
+code # I am in seat {v}|my seat is {v} # which seat is {s} in|what is {p} seat
+code # my flight is {v}|I fly with {v} # what is {p} flight|with which flight does {s} fly
+code # my parcel has the tracking code {v}|track my parcel with {v} # what is the tracking code of {p} parcel|how can one track {p} parcel
+code # the plate of my car says {v}|I drive around with the plate {v} # what is the plate of {p} car|what does {p} plate say
+price # I paid {v} for the bike|my bike cost me {v} # how much did {s} pay for the bike|what did {p} bike cost
+price # my rent went up to {v}|I pay {v} for the flat each month # how much rent does {s} pay|what is {p} rent
+price # the garage wants {v} for my car|fixing my car comes to {v} # what does the garage want for {p} car|what does it cost to fix {p} car
+price # I lent him {v}|he still owes me {v} # how much did {s} lend him|how much does he owe {s}
+date # my thesis is due {v}|I hand in the thesis on {v} # when is {p} thesis due|when does {s} hand in the thesis
+date # my lease ends on {v}|I must be out of the flat by {v} # when does {p} lease end|by when must {s} be out of the flat
+date # we marry on {v}|our wedding is on {v} # when does {s} marry|on which day is {p} wedding
+date # I am on leave until {v}|back in the office after {v} # until when is {s} on leave|after which day is {s} back in the office
+date # my passport runs out on {v}|I need a new passport before {v} # when does {p} passport run out|before when does {s} need a new passport
+phone # call me on {v}|my new number is {v} # on which number can one call {s}|what is {p} new number
+phone # my landlady has the number {v}|you reach my landlady under {v} # what is the number of {p} landlady|how does one reach {p} landlady
+small # I live at number {v}|my house has the number {v} # at which number does {s} live|what is {p} house number
+small # I finished the run in {v} minutes|the run took me {v} minutes # in how many minutes did {s} finish the run|how long did the run take {s}
+small # I am on bus {v} every day|bus {v} takes me home # which bus takes {s} home|on which bus is {s} every day
+small # my kid is in group {v}|they put our kid into group {v} # in which group is {p} kid
+invented_name # my new boss is {v}|I report to {v} now # who is {p} new boss|to whom does {s} report
+invented_name # {v} teaches my piano class|I take piano lessons with {v} # who teaches {s} the piano|with whom does {s} take piano lessons
+invented_name # my doctor is {v}|I always see {v} when I am ill # who is {p} doctor|whom does {s} see when ill
+invented_name # {v} is looking after my plants|I gave my plants to {v} # who looks after {p} plants|to whom did {s} give the plants
+invented_name # I share a flat with {v}|{v} moved in with me # with whom does {s} share a flat|who moved in with {s}
+food # I am allergic to {v}|{v} makes me ill # what is {s} allergic to|what makes {s} ill
+food # I bring {v} to the picnic|put me down for {v} at the picnic # what does {s} bring to the picnic
+drink # get me {v} from the shop, will you|I am out of {v} # what does {s} want from the shop|what is {s} out of
+gift # I got {v} for my birthday|they gave me {v} for my birthday # what did {s} get for the birthday
+job # my sister became {v}|my sister works as {v} # what did {p} sister become|what does {p} sister work as
+book # I cannot put down {v}|I am halfway through {v} # which book can {s} not put down|which book is {s} halfway through
+clothes # I will be wearing {v}, so you can spot me|look out for {v}, that is me # what will {s} be wearing|by what can one spot {s}
+illness # I am off work with {v}|the doctor says I have {v} # with what is {s} off work|what does {s} have, says the doctor
+mail # write to me at {v}|my mail is {v} # to which address does one write to {s}|what is {p} mail address
+identifier # my wallet address is {v}|send it to my wallet, {v} # what is {p} wallet address|to which wallet does one send it for {s}
+path # my notes are in {v}|I saved my notes under {v} # where are {p} notes|under which path did {s} save the notes
+plan # for the weekend I intend {v}|this weekend I want {v} # what does {s} intend for the weekend|what does {s} want this weekend
+""".strip().splitlines())]
+SMALL_TALK = _split(
+    "good morning all|anyone up for a walk later?|so sleepy|who left the window open|great, thanks!|sounds good|no way|I agree|what a day|see you all later|haha|"
+    "let me check|hang on a second|that was loud|who is in charge of the music?|I will be there soon|sorry, wrong chat|never mind|can somebody feed the birds?|"
+    "it is raining again here|that film was too long|I need a break|does anyone have a spare charger?|done with work at last|not again|same here|well done!|"
+    "the printer is out of paper|we should meet more often|what did I miss?|I have no idea|fine by me|you must be joking|back in a minute|ok|sure|hello?")
+# first-person tastes: category and the pool of its values
+TASTES = [tuple(part.split(":")) for part in _split(
+    "drink:drink|soft drink:drink|fruit:fruit|food:food|dish:food|breakfast:food|snack:food|dessert:food|comfort food:food|colour:colour|wall colour:colour|"
+    "music:music|style of music:music|sport:sport|winter sport:sport|animal:animal|pet:animal|plant:plant|herb:plant|flower:plant|tree:plant|instrument:instrument|"
+    "game:game|party game:game|gem:gem|stone:gem|metal:metal|language:language|book:book|novel:invented_title|poem:invented_title|film:invented_title|"
+    "song:invented_title|opera:invented_title|series:invented_title|vehicle:vehicle|way to travel:vehicle|tool:tool|garment:clothes|outfit:clothes|weather:weather|"
+    "hobby:activity|pastime:activity|subject:topic|topic:topic|holiday spot:place|weekend trip:place|beach:invented_place|restaurant:invented_place|pub:invented_place|"
+    "bookshop:invented_place|writer:invented_name|painter:invented_name|singer:invented_name|comedian:invented_name|designer:invented_name|team:invented_word|"
+    "brand:invented_word|perfume:invented_word|soap:invented_word|font:invented_word|spice:invented_word|pasta:invented_word|biscuit:invented_word|"
+    "dance:invented_word|material:material|fabric:material|room:room|number:small|shape:shape|wake-up time:clock|gift:gift|dream job:job")]
+TASTE_LINES = _split(
+    "my favourite {n} is {v}|I love {v} more than any other {n}|when it comes to a {n}, I am all for {v}|my go-to {n} is {v}|of every {n} I know, {v} is the best|"
+    "as a {n}, I would always take {v}|I can't get enough of {v}, the best {n} there is|{v} is my number one {n}|nothing beats {v} as a {n}|I favour {v} as {n}|"
+    "for me the {n} has to be {v}|{v} is the {n} for me|I fancy {v} if you ask me for a {n}|my {n} of the heart: {v}|I always go for {v} when I need a {n}|"
+    "if I had to pick a {n}, it would be {v}|I am very fond of {v} as a {n}|I swear by {v}, that is my {n}|favourite {n}: {v}|preferred {n} - {v}|"
+    "there is no better {n} than {v}, I think|I adore {v}, my best-loved {n}|{n}? {v}, every time|{v} wins for me among anything one may call {n}")
+TASTES_ANEW = _split(
+    "I changed my mind: {}|these days {}|I used to think otherwise, but {}|not {old} any more: {}|forget {old}, {}|lately I noticed that {}|{}, no longer {old}|"
+    "it took me years, but {}|{} after all|I have gone off {old}; {}|my taste has changed: {}|since last week {}|{}|{}|{}|now {}|{} nowadays")
+TASTE_ASKS = _split(
+    "what is my favourite {n}|which {n} is my favourite|which {n} would I pick|what {n} do I like best|which {n} do I love most|what {n} would I go for|"
+    "what is my go-to {n}|which {n} do I favour|my favourite {n}|what's my preferred {n}|what would I take as a {n}|which {n} is the best for me|"
+    "if I could have any {n}, which would it be|remind me which {n} I like most|what did I say about my favourite {n}|which {n} did I say I like best|"
+    "~my favourite {n} is|~the {n} I like best is|what {n} am I most fond of|do you know which {n} I prefer|which {n} suits me best|name the {n} I love")
+TASTE_ASKS_OF = _split(
+    "what is {p} favourite {n}|which {n} does {s} like best|what {n} would {s} pick|{p} favourite {n}|which {n} does {s} love most|what's {p} preferred {n}|"
+    "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour")

@@ -29,6 +29,7 @@ if not __package__:  # started as a script, not with -m
 
 from dev.base_changes import Updates  # noqa: E402
 from dev.base_frames import Frames  # noqa: E402
+from dev.base_talk import Talk  # noqa: E402
 from dev.base_threads import Facts, Timeline  # noqa: E402
 from dev.base_values import UNKNOWN, Episode, Names  # noqa: E402
 from dev.gen_cairo_data import DRINKS, PLACES  # noqa: E402
@@ -137,9 +138,9 @@ def _threads(rng, n):
     elif roll < 0.75:
         kinds = [Updates] * rng.choice((1, 1, 2))
     elif roll < 0.85:
-        kinds = [Facts] * rng.randint(1, 3)
+        kinds = [Talk] * rng.choice((1, 1, 2))
     else:
-        kinds = [rng.choice((Timeline, Facts, Frames, Updates)) for _ in range(rng.randint(2, 4))]
+        kinds = [rng.choice((Timeline, Facts, Frames, Updates, Talk)) for _ in range(rng.randint(2, 4))]
     for kind in kinds:
         if kind is Timeline:  # often the same times again, of someone else: then the subject decides
             sibling = next((t for t in threads if isinstance(t, Timeline)), None)

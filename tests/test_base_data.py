@@ -12,6 +12,7 @@ import pytest
 from dev import base_words, gen_base_data as base, gen_cairo_data as cairo
 from dev.base_changes import Updates
 from dev.base_frames import Frames
+from dev.base_talk import Talk
 from dev.base_threads import ATTRIBUTES, CAIRO_FORMS, Facts, Timeline, _clash
 from dev.base_values import LOOKALIKES, MAKERS, Names, identifier, word
 
@@ -142,7 +143,8 @@ def test_strangers_are_in_no_statement():
                 told.append(e.text.lower())
                 known |= {key[0] for key, _, _ in e.facts}
             elif e.evidence == -2 and e.facts[1][0][0] not in known | {"I", "she", "he"}:
-                assert not any(e.facts[1][0][0].lower() in text for text in told), e
+                who = e.facts[1][0][0].lower()  # one who has only made small talk is asked of things not told, too
+                assert not any(who in text for text in told if not text.startswith(f"{who}: ")), e
                 seen += 1
     assert seen > 200
 
@@ -226,7 +228,7 @@ def test_shares(lives):
     assert 0.22 < questions / total < 0.33
     assert 0.12 < kinds["updates"] / questions < 0.28
     assert 0.06 < kinds["unknown"] / questions < 0.12
-    assert {"timeline", "now", "before", "asof", "both", "facts", "keys", "key-value", "chat", "frames", "updates", "unknown"} <= set(kinds)
+    assert {"timeline", "now", "before", "asof", "both", "facts", "keys", "key-value", "chat", "frames", "preference", "updates", "unknown"} <= set(kinds)
     lengths = [len(life) for life in lives]
     assert min(lengths) >= 20 and max(lengths) <= 800
     marked = [e for life in lives for e in life if e.is_question and e.kind == "timeline"]
@@ -332,3 +334,24 @@ def test_identifiers_are_long_and_no_uuids():
     for _ in range(2000):
         out = identifier(rng)
         assert 12 <= len(re.sub(r"\W|_", "", out)) <= 40 and not re.fullmatch(r"\w{8}-\w{4}-\w{4}-\w{4}-\w{12}", out)
+
+
+def test_talk_is_asked_of_its_speaker_and_the_last_word_counts():
+    rng, kinds = random.Random(10), collections.Counter()
+    for _ in range(60):
+        thread, last = Talk(rng, Names(), 60), {}
+        for i in range(60):
+            episode, token = thread.tell(rng, i)
+            if token is None:
+                assert not episode.facts
+                continue
+            (key, v, _), = episode.facts
+            last[key] = (v, i)
+            assert v in episode.text and (key[0] == "I" or episode.text.startswith(key[0] + ": "))
+            e = thread.ask(rng, token)
+            assert (e.answer, e.evidence) == last[key] and (key[0] == "I" or key[0] in e.text)
+            kinds[e.kind] += 1
+            nothing = thread.unknown(rng, "")
+            assert nothing is None or nothing.facts[1][0] not in last
+    assert set(kinds) == {"preference", "chat"}
+    assert len(base_words.CHAT_LINES) >= 40 and len(base_words.TASTES) >= 40 and all(len(row) == 3 for row in base_words.CHAT_LINES)
