@@ -48,7 +48,7 @@ class THENConfig(GPTConfig):
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     recall: bool = True          # False: ablation without the recall head
-    recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
+    recall_positions: int = 48   # training only: positions of a segment at which the recall head is trained
     text_fraction: float = 0.5   # training only: share of the other tokens that the language-model loss is taken on
     recall_dim: int = 64
     recall_topk: int = 16        # traces the recall head reads
