@@ -271,6 +271,13 @@ def test_public_benchmarks(tmp_path):
         seen[name] = [(q.answer, part.told(q)[q.evidence] if q.evidence >= 0 else None) for part in cell.parts for q in part.questions]
         assert all(part.other is not part.story for part in cell.parts)
     assert seen["babi"] == [("garden", "Ann is in the garden."), ("hall", "Ann is in the hall."), ("attic", "Eve is in the attic.")]
+    (tmp_path / "prose.txt").write_text("\n".join(f"This is paragraph number {i} of a long book." for i in range(60)))
+    for cell in tasks_public.babi(Tokenizer.load(), str(tmp_path), ("qa1",), prose=str(tmp_path / "prose.txt"), tokens=(100, 400)):
+        part, = cell.parts
+        told = [part.told(q) for q in part.questions]
+        assert [lines[q.evidence] for lines, q in zip(told, part.questions)] == [line for _, line in seen["babi"]]
+        assert [line for line in told[1] if "Ann" in line or "Bob" in line] == ["Ann is in the garden.", "Bob is in the hall.", "Ann is in the hall."]
+        assert all(len(lines) == part.questions[0].after + len(q.hidden) for lines, q in zip(told, part.questions))
     assert seen["babilong"] == [("hall", "Ann is in the hall.")]
     assert seen["ruler"] == [("12, 77", "The numbers are 12.")]
     assert seen["keyvalue"] == [("2", '"b": "2"')] and seen["longeval"] == [("6", "line z: REGISTER_CONTENT is <6>")]
