@@ -421,7 +421,7 @@ def horizon(mixer):
     first, second, third = copies(model, 3)
     _, state = train(model, first, 1, model.empty_state(2))
     loss, state = train(model, second, 2, state)
-    write_side = {"wte.weight", "gist_value.weight", "gist_gate.weight", "gist_slot", "index_k.0.weight", "index_k.1.weight", "recall.key.weight",
+    write_side = {"wte.weight", "gist_value.weight", "gist_gate.weight", "gist_slot", "index_k.0.weight", "index_k.1.weight", "recall.key.near.weight", "recall.key.qkv.weight",
                   "recall.address.value.0.weight", "recall.address.gate.0.weight", "blocks.0.attn.k.weight", "blocks.1.mlp.fc.weight"}
     got = reached(loss, first)
     assert write_side <= got, f"no gradient in {sorted(write_side - got)} of the segment before"
