@@ -8,7 +8,6 @@ What is remembered, in words: list, search, delete, carry elsewhere.
 An episode is deleted exactly: both files are then, to the byte, as if it had never been ingested. The episodes after it move up by one.
 """
 import argparse
-import datetime
 import io
 import json
 import os
@@ -17,6 +16,7 @@ import tarfile
 from pathlib import Path
 
 from nanochat.common import UserError, atomic_write, flag, run_main
+from nanochat.text import iso, printable
 from nanochat.users import add_user, moment, state_path
 
 SHOWN = 10   # episodes named before a deletion
@@ -85,10 +85,6 @@ def load_tokenizer(store):
     return tokenizer
 
 
-def iso(seconds):
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat() if seconds >= 0 else None
-
-
 def episodes(store, ordinals=None):
     """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of episodes, all by default."""
     tokenizer, content = load_tokenizer(store), store.content
@@ -100,11 +96,11 @@ def episodes(store, ordinals=None):
 
 
 def show_line(episode, as_json):
-    from scripts.query import printable
     if as_json:
         print(json.dumps(episode))
         return
-    source = f"  [{episode['source']}:{episode['line']}]" if episode["source"] else ""
+    line = "" if episode["line"] is None else f":{episode['line']}"
+    source = f"  [{episode['source']}{line}]" if episode["source"] else ""
     print(printable(f"{episode['episode']:6d}  {' '.join(episode['text'].split())}{source}", sys.stdout))
 
 
@@ -115,7 +111,6 @@ def list_episodes(args, path):
 
 
 def show(args, path):
-    from scripts.query import printable
     with open_store(path) as store:
         episode = next(episodes(store, checked(store, [args.id])))
     if args.json:
