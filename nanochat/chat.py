@@ -122,7 +122,7 @@ class Chat:
         for episode in answer.episodes[:SHOWN]:
             note(f"from {episode.score:.2f}  {as_line(episode)}")
         if not answer.episodes:
-            note("from nothing that is remembered")
+            note("from nothing")
         if answer.confidence < UNSURE:
             note(f"not sure: confidence {answer.confidence:.2f}")
 
