@@ -18,8 +18,7 @@ from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
 
 SEGMENT = 512    # slots of an episode that are read at once
-ROWS = 64        # episodes that are read at once, at most …
-CHUNKS = 256     # … and chunks of them: long episodes are read by few at a time, down to one
+ROWS = 64        # episodes that are read at once
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 QUESTION = 1024  # tokens of a question at most
 
@@ -77,13 +76,12 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
         shapes.setdefault(chunks if chunks <= 4 else -(-chunks // 4) * 4, []).append(i)
     parts = [None] * len(encoded)
     for chunks, members in sorted(shapes.items()):
-        height = max(1, min(ROWS, CHUNKS // chunks))
-        for at in range(0, len(members), height):
-            rows = members[at:at + height]
-            grid = torch.full((height, chunks * CHUNK), pad_id)
+        for at in range(0, len(members), ROWS):
+            rows = members[at:at + ROWS]
+            grid = torch.full((ROWS, chunks * CHUNK), pad_id)
             for row, i in enumerate(rows):
                 grid[row, :len(encoded[i])] = torch.as_tensor(encoded[i])
-            state = model.empty_state(height)
+            state = model.empty_state(ROWS)
             for segment in grid.to(model.wte.weight.device).split(SEGMENT, dim=1):
                 state = model.encode(segment, state)
             traces = state["traces"].to("cpu")

@@ -45,6 +45,10 @@ def build_parser():
     command("list", list_episodes, "every episode")
     command("show", show, "one episode, whole").add_argument("id", type=int, help="its number in the list")
     command("search", search, "the episodes that hold a text, in any case").add_argument("text")
+    sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed")
+    flag(sub, "--out", metavar="FILE", default="memory.html", help="the page (default: memory.html)")
+    flag(sub, "--answers", metavar="FILE", help="what scripts.query --json --routing printed: the page shows how it was read")
+    flag(sub, "--last", type=int, metavar="N", help="so many of the newest episodes (default: 50,000)")
     command("stats", stats, "how much is remembered, and what it takes")
     command("verify", verify, "check every record")
     command("delete", delete, "forget episodes by number", changes=True).add_argument("ids", nargs="+", metavar="ID", help="a number of the list, or FIRST-LAST")
@@ -129,6 +133,18 @@ def search(args, path):
                 show_line(episode, args.json)
                 found += 1
     return 0 if found else 1
+
+
+def view(args, path):
+    from nanochat.view import MOST, page, read_answers
+    answers = read_answers(args.answers) if args.answers else []
+    if args.last is not None and args.last < 1:
+        args.parser.error("--last must be at least 1")
+    with open_store(path) as store:
+        text = page(store, load_tokenizer(store), answers, args.last or MOST)
+    atomic_write(args.out, lambda file: file.write(text.encode()))
+    summary = {"output": args.out, "episodes": min(len(store), args.last or MOST), "bytes": len(text.encode())}
+    print(json.dumps(summary) if args.json else "{output}: {episodes:,} episodes, {bytes:,} bytes".format(**summary), file=sys.stdout if args.json else sys.stderr)
 
 
 def stats(args, path):
