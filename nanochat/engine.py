@@ -21,6 +21,7 @@ SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 64        # episodes that are read at once
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 QUESTION = 1024  # tokens of a question at most
+TURN = 4096      # tokens of a turn at most, that is remembered live
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -97,24 +98,15 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
     return Traces(**merged)
 
 
-def remembered(model, layout, encoded, rows, progress=None):
+def remember(model, memory, encoded, rows, progress=None):
     """
-    Yields what makes episodes (token ids of each, and its (source, line, time)) part of a memory, COMMIT of them at a time: their records, how many
-    each has, their rows. As for memory.Writer.append.
+    Adds episodes (token ids of each, and its (source, line, time)) to a memory.Writer, committed every COMMIT of them. What a kill leaves, and the
+    same call without what is there already, give the same files as one that was not killed.
     """
     for at in range(0, len(encoded), COMMIT):
         part = encoded[at:at + COMMIT]
-        traces = ingest_ids(model, layout.geometry["pad_id"], part, progress=progress)
-        yield layout.pack(traces), [-(-len(ids) // CHUNK) for ids in part], rows[at:at + COMMIT]
-
-
-def remember(model, memory, encoded, rows, progress=None):
-    """
-    Adds episodes to a memory.Writer, committed every COMMIT of them. What a kill leaves, and the same call without what is there already, give
-    the same files as one that was not killed.
-    """
-    for part in remembered(model, memory.layout, encoded, rows, progress):
-        memory.append(*part)
+        traces = ingest_ids(model, memory.layout.geometry["pad_id"], part, progress=progress)
+        memory.append(memory.layout.pack(traces), [-(-len(ids) // CHUNK) for ids in part], rows[at:at + COMMIT])
         memory.commit()
 
 

@@ -27,7 +27,7 @@ from nanochat.engine import Answer, Episode
 from nanochat.memory import Store, Writer, read_state, stamp
 from nanochat.memory_file import Content, crc, identity
 from nanochat.record import Layout
-from nanochat.state import Traces
+from nanochat.state import CHUNK, Traces
 from nanochat.text import LINE_END, split_episodes
 from nanochat.users import user_path
 
@@ -158,22 +158,25 @@ class LiveMemory:
             line += len(LINE_END.split(part)) - part.endswith(("\n", "\r"))
         rows = [(source, at if source is not None else -1, -1 if time is None else int(time)) for _, at in found]
         with self._lock:
-            first = len(self) + 1
             self._add(engine.episode_ids(self.tokenizer, [words for words, _ in found]), rows, progress)
-            return list(range(first, len(self) + 1))
+            return list(range(len(self) - len(found) + 1, len(self) + 1))
 
     def say(self, pieces: str | Iterable[str], source: str | None = None, time: int | None = None) -> int | None:
         """
         Remembers one episode that comes in pieces, live: token by token through state["buffer"], and every 16 tokens are a trace that can be
         recalled at once, while it is still being said. When it ends it is remembered as `ingest` would, to the byte. Returns its id; None if it was blank.
-        If it is cut short by an exception, nothing of it stays.
+        If it is cut short by an exception, nothing of it stays. UserError where it gets longer than engine.TURN tokens: that is a text to ingest.
         """
         with self._lock:
-            before, text = self._view, ""
+            before, text, spent = self._view, "", 0
             state = {**self.model.empty_state(1), "traces": before.state["traces"], "episode": before.state["episode"]}
             try:
                 for piece in [pieces] if isinstance(pieces, str) else pieces:
-                    state = engine.listen(self.model, state, [*([] if text else [self.tokenizer.bos_id]), *self.tokenizer.encode(piece)])
+                    ids = self.tokenizer.encode(piece)
+                    spent += len(ids)
+                    if spent > engine.TURN:
+                        raise UserError(f"a turn of {spent:,} tokens: it may have {engine.TURN:,}; ingest long texts from a file", code=2)
+                    state = engine.listen(self.model, state, ids if text else [self.tokenizer.bos_id, *ids])
                     text += piece
                     self._view = replace(before, state=state)
             finally:
@@ -290,13 +293,15 @@ class LiveMemory:
             return
         writer = None if self._read_only else self._writing()
         try:
-            for records, lengths, part in engine.remembered(self.model, self._layout, encoded, rows, progress):
-                view = self._grown(self._view, records, lengths, part)
+            for at in range(0, len(encoded), engine.COMMIT):
+                part, places = encoded[at:at + engine.COMMIT], rows[at:at + engine.COMMIT]
+                records = self._layout.pack(engine.ingest_ids(self.model, self.tokenizer.pad_id, part, progress=progress))
+                lengths = [-(-len(ids) // CHUNK) for ids in part]
+                view = self._grown(self._view, records, lengths, places)
                 if writer is None:
-                    ends = np.cumsum(lengths)
-                    self._unwritten += zip(np.split(records, ends[:-1]), part)
+                    self._unwritten += zip(np.split(records, np.cumsum(lengths)[:-1]), places)
                 else:
-                    writer.append(records, lengths, part)
+                    writer.append(records, lengths, places)
                     writer.commit()
                     self._stamp, self._stored = stamp(self.path), view
                 self._view = view

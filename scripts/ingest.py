@@ -15,7 +15,7 @@ import time
 from array import array
 from collections import Counter
 
-from nanochat.common import UserError, flag, resolve_input, run_main
+from nanochat.common import Help, UserError, flag, resolve_input, run_main
 from nanochat.text import split_episodes
 from nanochat.users import add_user, moment, state_path
 
@@ -23,7 +23,7 @@ TEXT_SUFFIXES = (".txt", ".md")
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m scripts.ingest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(usage="python -m scripts.ingest --model_path data/then-d4 --data_path notes.txt --output_path S.pt [options]", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")

@@ -15,7 +15,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from nanochat.common import UserError, atomic_write, flag, run_main
+from nanochat.common import Help, UserError, atomic_write, flag, run_main
 from nanochat.text import iso, printable
 from nanochat.users import add_user, moment, state_path
 
@@ -23,12 +23,12 @@ SHOWN = 10   # episodes named before a deletion
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m scripts.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(usage="python -m scripts.memory list --state_path S.pt\n       python -m scripts.memory COMMAND --help", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(prog="python -m scripts.memory", dest="command", required=True, metavar="COMMAND")
 
     def command(name, run, about, changes=False, model=False):
-        sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+        sub = commands.add_parser(name, help=about, description=about, formatter_class=Help, allow_abbrev=False)
         flag(sub, "--state-path", help="the state file")
         add_user(sub)
         flag(sub, "--json", action="store_true", help="one JSON object a line on stdout")

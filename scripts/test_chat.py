@@ -14,9 +14,9 @@ QUESTION = "What did the user prefer at t=2?"
 
 
 def main(argv=None):
-    from nanochat.common import choose_device, choose_dtype, flag
+    from nanochat.common import Help, choose_device, choose_dtype, flag
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", default="data/then-d4", help="model file of a checkpoint, or its directory (default: the one that ships)")
     flag(parser, "--device", default="auto")
     flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
