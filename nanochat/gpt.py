@@ -205,7 +205,7 @@ class THENGPT(GPT):
         sources=True: also returns a function of a token id, the episodes the last position would copy it from: {ordinal: mass} (B = 1).
 
         With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a dict; default 1): "text"
-        over tokens, "answer" over the tokens flagged by answers (B, T) bool, "copy" of the recall head elsewhere, "route" of the address to the
+        over tokens, "answer" over the tokens flagged by answers (B, T) bool, "guess" over the same without memory, "copy" of the recall head elsewhere, "route" of the address to the
         evidence (B, T) (ordinal of the episode that holds the answer, -1 = none, -2 = it was never told), "index" of the lightning indexers. parts=True returns them
         all in a dict, with "total" and the number of "answers", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
         """
@@ -427,7 +427,10 @@ class THENGPT(GPT):
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
         elsewhere = ((targets >= 0) & ~answers & (torch.rand(B, T, device=idx.device) < c.text_fraction)).flatten()
         text = F.cross_entropy(self.logits(x.flatten(0, 1)[elsewhere]), targets.flatten()[elsewhere], reduction="sum") / elsewhere.sum().clamp(min=1)
-        losses = {"text": text, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
+        # what kind of word is asked for must be in x, so that it meets the keys of such words: refusals alone would leave "I" there, whatever the question
+        told = is_answer & (target >= 0) & (proof >= 0)
+        guess = F.cross_entropy(self.logits(x[rows, positions])[told], target[told], reduction="sum") / told.sum().clamp(min=1)
+        losses = {"text": text, "guess": guess, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
                   "route": route, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()

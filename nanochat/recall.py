@@ -307,7 +307,7 @@ class RecallHead(nn.Module):
         self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
-        self.feedback = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.feedback = nn.Linear(config.n_embd + 5, config.n_embd, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + 5, GATE), nn.ReLU(), nn.Linear(GATE, 1))
 
     @torch.no_grad()
@@ -389,5 +389,6 @@ class RecallHead(nn.Module):
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = p_copy @ embed.to(p.dtype)
         sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True)], dim=-1)
-        g = torch.sigmoid(self.gate(torch.cat([x, found, hints, sure], dim=-1))).squeeze(-1)
-        return x + self.feedback(found), g, p_copy, (p, ids)
+        recalled = torch.cat([found, hints, sure], dim=-1)
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1))).squeeze(-1)
+        return x + self.feedback(recalled), g, p_copy, (p, ids)
