@@ -378,9 +378,11 @@ class THENGPT(GPT):
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         x = x[rows, positions]
         traces = context["traces"]
-        if not self.config.recall or traces is None or len(traces) == 0:
+        if not self.config.recall:
             return self.logits(x), None
         x = x.to(wide(x.dtype))
+        if traces is None or len(traces) == 0:
+            return self.logits(self.recall.nothing(x)), None
         seen = visible(traces, positions // CHUNK, context["new"])
         score, hints = self.recall.route({name: t[rows, positions] for name, t in context["query"].items()}, traces, seen)
         select = top_k(score.detach(), self.config.recall_topk)

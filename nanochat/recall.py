@@ -31,6 +31,7 @@ MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE = 64           # hidden units of the gate
 GRAMS = 4096        # places in the tables of what a question says
+NO_TRACE = -2.0     # each of the hints where no trace is visible
 BEFORE, AFTER = CONTEXT, 9   # tokens before and after an entry in which a word of the question counts
 
 
@@ -343,11 +344,15 @@ class RecallHead(nn.Module):
         seen = score.detach().masked_fill(~visible, NEG)
         best = seen.amax(-1, keepdim=True)
         hints = [(seen.masked_fill(~where, NEG).amax(-1, keepdim=True) - best).clamp(min=-20) for where in (equal, later)]
-        hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, -2)
+        hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, NO_TRACE)
         # a trace without a number is not known to be in time: what follows it in its episode may be
         late = 16 * torch.sigmoid(after)[..., None] * (later | ((moment < 0) & (asked >= 0))) + 16 * torch.sigmoid(at)[..., None] * equal
         score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
         return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
+
+    def nothing(self, x):
+        """The hidden state (…, D) as `read` returns it where no trace is visible."""
+        return x + self.feedback(torch.cat([torch.zeros_like(x), x.new_full((*x.shape[:-1], 3), NO_TRACE), x.new_zeros(*x.shape[:-1], 2)], dim=-1))
 
     def read(self, x, score, hints, select, traces, recent, asked, near, embed, fresh):
         """
