@@ -25,7 +25,7 @@ from nanochat import engine
 from nanochat.common import UserError
 from nanochat.engine import Answer, Episode
 from nanochat.memory import Store, Writer, read_state, stamp
-from nanochat.memory_file import Content, crc, identity
+from nanochat.memory_file import HEADER, Content, crc, identity
 from nanochat.record import Layout
 from nanochat.state import CHUNK, Traces
 from nanochat.text import LINE_END, split_episodes
@@ -115,6 +115,9 @@ class LiveMemory:
         with self._reading:
             return self._episode(self._view, self._checked([id])[0])
 
+    def __iter__(self) -> Iterator[Episode]:
+        return self.episodes()
+
     def episodes(self) -> Iterator[Episode]:
         """Every episode, in order, as they were when this was called."""
         view = self._view
@@ -125,7 +128,7 @@ class LiveMemory:
         content = self._view.content
         on_disk = len(content.checks) - sum(len(records) for records, _ in self._unwritten)
         return {"episodes": len(content), "unwritten": len(self._unwritten), "traces": len(content.checks), "path": None if self.path is None else str(self.path),
-                "bytes": 64 + on_disk * self._layout.stride + os.stat(self.path).st_size if self.path is not None and self.path.exists() else 0}
+                "bytes": HEADER.size + on_disk * self._layout.stride + os.stat(self.path).st_size if self.path is not None and self.path.exists() else 0}
 
     @property
     def read_only(self) -> bool:
@@ -221,7 +224,7 @@ class LiveMemory:
     def save(self, path: str | os.PathLike | None = None) -> None:
         """
         Without a path: what was ingested is on disk already, so this only says, with a UserError, where it can't be. With one: writes the
-        whole memory there, whatever was there before, also what is in RAM alone.
+        whole memory there, also what is in RAM alone; UserError where there is a file already.
         """
         with self._lock:
             if path is None:
@@ -231,8 +234,8 @@ class LiveMemory:
                 self._stamp = stamp(self.path)
                 return
             path = Path(path).expanduser()
-            if self.path is not None and path.exists() and self.path.exists() and path.samefile(self.path):
-                raise UserError(f"{path}: is this very memory", code=2)
+            if path.exists():
+                raise UserError(f"{path}: is there already", code=2)
             with contextlib.ExitStack() as stack:
                 blocks = [records for records, _ in self._unwritten]
                 if len(self._stored.content):

@@ -27,7 +27,7 @@ def test_every_command_of_the_tutorial(tmp_path):
     outs, errs = (stream.split("done\n")[:-1] for stream in (done.stdout, done.stderr))
     _, ingested, asked, unsure, piped, talked, looked, forgotten, program_said = zip(outs, errs)
     assert "4 episodes added" in ingested[1]
-    assert asked[0].strip() and re.search(r"^from \d\.\d\d  .*\[notes.txt:\d\]$", asked[1], re.MULTILINE)
+    assert asked[0].strip() and re.search(r"^from \d\.\d\d .*\[notes.txt:\d\]$", asked[1], re.MULTILINE)
     assert unsure[0].strip() and "from " in unsure[1]
     answer = json.loads((tmp_path / "answers.jsonl").read_text())
     assert answer["question"] == "Where is the key of the garden shed?" and answer["routing"] and piped == ("", "")

@@ -83,6 +83,8 @@ def test_what_is_no_answer_is_refused_and_leaves_the_page_as_it_was(kept, call, 
         (kept / "bad.jsonl").write_text(content)
         code, out, err = call(memory, *VIEW, "--answers", "bad.jsonl")
         assert code in (1, 2) and out == "" and one_line(err, message) and (kept / "memory.html").read_text() == "before"
+    before = [(kept / name).read_bytes() for name in ("S.pt", "S.traces")]
+    assert all(call(memory, *VIEW, "--out", name)[0] == 2 for name in ("S.pt", "S.traces")) and before == [(kept / name).read_bytes() for name in ("S.pt", "S.traces")]
     assert call(memory, *VIEW, "--last", "0")[0] == 2 and call(memory, *VIEW, "--answers", "none.jsonl")[0] == 1
 
 
