@@ -18,7 +18,7 @@ from tests.test_scripts import Terminal as Screen
 from tests.test_scripts import MODEL, QUERY, TIMELINE, base, call, here, pipe  # noqa: F401  fixtures
 
 pty = pytest.importorskip("pty", reason="needs the terminals of a Unix")
-PATIENCE = 120   # seconds after which a session that says nothing has failed; nothing here is about speed
+PATIENCE = 900   # seconds after which a session that says nothing has failed; nothing here is about speed
 QUESTION = "What did the user prefer at t=2?"
 
 
