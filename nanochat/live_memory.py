@@ -112,8 +112,9 @@ class LiveMemory:
 
     def __getitem__(self, id: int) -> Episode:
         """The episode 1, 2, …; IndexError where there is none."""
+        view = self._view
         with self._reading:
-            return self._episode(self._view, self._checked([id])[0])
+            return self._episode(view, self._checked(view, [id])[0])
 
     def __iter__(self) -> Iterator[Episode]:
         return self.episodes()
@@ -195,7 +196,7 @@ class LiveMemory:
         """
         with self._lock:
             self.hold()
-            gone = set(self._checked([ids] if isinstance(ids, int) else ids))
+            gone = set(self._checked(self._view, [ids] if isinstance(ids, int) else ids))
             stored = len(self._stored.content)
             if self._read_only and any(i <= stored for i in gone):
                 raise UserError("the memory is opened read-only: what is on disk can't be forgotten")
@@ -324,10 +325,10 @@ class LiveMemory:
         state = {**view.state, "traces": Traces.cat([view.state["traces"], new]), "episode": view.state["episode"] + len(lengths)}
         return View(state, view.content.extended(lengths.tolist(), rows, crc(records)))
 
-    def _checked(self, ids):
+    def _checked(self, view, ids):
         for id in (ids := list(ids)):
-            if not 1 <= id <= len(self):
-                raise IndexError(f"no episode {id}, there are {len(self):,}")
+            if not 1 <= id <= len(view.content):
+                raise IndexError(f"no episode {id}, there are {len(view.content):,}")
         return ids
 
     def _part(self, view, begin, end):
