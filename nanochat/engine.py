@@ -22,6 +22,7 @@ ROWS = 64        # episodes that are read at once
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 QUESTION = 1024  # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
+COPIED = 0.1     # share of an answer's probability that must have been copied for it to have a source
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -171,10 +172,11 @@ def steps(model, tokenizer, state, question, max_tokens=48, read=True):
 
 def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
     """
-    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. An answer below min_confidence is REFUSAL, from
+    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. One that was said rather than copied has no
+    source. An answer below min_confidence is REFUSAL, from
     nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
     """
-    began, text, confidence, mass = time.perf_counter(), "", 1.0, {}
+    began, text, confidence, mass, spoken = time.perf_counter(), "", 1.0, {}, 0.0
     decoder = tokenizer.stream_decoder(skip_special=True)
     for token, probability, copied in steps(model, tokenizer, state, question, max_tokens, read):
         confidence *= probability
@@ -183,6 +185,7 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
             return Answer(REFUSAL, confidence, [], time.perf_counter() - began)
         if token == tokenizer.end_id:
             break
+        spoken += probability
         for episode, m in copied.items():
             mass[episode] = mass.get(episode, 0.0) + m
         piece = decoder.feed(token)
@@ -197,7 +200,7 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
     # the question's own chunks, once closed, can be copied from, too: they are not what was remembered
     mass = {episode: m for episode, m in mass.items() if episode <= int(state["episode"])}
     total = sum(mass.values())
-    ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
+    ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0])) if total >= COPIED * spoken else []
     return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked if m / total >= 0.01][:8], time.perf_counter() - began)
 
 
