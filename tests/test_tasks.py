@@ -29,7 +29,7 @@ def model(tokenizer):
     model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
                                n_ordinary=min(tokenizer.special_tokens.values()), gist_dim=16, recall_dim=16, address_dim=32, recall_topk=4))
     model.init_weights(tokenizer.word_tables())
-    torch.nn.init.constant_(model.recall.gate.bias, 3.0)   # it copies
+    torch.nn.init.constant_(model.recall.gate[2].bias, 3.0)   # it copies
     return model.requires_grad_(False)
 
 
