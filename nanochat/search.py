@@ -8,14 +8,17 @@ Two passes. The scan takes all N from the int8 directions that a record holds: i
 query's rounding (known) and that of the stored values to their dtype (bounded) stand between it and the score, at most `error`. Whatever may be among
 the best despite that error is then scored again from its values, and only that score counts.
 
-`exact` is that score: its terms are integers in float64 below 2^53, so it is the same to the bit for a vector alone, in any batch, in any order. So what
-`survivors` returns is what a scan of everything with `exact` would: the same set, the same scores, the same ties.
+`exact` is that score: its terms are integers in float64 below 2^53, so it is the same to the bit for a vector alone, in any batch, in any order. So what is
+found is what a scan of everything with `exact` would find: the same set, the same scores, the same ties.
 """
-import math
+from copy import copy
 
 import torch
+import torch.nn.functional as F
 
-BLOCK = 1 << 20      # products at once: int32, so 4 MB, which stay in the cache
+NEG = float("-inf")
+LEAST = -1e30        # below every score
+BLOCK = 1 << 16      # products at once: what is made of a block stays in the cache
 WIDE = 1 << 22       # scores at once, float32: with more queries than fit, the keys are scanned again
 LEVELS = 127
 
@@ -44,51 +47,78 @@ def exact(q, values, length, weight=None):
 
 class Keys:
     """
-    N vectors for each of P parts, as integers: codes (P, N, d) int8, as a record holds them, with `length` the length that a part has. It stands in a
-    Traces where a (1, N, …) tensor of the dtype and trailing shape of `like` would. Vectors appended to it (torch.cat) are kept as they are.
-    """
-    def __init__(self, codes, length, like, scale=None, tail=None):
-        self.codes, self.length, self.like = codes, length, like
-        self.scale = torch.cat([scale_of(part, length) for part in codes]).view(codes.shape[:2]) if scale is None else scale
-        self.tail = like[:, :0] if tail is None else tail
+    N vectors for each of P parts as the integers of a record (4 or 8 bits), `length` being the length of a part. It stands in a Traces where a
+    (1, N, …) tensor would, with the dtype, device and trailing shape of the empty tensor `like`. What is appended (torch.cat) is kept as it is.
 
-    @property
-    def stored(self):
-        return self.codes.shape[1]
+    Of 4 bits a byte holds dimension i of two vectors: 16 y + (x + 8), x of vector n and y of vector n + N/2, each -7 to 7. With u = byte & 15 and integers q,
+    x.q = u.q - 8 sum(q) and y.q = (byte.q - u.q) / 16: the bytes are scanned as they are, and once with a mask.
+    """
+    def __init__(self, n, shape, bits, length, like):
+        """n vectors of shape (P, d), zero until they are filled."""
+        P, d = shape
+        self.n, self.bits, self.length, self.like, self.tail = n, bits, length, like, like[:, :0]
+        self.codes = torch.zeros(P, n if bits == 8 else -(-n // 2), d, dtype=torch.int8, device=like.device)
+        self.scale = torch.zeros(P, n, device=like.device)   # what the integers are to be multiplied by
+
+    def fill(self, at, codes):
+        """Puts codes (m, P, d) int8 in the place of the zeros of vectors at … at + m - 1."""
+        codes = codes.transpose(0, 1).to(self.codes.device)
+        m, half = codes.shape[1], self.codes.shape[1]
+        square = (codes.float() ** 2).sum(-1)
+        self.scale[:, at:at + m] = torch.where(square > 0, self.length / square.sqrt(), 0)   # as record.dequantise
+        if self.bits == 8:
+            self.codes[:, at:at + m] = codes
+            return
+        first = min(max(half - at, 0), m)
+        self.codes[:, at:at + first] += codes[:, :first] + 8
+        self.codes[:, at + first - half:at + m - half] += codes[:, first:] * 16
 
     @property
     def shape(self):
-        return torch.Size((1, self.stored + self.tail.shape[1], *self.like.shape[2:]))
+        return torch.Size((1, self.n + self.tail.shape[1], *self.like.shape[2:]))
 
     @property
     def parts(self):
-        """The shape (P, d) of one."""
+        """The shape (P, d) of one vector."""
         return self.codes.shape[0], self.codes.shape[2]
 
     def part(self, p):
-        """The Keys of one part alone; `like` (1, 0, P, d)."""
-        return Keys(self.codes[p:p + 1], self.length, self.like[:, :, p], self.scale[p:p + 1], self.tail[:, :, p])
+        """The Keys of one part alone; `like` is (1, 0, P, d)."""
+        out = copy(self)
+        out.codes, out.scale, out.like, out.tail = self.codes[p:p + 1], self.scale[p:p + 1], self.like[:, :, p], self.tail[:, :, p]
+        return out
+
+    def __getitem__(self, key):
+        """[:, index], a slice or (n,) int64: the tensor (1, n, …)."""
+        index = torch.arange(self.shape[1], device=self.codes.device)[key[1]]
+        return self.values(index).view(1, -1, *self.like.shape[2:])
 
     def values(self, index):
         """(n,) int64 -> (n, P, d), the very numbers that a tensor would hold."""
         out = self.like.new_empty(len(index), *self.parts)
-        old = index < self.stored
-        kept = index[old]
-        out[old] = (self.codes[:, kept].float() * self.scale[:, kept, None]).transpose(0, 1).to(out.dtype)
-        out[~old] = self.tail[0, index[~old] - self.stored].view(-1, *self.parts)
+        old = index < self.n
+        kept, half = index[old], self.codes.shape[1]
+        if self.bits == 8:
+            codes = self.codes[:, kept]
+        else:
+            byte = self.codes[:, kept % half]
+            codes = torch.where((kept < half)[:, None], (byte & 15) - 8, byte >> 4)
+        out[old] = (codes.float() * self.scale[:, kept, None]).transpose(0, 1).to(out.dtype)
+        out[~old] = self.tail[0, index[~old] - self.n].view(-1, *self.parts)
         return out
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         if function is not torch.cat:
             return NotImplemented
-        first, *rest = args[0]
-        return cls(first.codes, first.length, first.like, first.scale, torch.cat([first.tail, *rest], dim=1))
+        out = copy(args[0][0])
+        out.tail = torch.cat([out.tail, *args[0][1:]], dim=1)
+        return out
 
     def scan(self, q, weight=None):
         """
         q, weight as for `exact`, M queries -> (scores (M, N) float32, error (M,) float64): no score of a stored vector is further from `exact`. Those
-        of the tail are exact.
+        of appended vectors are exact.
         """
         M, J, d = q.shape
         peak = q.abs().amax(2, keepdim=True).float().clamp(min=1e-30)
@@ -102,26 +132,28 @@ class Keys:
         error = (lost * (1 + ulp) + (norm + lost) * (ulp + 2 ** -19 * d ** 0.5 + 4e-6)) * self.length
         error = (error if weight is None else error * weight.double().abs()).sum(1)
         out = torch.empty(M, self.shape[1], device=q.device)
-        block = max(BLOCK // (M * J), 1024)
-        for at in range(0, self.stored, block):
-            here = slice(at, min(at + block, self.stored))
+        rows = max(BLOCK // (M * J), 1024)
+        for at in range(0, self.codes.shape[1], rows):
             if weight is None:
-                total = 0
-                for p in range(J):
-                    total = total + products(codes[:, p], self.codes[p, here]) * gain[:, p, None] * self.scale[p, here]
+                found = zip(*(self.dots(codes[:, p], p, at, rows) for p in range(J)))
+                total = lambda dots, here: sum(dots[p] * gain[:, p, None] * self.scale[p, here] for p in range(J))
             else:
-                dots = products(codes.flatten(0, 1), self.codes[0, here]).relu_().view(M, J, -1)
-                total = (gain[:, None] @ dots)[:, 0] * self.scale[0, here]
-            out[:, here] = total
+                found = ((x,) for x in self.dots(codes.flatten(0, 1), 0, at, rows))
+                total = lambda dots, here: (gain[:, None] @ dots[0].relu_().view(M, J, -1))[:, 0] * self.scale[0, here]
+            for dots, begin in zip(found, (at, self.codes.shape[1] + at)):
+                here = slice(begin, min(begin + dots[0].shape[1], self.n))
+                out[:, here] = total(tuple(x[:, :here.stop - begin] for x in dots), here)
         if self.tail.shape[1]:
-            out[:, self.stored:] = exact(q, self.tail[0].view(-1, *self.parts), self.length, weight)
+            out[:, self.n:] = exact(q, self.tail[0].view(-1, *self.parts), self.length, weight)
         return out, error
 
-
-def scale_of(codes, length):
-    """(N, d) int8 -> (N,) float32: what the integers are to be multiplied by to have this length (record.dequantise)."""
-    square = torch.cat([(part.float() ** 2).sum(-1) for part in codes.split(1 << 16)]) if len(codes) else codes.new_zeros(0, dtype=torch.float32)
-    return torch.where(square > 0, length / square.sqrt(), 0)
+    def dots(self, q, part, at, rows):
+        """Products of q (m, d) int8 with a block of codes, exact: of 8 bits [(m, rows)], of 4 bits those of the first half and of the second."""
+        block = self.codes[part, at:at + rows]
+        if self.bits == 8:
+            return [products(q, block)]
+        low, both = products(q, block & 15), products(q, block)
+        return [low - 8 * q.float().sum(1, keepdim=True), (both - low) / 16]
 
 
 def products(q, k):
@@ -131,43 +163,57 @@ def products(q, k):
     return q.float() @ k.float().T   # sums of integers below 2^24
 
 
-def survivors(keys, q, k, slack=0.0, margin=0.0, visible=None, weight=None):
+def candidates(keys, q, rough, least, weight=None):
     """
-    For each of M queries, (index (n,) int64 ascending, score (n,) float32) of exactly those vectors whose score, as `exact` gives it, is at least
-    kth best - slack, or at least best - margin. visible (M, N) or (1, N) bool: others do not count. q, weight: see `exact`.
+    The vectors whose rough score is at least `least`, for one query: (index (n,) int64 ascending, exact score (n,) float32). q (1, J, d); rough (N,).
+    """
+    index = (rough >= least).nonzero()[:, 0]
+    parts = [exact(q, keys.values(i), keys.length, weight)[0] for i in index.split(1 << 14)]
+    return index, torch.cat(parts) if parts else rough[:0]
 
-    slack: top k after a penalty between 0 and `slack` is taken from each score can only be among these.
+
+def queries(keys, q, visible, weight=None):
     """
-    found, N = [], keys.shape[1]
-    group = max(WIDE // max(N, 1), 1)
+    Scans for M queries, as many at a time as memory allows. Yields for each (one query (1, J, d), its weight, rough scores (N,), error);
+    rough scores are -inf where not visible, (M, N) or (1, N) bool.
+    """
+    group = max(WIDE // max(keys.shape[1], 1), 1)
     for at in range(0, len(q), group):
-        rows = slice(at, at + group)
-        part, w = q[rows], None if weight is None else weight[rows]
+        part, w = q[at:at + group], None if weight is None else weight[at:at + group]
         rough, error = keys.scan(part, w)
-        if visible is not None:
-            rough.masked_fill_(~(visible if len(visible) == 1 else visible[rows]), -math.inf)
-        for m, (line, most) in enumerate(zip(rough, error.tolist())):
-            best = line.topk(min(k, N)).values.tolist() if N else []
-            best = [b for b in best if b > -math.inf]
-            if not best:
-                found.append((torch.zeros(0, dtype=torch.int64, device=q.device), line[:0]))
-                continue
-            index = (line >= min(best[-1] - slack, best[0] - margin) - 2 * most).nonzero()[:, 0]
-            one = None if w is None else w[m:m + 1]
-            score = torch.cat([exact(part[m:m + 1], keys.values(i), keys.length, one)[0] for i in index.split(1 << 14)])
-            best = score.topk(min(k, len(score))).values.double()
-            keep = score.double() >= torch.minimum(best[-1] - slack, best[0] - margin)
-            found.append((index[keep], score[keep]))
-    return found
+        rough.masked_fill_(~(visible if len(visible) == 1 else visible[at:at + group]), NEG)
+        for m, most in enumerate(error.tolist()):
+            yield part[m:m + 1], None if w is None else w[m:m + 1], rough[m], most
+
+
+def best(keys, q, k, visible, weight=None):
+    """
+    The k best vectors for each of M queries, best first, ties by the lower index: (index (M, k') int64, score (M, k') float32), k' = min(k, N).
+    Where fewer are visible, index 0 with the score -inf follows. q, weight: see `exact`; visible (M, N) or (1, N) bool.
+    """
+    k = min(k, keys.shape[1])
+    found = []
+    for one, w, rough, error in queries(keys, q, visible, weight):
+        least = rough.topk(k).values[-1:].double() - 2 * error if k else rough[:0]
+        index, score = candidates(keys, one, rough, max(least.tolist() + [LEAST]), w)
+        found.append(first(index, score, k))
+    return tuple(torch.stack(x) for x in zip(*found))
+
+
+def first(index, score, k):
+    """The k best of scored vectors (index ascending), best first, filled up with index 0 and -inf: (k,) each."""
+    order = score.sort(descending=True, stable=True).indices[:k]
+    missing = k - len(order)
+    return F.pad(index[order], (0, missing)), F.pad(score[order], (0, missing), value=NEG)
 
 
 def spread(index, score, episode, span):
     """
-    The spread of survivors (see recall.spread): a trace is as well addressed as the best of itself and the span - 1 that follow it in its episode.
-    index (n,) ascending; score (n,); episode (N,), ascending runs. Returns (index, score) of all traces that one of the survivors reaches, ascending.
+    As recall.spread, of some traces alone: index (n,) ascending, score (n,); episode (N,), ascending. Returns (index, score) of all traces that one of
+    them reaches, ascending.
     """
     reach = index[:, None] - torch.arange(span, device=index.device)
     there = (reach >= 0) & (episode[reach.clamp(min=0)] == episode[index][:, None])
     out, back = reach[there].unique(return_inverse=True)
-    best = score[:, None].expand_as(reach)[there]
-    return out, torch.full((len(out),), -math.inf, device=score.device).scatter_reduce(0, back, best, "amax")
+    source = score[:, None].expand_as(reach)[there]
+    return out, torch.full((len(out),), NEG, device=score.device).scatter_reduce(0, back, source, "amax")
