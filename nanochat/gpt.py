@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
 from nanochat.recall import RecallHead, top_k, unit
+from nanochat.search import Keys
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -366,7 +367,7 @@ class THENGPT(GPT):
     def answer(self, x, positions, context):
         """
         Final hidden states x (B, T, D) at positions (B, M) with memory recalled: the language model's logits (B, M, V), and None or
-        {"g", "p", "entries"} of the copy distribution (see RecallHead.read) with {"score", "select"} of the routing.
+        {"g", "p", "entries"} of the copy distribution (see RecallHead.read) with {"score", "select"} of the routing; score is None where it was a search.
         """
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         x = x[rows, positions]
@@ -375,11 +376,16 @@ class THENGPT(GPT):
             return self.logits(x), None
         x = x.to(wide(x.dtype))
         seen = visible(traces, positions // CHUNK, context["new"])
-        score, hints = self.recall.route({name: t[rows, positions] for name, t in context["query"].items()}, traces, seen)
-        select = top_k(score.detach(), self.config.recall_topk)
+        query, score = {name: t[rows, positions] for name, t in context["query"].items()}, None
+        if isinstance(traces.address, Keys):
+            select, address, hints = self.recall.route_stored(query, traces, seen, self.config.recall_topk)
+        else:
+            score, hints = self.recall.route(query, traces, seen)
+            select = top_k(score.detach(), self.config.recall_topk)
+            address = score.gather(2, select)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
         asked = self.asked(context["question"], positions)
-        x, g, p, entries = self.recall.read(x, score, hints, select, traces, recent, asked, self.wte.weight, context["fresh"])
+        x, g, p, entries = self.recall.read(x, address, hints, select, traces, recent, asked, self.wte.weight, context["fresh"])
         return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
 
     def log_probs(self, logits, copy):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from nanochat.flash_attention import flash_attn_func
 from nanochat.kda import kda_chunk, kda_gate, short_conv
 from nanochat.recall import gather_traces, top_k, unit
+from nanochat.search import Keys, best
 
 
 def norm(x):
@@ -164,15 +165,17 @@ class HybridTHENAttention(CausalSelfAttention):
 
     # -- DSA ---------------------------------------------------------------------------------------------------------
 
+    def index_query(self, x):
+        """x (B, M, D) -> the indexer's queries (B, M, H, Di) and weights (B, M, H). It learns from its own loss alone."""
+        x, c = x.detach(), self.config
+        q = self.index_q(x).view(*x.shape[:2], c.index_heads, c.index_dim)
+        return q.to(wide(x.dtype)), self.index_w(x).to(wide(x.dtype)) * (c.index_heads * c.index_dim) ** -0.5
+
     def index_scores(self, x, index):
-        """Lightning indexer (DeepSeek-V3.2, eq. 1): x (B, M, D), index (B, N, Di) -> (B, M, N). It learns from its own loss alone."""
-        B, M, _ = x.shape
-        x = x.detach()
-        c = self.config
-        q = self.index_q(x).view(B, M * c.index_heads, c.index_dim)
-        dots = F.relu(q @ index.to(q.dtype).transpose(1, 2)).view(B, M, c.index_heads, -1)
-        weight = self.index_w(x) * (c.index_heads * c.index_dim) ** -0.5
-        return (weight[:, :, None] @ dots).squeeze(2).to(wide(x.dtype))
+        """Lightning indexer (DeepSeek-V3.2, eq. 1): x (B, M, D), index (B, N, Di) -> (B, M, N)."""
+        q, weight = self.index_query(x)
+        dots = F.relu(q.flatten(1, 2) @ index.to(q.dtype).transpose(1, 2)).view(*weight.shape, -1)
+        return (weight[:, :, None] @ dots).squeeze(2)
 
     def dsa(self, x, q, q_plain, k, v, mask, memory):
         """
@@ -200,10 +203,16 @@ class HybridTHENAttention(CausalSelfAttention):
             return masked_attention(q, k, v, mask, d ** -0.5)
         # only the selected traces are touched
         traces, visible = memory["traces"], memory["visible"]
-        score = self.index_scores(x, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
-        select = top_k(score, self.config.read_topk)                                                       # (B, T, K)
+        if isinstance(traces.index, Keys):
+            q, weight = self.index_query(x)
+            select, score = (t[None] for t in best(traces.index.part(self.read_layer), q[0], self.config.read_topk, visible[0], weight[0]))
+            seen = score > float("-inf")
+        else:
+            score = self.index_scores(x, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
+            select = top_k(score, self.config.read_topk)                                                   # (B, T, K)
+            seen = visible.gather(2, select)
         mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
-        seen = visible.gather(2, select).view(rows, 1, S, -1)
+        seen = seen.view(rows, 1, S, -1)
         near = torch.einsum("bthd,bshd->bhts", q, k).masked_fill(~mask, float("-inf"))
         far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen, float("-inf"))
         none = torch.einsum("bthd,bshd->bhts", q_plain, sink)

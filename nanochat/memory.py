@@ -16,6 +16,7 @@ about 3 microseconds a record instead of 1 (dev/bench_memory.py), beside a quest
 """
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import numpy as np
 from nanochat.common import UserError, fsync_dir
 from nanochat.memory_file import HEADER, MAGIC, Content, beside, crc, expect, header, identity, traces_path
 from nanochat.record import Layout
-from nanochat.tiers import tiered, trace_bytes
+from nanochat.tiers import Column, tiered
 
 try:
     import fcntl
@@ -160,10 +161,6 @@ class Store:
         """The episode (ordinal) of each record, and its position in the episode: (N,) int64 both."""
         count = self.content.traces.astype(np.int64)
         return np.repeat(np.arange(1, len(count) + 1), count), np.arange(count.sum()) - np.repeat(self.content.first[:-1], count)
-
-    def traces(self, like):
-        """All of them as Traces (B = 1), with the device and dtype of the empty Traces `like`."""
-        return self.layout.unpack(self.records(), *self.places(), like)
 
 
 def stamp(file):
@@ -393,13 +390,27 @@ def load_state(path, model, facts, ram_budget=None):
         store = stack.enter_context(Store(path))
         store.expect(model, facts)
         state, content = model.empty_state(1), store.content
-        sources = [(name, line) if name is not None else None for name, line, _ in map(content.row, range(1, len(content) + 1))]
-        like = state["traces"]
-        if ram_budget is None or len(store.content.checks) * trace_bytes(like) <= ram_budget:
-            state["traces"] = store.traces(like)
-        else:
-            state["traces"] = tiered(store, like, ram_budget)
+        state["traces"] = tiered(store, state["traces"], ram_budget)
+        if isinstance(state["traces"].ids, Column):
             stack.pop_all()   # the file stays open
         state["buffer"] = state["buffer"].new_tensor(content.buffer[None])
         state["episode"].fill_(len(content))
-    return state, sources
+    return state, Sources(content)
+
+
+class Sources(Sequence):
+    """Where the episodes 1, 2, … came from: (name, line) or None of each."""
+    def __init__(self, content):
+        self.content = content
+
+    def __len__(self):
+        return len(self.content)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[j] for j in range(len(self))[i]]
+        name, line, _ = self.content.row(range(1, len(self) + 1)[i])
+        return None if name is None else (name, line)
+
+    def __eq__(self, other):
+        return list(self) == list(other)

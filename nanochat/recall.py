@@ -22,6 +22,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from nanochat import search
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import DIGITS, WORD_HASH_PRIME   # hash(word) = sum_i (byte_i + 1) P^i mod 2^64
 
@@ -286,9 +287,60 @@ class RecallHead(nn.Module):
         score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
         return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
 
-    def read(self, x, score, hints, select, traces, recent, asked, embed, fresh):
+    def route_stored(self, query, traces, visible, k):
         """
-        x (B, M, D) final hidden state of the queries; score (B, M, N) and hints (B, M, 3) from route; select (B, M, K) indices of the traces to read;
+        What `route` and `top_k` say of a memory whose addresses are search.Keys (B = 1), to the bit where scores are search.exact, but without a score for each
+        trace: select (1, M, K) and score (1, M, K), best first, K = min(k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
+        """
+        keys, episode, visible = traces.address, traces.episode[0], visible[0]
+        order, moment = query["order"][0], traces.moment[0]
+        q = (query["b"] * self.address.scale.repeat_interleave(self.address.dim).to(query["b"].dtype))[0].unflatten(-1, (self.address.heads, self.address.dim))
+        found, hints = [], []
+        for m, (one, _, rough, error) in enumerate(search.queries(keys, q, visible)):
+            error += 1e-4   # float32, in what is taken off
+            after, at, replaced, margin = order[m]
+            asked, seen = query["moment"][0, m], visible[min(m, len(visible) - 1)]
+
+            def among(rough, least):
+                return search.candidates(keys, one, rough, max(least - 2 * error, search.LEAST))
+
+            def greatest_of(rough):
+                return F.pad(among(rough, float(rough.max()))[1], (0, 1), value=NEG).max()
+
+            late, best = torch.zeros_like(rough), greatest_of(rough)
+            near = [best.new_tensor(NEG)] * 2
+            if asked >= 0:
+                equal, later = moment == asked, moment > asked
+                near = [greatest_of(rough.masked_fill(~where, NEG)) for where in (equal, later)]
+                late = 16 * torch.sigmoid(after) * (later | (moment < 0)) + 16 * torch.sigmoid(at) * equal
+            hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), -2))
+
+            def addressed(rough, least):
+                """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
+                index, score = among(rough, least)
+                index, score = search.spread(index, score - late[index], episode, self.config.route_span)
+                return index[seen[index]], score[seen[index]]
+
+            # the traces that newer ones are compared with; `stale` is the same within an episode, and between two of theirs
+            rough, margin = rough - late, 3 * F.softplus(margin)
+            index, score = addressed(rough, float(rough.max() - margin))
+            rival = F.relu(score - score.max() + margin) if len(score) else score
+            index, rival = index[rival > 0], rival[rival > 0]
+            newer = F.pad(rival.flip(0).cumsum(0).flip(0), (0, 1))
+            rivals = episode[index].unique()
+            cuts = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
+            cuts = F.pad(cuts, (1, 0), value=0), F.pad(cuts, (0, 1), value=len(episode))
+            replaced = 16 * torch.sigmoid(replaced) * (1 - torch.exp(-newer[torch.searchsorted(index, cuts[1])]))
+            replaced = replaced.repeat_interleave(cuts[1] - cuts[0])
+            rough = rough - replaced
+            index, score = addressed(rough, float(rough.topk(min(k, len(rough))).values[-1]))
+            found.append(search.first(index, score - replaced[index], min(k, len(rough))))
+        select, score = (torch.stack(x)[None] for x in zip(*found))
+        return select, score, torch.stack(hints)[None]
+
+    def read(self, x, address, hints, select, traces, recent, asked, embed, fresh):
+        """
+        x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
         recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, V) fp, 1 for the tokens of the question; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
@@ -297,7 +349,6 @@ class RecallHead(nn.Module):
         B, M, K = select.shape
         ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
         before = gather_traces(traces.before, select).long()
-        address = score.gather(2, select)
         q = unit(self.query(x)) * self.content_scale
         keys = gather_traces(traces.keys, select).flatten(2, 3)
         content = (keys @ q.to(keys.dtype)[..., None]).view(B, M, K, CHUNK).to(x.dtype)

@@ -8,7 +8,7 @@ from nanochat.checkpoint_manager import weights_digest
 from nanochat.common import UserError
 from nanochat.memory import Store, load_state, save_state
 from nanochat.state import CHUNK
-from nanochat.tiers import Shelf, tiered, trace_bytes
+from nanochat.tiers import Shelf, held_bytes, tiered
 from scripts.query import size
 from tests.test_live_memory import build, episode, feed, streams
 
@@ -31,7 +31,7 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
     whole = load_state(path, model, facts)[0]
     with Store(path) as store:
         like = model.empty_state(1)["traces"]
-        budget = 300 * (trace_bytes(like, tiers.HELD) + 4) + capacity * (store.layout.stride + 8)
+        budget = 300 * (held_bytes(store.layout, like)[0] + 4) + capacity * (store.layout.stride + 8)
         part = {**whole, "traces": tiered(store, like, budget)}
         assert part["traces"].ids.shelf.capacity == capacity and len(part["traces"]) == 300
         for seed in range(3):
@@ -46,8 +46,9 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
 
 def test_a_budget_that_holds_everything_is_used(lived):
     model, facts, path = lived
-    like = model.empty_state(1)["traces"]
-    assert isinstance(load_state(path, model, facts, 300 * trace_bytes(like))[0]["traces"].ids, torch.Tensor)
+    with Store(path) as store:
+        whole = 300 * sum(held_bytes(store.layout, model.empty_state(1)["traces"]))
+    assert isinstance(load_state(path, model, facts, whole)[0]["traces"].ids, torch.Tensor)
     with pytest.raises(UserError, match="300 traces need a RAM budget of 1 MB at least"):
         load_state(path, model, facts, 1000)
 
