@@ -17,9 +17,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import RecallHead, top_k, unit
-from nanochat.search import Keys
+from nanochat.recall import GRAMS, RecallHead, grams, top_k, unit
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -49,7 +49,7 @@ class THENConfig(GPTConfig):
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     recall: bool = True          # False: ablation without the recall head
-    recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
+    recall_positions: int = 48   # training only: positions of a segment at which the recall head is trained
     text_fraction: float = 0.5   # training only: share of the other tokens that the language-model loss is taken on
     recall_dim: int = 64
     recall_topk: int = 16        # traces the recall head reads
@@ -193,7 +193,7 @@ class THENGPT(GPT):
                      "before": new(B, CONTEXT, dtype=torch.int64, fill=-1),        # last tokens
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
-                     "asked": new(B, c.vocab_size, dtype=torch.bool),              # its tokens before the answer
+                     "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
                      "address": {"word": new(B, 5, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
@@ -305,7 +305,7 @@ class THENGPT(GPT):
         asks = asks.gather(1, last + 1)
         spoke = torch.where(idx == c.assistant_id, slot, -1).cummax(1).values
         answering = (spoke >= begin * CHUNK) & (spoke >= 0) | (begin < 0) & r["answering"][:, None]
-        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "ids": idx, "before": r["asked"],
+        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"], idx], dim=1)), "before": r["asked"],
                     "carry": {"asking": asks[:, -1], "answering": answering[:, -1]}}
         return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin, "question": question}, episode, position
 
@@ -348,12 +348,13 @@ class THENGPT(GPT):
                                      "asked": self.asked(local["question"], last)[:, 0] > 0}
 
     def asked(self, question, positions):
-        """(B, M, V), 1 for the tokens that the question turn around each of the positions (B, M) has said by then, before its answer began."""
-        slot = torch.arange(question["ids"].shape[1], device=positions.device)
+        """(B, M, 3 * GRAMS), 1 for what the question turn around each of the positions (B, M) has said by then, before its answer began."""
+        slot = torch.arange(question["grams"].shape[1], device=positions.device)
         begin = question["begin"].gather(1, positions)[..., None]
         here = (slot <= positions[..., None]) & (slot >= begin) & question["counts"][:, None]
         out = ((begin < 0) & question["before"][:, None]).to(wide(self.dtype))
-        return out.scatter_add(2, question["ids"][:, None].expand(here.shape), here.to(out.dtype)).clamp(max=1)
+        where = question["grams"][:, None].expand(*here.shape, 3).flatten(2)
+        return out.scatter_add(2, where, here[..., None].expand(*here.shape, 3).flatten(2).to(out.dtype)).clamp(max=1)
 
     def read_context(self, traces, chunk, new, training):
         """
@@ -377,8 +378,8 @@ class THENGPT(GPT):
         x = x.to(wide(x.dtype))
         seen = visible(traces, positions // CHUNK, context["new"])
         query, score = {name: t[rows, positions] for name, t in context["query"].items()}, None
-        if isinstance(traces.address, Keys):
-            select, address, hints = self.recall.route_stored(query, traces, seen, self.config.recall_topk)
+        if isinstance(traces.address, search.Keys):
+            select, address, hints = search.route(self.recall, query, traces, seen, self.config.recall_topk)
         else:
             score, hints = self.recall.route(query, traces, seen)
             select = top_k(score.detach(), self.config.recall_topk)
@@ -402,7 +403,8 @@ class THENGPT(GPT):
         answers = torch.zeros_like(idx, dtype=torch.bool) if answers is None else answers
         evidence = torch.full_like(idx, -1) if evidence is None else evidence
         # the recall head is trained where an answer is due and at some other tokens, to learn when not to copy
-        rank = torch.rand(B, T, device=idx.device) + 2 * answers + (targets >= 0)
+        first = answers & ~F.pad(answers, (1, 0))[:, :T]   # what an answer begins with is hard to find, the rest only to be gone on with
+        rank = torch.rand(B, T, device=idx.device) + 2 * answers + 2 * first + (targets >= 0)
         positions = rank.topk(min(c.recall_positions, T), dim=1).indices
         training = {"positions": positions, "losses": []}
         x, context, state = self.segment(idx, state, training=training)

@@ -9,7 +9,7 @@ every token by *content* (which word in it). What is copied is a token id, so wo
               - late     episodes whose number is beyond that of the query ("before t=600", "as of t=550")
               - stale    episodes that a newer one matches about as well: of equals the latest counts
     suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
-    asked     d          the entry, or its neighbour, stands in the question: an answer is what the question does not say
+    asked     d          the words around the entry stand in the question: an answer is what the question does not say
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
     p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate) * (1 - mass on the sink)
@@ -22,7 +22,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nanochat import search
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import DIGITS, WORD_HASH_PRIME   # hash(word) = sum_i (byte_i + 1) P^i mod 2^64
 
@@ -30,6 +29,7 @@ MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE = 64           # hidden units of the gate
+GRAMS = 4096        # places in the table of what a question says
 
 
 def unit(x):
@@ -213,6 +213,15 @@ def top_k(score, k):
     return n - 1 - (key.topk(k, dim=-1).values & 0xFFFFFFFF)
 
 
+def grams(line):
+    """
+    line (…, 3 + n) int64 token ids -> (…, n, 3) int64 below 3 * GRAMS: the last token, two tokens and three tokens at each of the n, by hash.
+    """
+    one, two, three = line[..., CONTEXT:], line[..., CONTEXT - 1:-1], line[..., CONTEXT - 2:-2]
+    mixed = torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)], dim=-1)
+    return mixed % GRAMS + GRAMS * torch.arange(3, device=line.device)
+
+
 def gather_traces(x, index):
     """x (B, N, …), index (B, M, K) -> (B, M, K, …)."""
     B, N = x.shape[:2]
@@ -243,7 +252,7 @@ class RecallHead(nn.Module):
         self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
         self.content_scale = nn.Parameter(torch.empty(()))
         self.suffix = nn.Parameter(torch.empty(CONTEXT))
-        self.asked = nn.Parameter(torch.empty(3))                                # the entry, the token before it, the one after stand in the question
+        self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
         self.feedback = nn.Linear(config.n_embd, config.n_embd, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + 5, GATE), nn.ReLU(), nn.Linear(GATE, 1))
@@ -256,7 +265,7 @@ class RecallHead(nn.Module):
         self.key.weight[:, :self.query.in_features] = self.query.weight
         nn.init.constant_(self.content_scale, 10.0)
         nn.init.constant_(self.suffix, 1.0)
-        nn.init.zeros_(self.asked)
+        self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))
         nn.init.zeros_(self.sink.weight)
         nn.init.constant_(self.sink.bias, 4.0)
         nn.init.zeros_(self.feedback.weight)
@@ -287,61 +296,10 @@ class RecallHead(nn.Module):
         score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
         return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
 
-    def route_stored(self, query, traces, visible, k):
-        """
-        What `route` and `top_k` say of a memory whose addresses are search.Keys (B = 1), to the bit where scores are search.exact, but without a score for each
-        trace: select (1, M, K) and score (1, M, K), best first, K = min(k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
-        """
-        keys, episode, visible = traces.address, traces.episode[0], visible[0]
-        order, moment = query["order"][0], traces.moment[0]
-        q = (query["b"] * self.address.scale.repeat_interleave(self.address.dim).to(query["b"].dtype))[0].unflatten(-1, (self.address.heads, self.address.dim))
-        found, hints = [], []
-        for m, (one, _, rough, error) in enumerate(search.queries(keys, q, visible)):
-            error += 1e-4   # float32, in what is taken off
-            after, at, replaced, margin = order[m]
-            asked, seen = query["moment"][0, m], visible[min(m, len(visible) - 1)]
-
-            def among(rough, least):
-                return search.candidates(keys, one, rough, max(least - 2 * error, search.LEAST))
-
-            def greatest_of(rough):
-                return F.pad(among(rough, float(rough.max()))[1], (0, 1), value=NEG).max()
-
-            late, best = torch.zeros_like(rough), greatest_of(rough)
-            near = [best.new_tensor(NEG)] * 2
-            if asked >= 0:
-                equal, later = moment == asked, moment > asked
-                near = [greatest_of(rough.masked_fill(~where, NEG)) for where in (equal, later)]
-                late = 16 * torch.sigmoid(after) * (later | (moment < 0)) + 16 * torch.sigmoid(at) * equal
-            hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), -2))
-
-            def addressed(rough, least):
-                """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
-                index, score = among(rough, least)
-                index, score = search.spread(index, score - late[index], episode, self.config.route_span)
-                return index[seen[index]], score[seen[index]]
-
-            # the traces that newer ones are compared with; `stale` is the same within an episode, and between two of theirs
-            rough, margin = rough - late, 3 * F.softplus(margin)
-            index, score = addressed(rough, float(rough.max() - margin))
-            rival = F.relu(score - score.max() + margin) if len(score) else score
-            index, rival = index[rival > 0], rival[rival > 0]
-            newer = F.pad(rival.flip(0).cumsum(0).flip(0), (0, 1))
-            rivals = episode[index].unique()
-            cuts = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
-            cuts = F.pad(cuts, (1, 0), value=0), F.pad(cuts, (0, 1), value=len(episode))
-            replaced = 16 * torch.sigmoid(replaced) * (1 - torch.exp(-newer[torch.searchsorted(index, cuts[1])]))
-            replaced = replaced.repeat_interleave(cuts[1] - cuts[0])
-            rough = rough - replaced
-            index, score = addressed(rough, float(rough.topk(min(k, len(rough))).values[-1]))
-            found.append(search.first(index, score - replaced[index], min(k, len(rough))))
-        select, score = (torch.stack(x)[None] for x in zip(*found))
-        return select, score, torch.stack(hints)[None]
-
     def read(self, x, address, hints, select, traces, recent, asked, embed, fresh):
         """
         x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
-        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, V) fp, 1 for the tokens of the question; embed (V, D) token
+        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
         entries with their token ids, both (B, M, K*16). The sink takes what is missing to 1: all of it where nothing is visible.
@@ -364,9 +322,9 @@ class RecallHead(nn.Module):
             token = recent[:, :, CONTEXT - 1 - m, None, None]
             match = match & (line[..., CONTEXT - 1 - m:CONTEXT - 1 - m + CHUNK] == token) & (token >= 0)
             entry = entry + self.suffix[m] * match
-        said = asked.gather(-1, line.clamp(min=0).flatten(2)).view(line.shape) * (line >= 0)
-        said = F.pad(said, (0, 1))
-        entry = entry + sum(w * said[..., CONTEXT + n:CONTEXT + n + CHUNK] for w, n in zip(self.asked, (0, -1, 1)))
+        said = grams(line)
+        said = asked.gather(-1, said.flatten(2)).view(said.shape)
+        entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         copyable = (ids < self.config.n_ordinary) & (ids >= 0)
         entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]

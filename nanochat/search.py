@@ -217,3 +217,55 @@ def spread(index, score, episode, span):
     out, back = reach[there].unique(return_inverse=True)
     source = score[:, None].expand_as(reach)[there]
     return out, torch.full((len(out),), NEG, device=score.device).scatter_reduce(0, back, source, "amax")
+
+
+def route(head, query, traces, visible, k):
+    """
+    What RecallHead.route and top_k say of a memory whose addresses are Keys (B = 1), to the bit where scores are `exact`, but without a score for each trace:
+    select (1, M, K) and score (1, M, K), best first, K = min(k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
+    """
+    address, keys, episode, visible = head.address, traces.address, traces.episode[0], visible[0]
+    order, moment = query["order"][0], traces.moment[0]
+    q = (query["b"] * address.scale.repeat_interleave(address.dim).to(query["b"].dtype))[0].unflatten(-1, (address.heads, address.dim))
+    found, hints = [], []
+    for m, (one, _, rough, error) in enumerate(queries(keys, q, visible)):
+        error += 1e-4   # float32, in what is taken off
+        after, at, replaced, margin = order[m]
+        asked, seen = query["moment"][0, m], visible[min(m, len(visible) - 1)]
+
+        def among(rough, least):
+            return candidates(keys, one, rough, max(least - 2 * error, LEAST))
+
+        def greatest_of(rough):
+            return F.pad(among(rough, float(rough.max()))[1], (0, 1), value=NEG).max()
+
+        late, best = torch.zeros_like(rough), greatest_of(rough)
+        near = [best.new_tensor(NEG)] * 2
+        if asked >= 0:
+            equal, later = moment == asked, moment > asked
+            near = [greatest_of(rough.masked_fill(~where, NEG)) for where in (equal, later)]
+            late = 16 * torch.sigmoid(after) * (later | (moment < 0)) + 16 * torch.sigmoid(at) * equal
+        hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), -2))
+
+        def addressed(rough, least):
+            """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
+            index, score = among(rough, least)
+            index, score = spread(index, score - late[index], episode, head.config.route_span)
+            return index[seen[index]], score[seen[index]]
+
+        # the traces that newer ones are compared with; `stale` is the same within an episode, and between two of theirs
+        rough, margin = rough - late, 3 * F.softplus(margin)
+        index, score = addressed(rough, float(rough.max() - margin))
+        rival = F.relu(score - score.max() + margin) if len(score) else score
+        index, rival = index[rival > 0], rival[rival > 0]
+        newer = F.pad(rival.flip(0).cumsum(0).flip(0), (0, 1))
+        rivals = episode[index].unique()
+        cuts = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
+        cuts = F.pad(cuts, (1, 0), value=0), F.pad(cuts, (0, 1), value=len(episode))
+        replaced = 16 * torch.sigmoid(replaced) * (1 - torch.exp(-newer[torch.searchsorted(index, cuts[1])]))
+        replaced = replaced.repeat_interleave(cuts[1] - cuts[0])
+        rough = rough - replaced
+        index, score = addressed(rough, float(rough.topk(min(k, len(rough))).values[-1]))
+        found.append(first(index, score - replaced[index], min(k, len(rough))))
+    select, score = (torch.stack(x)[None] for x in zip(*found))
+    return select, score, torch.stack(hints)[None]

@@ -19,9 +19,9 @@ from nanochat.checkpoint_manager import weights_digest
 from nanochat.common import UserError, seed_everything
 from nanochat.gpt import THENGPT, THENConfig
 from nanochat.memory import load_state, save_state
-from nanochat.recall import WordCodes, greatest, spread, stale, top_k
+from nanochat.recall import WordCodes, grams, greatest, spread, stale, top_k
 from nanochat.record import Layout, geometry
-from nanochat.state import CHUNK, detach_state, forget_rows, map_state
+from nanochat.state import CHUNK, CONTEXT, detach_state, forget_rows, map_state
 from nanochat.tokenizer import BEGINS_WORD, DIGITS, LETTERS, OTHER, Tokenizer, word_hash
 
 ORDINARY, BOS, PAD, USER, ASSISTANT = 58, 60, 61, 62, 63
@@ -381,8 +381,9 @@ def question_turns(mixer):
             got.append(model.asked(context["question"], torch.arange(piece.shape[1])[None]))
         got = torch.cat(got, dim=1)[0]
         for i in range(idx.shape[1]):
-            asked = set(said[2:min(i - 32, said.index(ASSISTANT) - 1) + 1]) if 32 <= i < 64 else set()
-            assert set(got[i].nonzero().flatten().tolist()) == asked, (cuts, i)
+            asked = range(34, min(i, 32 + said.index(ASSISTANT) - 1) + 1) if 32 <= i < 64 else ()
+            expected = {place for j in asked for place in grams(idx[0, j - CONTEXT:j + 1])[0].tolist()}
+            assert set(got[i].nonzero().flatten().tolist()) == expected, (cuts, i)
 
 
 # training -----------------------------------------------------------------------------------------------------------
