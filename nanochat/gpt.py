@@ -221,8 +221,8 @@ class THENGPT(GPT):
         logits, origin = [], [None]
 
         def advance(part, state, offset, length, keep=True):
-            x, context, state = self.segment(part, state, read, keep=keep)
             lo, hi = max(begin - offset, 0), length
+            x, context, state = self.segment(part, state, read, keep=keep, begin=min(lo, part.shape[1] - 1))
             if lo < hi:
                 positions = torch.arange(lo, hi, device=idx.device).expand(idx.shape[0], -1)
                 plain, copy = self.answer(x, positions, context)
@@ -247,11 +247,12 @@ class THENGPT(GPT):
         """The state after whole chunks idx (B, T): the trunk and the traces only, for ingest. The layers above are not run, nor carried on."""
         return self.segment(idx, state, read=False, trunk_only=True)
 
-    def segment(self, idx, state, read=True, training=None, trunk_only=False, keep=True):
+    def segment(self, idx, state, read=True, training=None, trunk_only=False, keep=True, begin=0):
         """
         idx (B, T), T a multiple of 16. Returns the normalised final hidden state (B, T, D), the context to answer from and the state after it.
         training: {"positions": (B, M), "losses": []}: the read layers see their newest traces densely and train their indexers there.
-        keep=False: the caller drops the state, so that its traces (many, to copy) are left as they were.
+        keep=False: the caller drops the state, so that its traces (many, to copy) are left as they were. begin: hidden states before this slot are not
+        wanted, so the last layer need not search memory for them.
         """
         r = state["recurrent"]
         local, episode, position = self.local_context(idx, state)
@@ -260,7 +261,7 @@ class THENGPT(GPT):
 
         def run(x, blocks, memory=None):
             for block in blocks:
-                y, carry = block.attn(norm(x), local, r["layers"][len(layers)], memory)
+                y, carry = block.attn(norm(x), local, r["layers"][len(layers)], memory, begin if block is self.blocks[-1] else 0)
                 layers.append(carry)
                 x = x + y
                 x = x + block.mlp(norm(x))
@@ -358,12 +359,12 @@ class THENGPT(GPT):
 
     def read_context(self, traces, chunk, new, training):
         """
-        The traces the read layers see and from which slot on. chunk (B, T): the chunk of each slot within the segment, whose own traces
-        are the `new` newest.
+        The traces the read layers see, and as a function of a slot which of them the slots from there on see, (B, T - slot, N) bool. chunk (B, T): the
+        chunk of each slot within the segment, whose own traces are the `new` newest.
         """
         if training is not None:
             traces = traces[max(len(traces) - self.config.read_reach - new, 0):]
-        return {"traces": traces, "visible": visible(traces, chunk, new), "training": training}
+        return {"traces": traces, "visible": lambda begin: visible(traces, chunk[:, begin:], new), "training": training}
 
     def answer(self, x, positions, context):
         """
