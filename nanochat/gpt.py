@@ -222,7 +222,7 @@ class THENGPT(GPT):
 
         def advance(part, state, offset, length, keep=True):
             lo, hi = max(begin - offset, 0), length
-            x, context, state = self.segment(part, state, read, keep=keep, begin=min(lo, part.shape[1] - 1))
+            x, context, state = self.segment(part, state, read, keep=keep, begin=min(lo, part.shape[1]))
             if lo < hi:
                 positions = torch.arange(lo, hi, device=idx.device).expand(idx.shape[0], -1)
                 plain, copy = self.answer(x, positions, context)
@@ -455,5 +455,8 @@ def visible(traces, chunk, new):
     Which traces a slot may read: filled, and closed before its chunk. chunk (B, M) counts within the segment, whose `new` chunks
     are the newest traces. Returns (B, M, N) bool.
     """
-    order = torch.arange(len(traces), device=chunk.device) - (len(traces) - new)
-    return (order < chunk[..., None]) & (traces.valid > 0)[:, None]
+    alive = (traces.valid > 0)[:, None].expand(-1, chunk.shape[1], -1)
+    if new == 0:
+        return alive
+    order = torch.arange(new, device=chunk.device)
+    return torch.cat([alive[..., :-new], alive[..., -new:] & (order < chunk[..., None])], dim=-1)

@@ -177,7 +177,7 @@ class HybridTHENAttention(CausalSelfAttention):
     def index_scores(self, x, index):
         """Lightning indexer (DeepSeek-V3.2, eq. 1): x (B, M, D), index (B, N, Di) -> (B, M, N)."""
         q, weight = self.index_query(x)
-        dots = F.relu(q.flatten(1, 2) @ index.to(q.dtype).transpose(1, 2)).view(*weight.shape, -1)
+        dots = F.relu(q.flatten(1, 2) @ index.to(q.dtype).transpose(1, 2)).view(*weight.shape, index.shape[1])
         return (weight[:, :, None] @ dots).squeeze(2)
 
     def dsa(self, x, q, q_plain, k, v, mask, memory, begin):

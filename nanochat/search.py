@@ -194,10 +194,18 @@ def best(keys, q, k, visible, weight=None):
     k = min(k, keys.shape[1])
     found = []
     for one, w, rough, error in queries(keys, q, visible, weight):
-        least = rough.topk(k).values[-1:].double() - 2 * error if k else rough[:0]
-        index, score = candidates(keys, one, rough, max(least.tolist() + [LEAST]), w)
+        index, score = candidates(keys, one, rough, max(reached(rough, k) - 2 * error, LEAST), w)
         found.append(first(index, score, k))
+    if not found:
+        return torch.zeros(0, k, dtype=torch.int64, device=q.device), torch.zeros(0, k, device=q.device)
     return tuple(torch.stack(x) for x in zip(*found))
+
+
+def reached(score, k):
+    """What k of the scores (N,) reach at least: the k-th best or, where N is large, of the best of every 64."""
+    if len(score) > 64 * 64 * k:
+        score = score[:len(score) // 64 * 64].view(-1, 64).amax(1)
+    return float(score.topk(min(k, len(score))).values.amin()) if k and len(score) else NEG
 
 
 def first(index, score, k):
@@ -239,12 +247,12 @@ def route(head, query, traces, visible, k):
         def greatest_of(rough):
             return F.pad(among(rough, float(rough.max()))[1], (0, 1), value=NEG).max()
 
-        late, best = torch.zeros_like(rough), greatest_of(rough)
+        late, best = rough.new_zeros(rough.shape), greatest_of(rough)
         near = [best.new_tensor(NEG)] * 2
         if asked >= 0:
             equal, later = moment == asked, moment > asked
-            near = [greatest_of(rough.masked_fill(~where, NEG)) for where in (equal, later)]
-            late = 16 * torch.sigmoid(after) * (later | (moment < 0)) + 16 * torch.sigmoid(at) * equal
+            near = [greatest_of(torch.where(there, rough, NEG)) for there in (equal, later)]
+            late.masked_fill_(later | (moment < 0), float(16 * torch.sigmoid(after))).masked_fill_(equal, float(16 * torch.sigmoid(at)))
         hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), -2))
 
         def addressed(rough, least):
@@ -265,7 +273,7 @@ def route(head, query, traces, visible, k):
         replaced = 16 * torch.sigmoid(replaced) * (1 - torch.exp(-newer[torch.searchsorted(index, cuts[1])]))
         replaced = replaced.repeat_interleave(cuts[1] - cuts[0])
         rough = rough - replaced
-        index, score = addressed(rough, float(rough.topk(min(k, len(rough))).values[-1]))
+        index, score = addressed(rough, reached(rough, k))
         found.append(first(index, score - replaced[index], min(k, len(rough))))
     select, score = (torch.stack(x)[None] for x in zip(*found))
     return select, score, torch.stack(hints)[None]

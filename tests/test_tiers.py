@@ -71,7 +71,7 @@ def test_damage_is_found_when_it_is_read(lived, tmp_path):
     for suffix in (".pt", ".traces"):
         copy.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
     with Store(copy) as store:
-        traces = tiered(store, model.empty_state(1)["traces"], 10 ** 7)
+        traces = tiered(store, model.empty_state(1)["traces"], 300 * 250 + 1024 * (store.layout.stride + 8))
         data = bytearray(copy.with_suffix(".traces").read_bytes())
         data[-3] ^= 1
         copy.with_suffix(".traces").write_bytes(data)
