@@ -540,7 +540,8 @@ def refused():
             flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             bad.write_bytes(flipped)
             try:
-                assert_same(load_state(bad, model, facts)[0], load_state(good, model, facts)[0], "a flipped bit was not seen")
+                plain = lambda state: {**state, "traces": state["traces"][:len(state["traces"])]}
+                assert_same(plain(load_state(bad, model, facts)[0]), plain(load_state(good, model, facts)[0]), "a flipped bit was not seen")
                 harmless += 1   # in the padding between the parts of the file
             except UserError:
                 pass
