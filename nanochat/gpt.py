@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, RecallHead, grams, top_k, unit
+from nanochat.recall import GRAMS, RecallHead, grams, top_k
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -49,7 +49,7 @@ class THENConfig(GPTConfig):
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     recall: bool = True          # False: ablation without the recall head
-    recall_positions: int = 48   # training only: positions of a segment at which the recall head is trained
+    recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
     text_fraction: float = 0.5   # training only: share of the other tokens that the language-model loss is taken on
     recall_dim: int = 64
     recall_topk: int = 16        # traces the recall head reads
@@ -335,10 +335,7 @@ class THENGPT(GPT):
         if c.recall:
             every = torch.cat([state["episode"][:, None], episode], dim=1)
             a, moment, query, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
-            # a trace is made when its chunk has closed, so a key may also see its token and the two after it, within the chunk
-            later = [F.pad((chunks * alive)[:, :, n:], (0, 0, 0, n)) for n in range(3)]
-            around = torch.cat([previous.view(chunks.shape), *later], dim=-1)
-            keys = unit(F.linear(around, self.recall.key.weight.to(h.dtype)).to(wide(h.dtype)))
+            keys = self.recall.key(chunks, previous.view(chunks.shape), alive, *rotary(torch.arange(CHUNK, device=idx.device)[None], D // c.n_head, h.dtype))
         else:
             a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)

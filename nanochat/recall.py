@@ -243,12 +243,57 @@ def stale(score, episode, margin):
     return 1 - torch.exp(-newer.gather(-1, following[:, None].expand_as(score)))
 
 
+class Keys(nn.Module):
+    """
+    The recall key of each token: what was about to be said there, and what was. A trace is made when its chunk has closed, so a key may look at the
+    tokens after it, too, within the chunk: "mango juice was the drink of the user" tells only later that a drink has been named.
+    """
+    def __init__(self, config):
+        super().__init__()
+        D = config.n_embd
+        self.heads, self.head_dim = config.n_head, D // config.n_head
+        self.near = nn.Linear(4 * D, config.recall_dim, bias=False)      # of the token before, the token, the two after
+        self.qkv = nn.Linear(D, 3 * D, bias=False)                       # attention over the chunk, in both directions
+        self.far = nn.Linear(D, config.recall_dim, bias=False)
+
+    @torch.no_grad()
+    def init_weights(self, query):
+        """query (Dk, D): at the start a key is what the query would be before the token."""
+        nn.init.zeros_(self.near.weight)
+        self.near.weight[:, :query.shape[1]] = query
+        nn.init.normal_(self.qkv.weight, std=self.qkv.in_features ** -0.5)
+        nn.init.zeros_(self.far.weight)
+
+    def forward(self, chunks, before, alive, cos, sin):
+        """
+        chunks (B, C, 16, D) trunk output; before (B, C, 16, D) that of the slot before each; alive (B, C, 16, 1) bool; cos, sin (1, 16, 1, d/2) rotary
+        tables of the slots. Returns unit vectors (B, C, 16, Dk) in fp32 (fp64 in double precision).
+        """
+        B, C, _, D = chunks.shape
+        linear = lambda layer, x: F.linear(x, layer.weight.to(x.dtype))
+        after = [F.pad((chunks * alive)[:, :, n:], (0, 0, 0, n)) for n in range(3)]
+        key = linear(self.near, torch.cat([before, *after], dim=-1))
+        q, k, v = linear(self.qkv, chunks).view(B * C, CHUNK, 3, self.heads, self.head_dim).unbind(2)
+        q, k = (rotate(F.rms_norm(t, (self.head_dim,)), cos, sin) for t in (q, k))
+        score = torch.einsum("nqhd,nkhd->nhqk", q, k) * self.head_dim ** -0.5
+        score = score.masked_fill(~alive.view(B * C, 1, 1, CHUNK), -1e4)
+        y = torch.einsum("nhqk,nkhd->nqhd", torch.softmax(score, dim=-1), v).reshape(chunks.shape)
+        key = key + linear(self.far, y)
+        return unit(key.to(torch.promote_types(key.dtype, torch.float32)))
+
+
+def rotate(x, cos, sin):
+    """Rotary embedding. x (B, T, H, D); cos, sin (B or 1, T, 1, D/2)."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1)
+
+
 class RecallHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.address = Address(config)
-        self.key = nn.Linear(4 * config.n_embd, config.recall_dim, bias=False)   # of the token before, the token, the two after
+        self.key = Keys(config)
         self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
         self.content_scale = nn.Parameter(torch.empty(()))
         self.suffix = nn.Parameter(torch.empty(CONTEXT))
@@ -261,8 +306,7 @@ class RecallHead(nn.Module):
     def init_weights(self, tables=None):
         self.address.init_weights(tables)
         nn.init.normal_(self.query.weight, std=self.query.in_features ** -0.5)
-        nn.init.zeros_(self.key.weight)
-        self.key.weight[:, :self.query.in_features] = self.query.weight
+        self.key.init_weights(self.query.weight)
         nn.init.constant_(self.content_scale, 10.0)
         nn.init.constant_(self.suffix, 1.0)
         self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))

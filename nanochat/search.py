@@ -117,8 +117,7 @@ class Keys:
 
     def scan(self, q, weight=None):
         """
-        q, weight as for `exact`, M queries -> (scores (M, N) float32, error (M,) float64): no score of a stored vector is further from `exact`. Those
-        of appended vectors are exact.
+        q, weight as for `exact`, M queries -> (scores (M, N) float32, error (M,) float64): no score is further from `exact`.
         """
         M, J, d = q.shape
         peak = q.abs().amax(2, keepdim=True).float().clamp(min=1e-30)
@@ -144,7 +143,8 @@ class Keys:
                 here = slice(begin, min(begin + dots[0].shape[1], self.n))
                 out[:, here] = total(tuple(x[:, :here.stop - begin] for x in dots), here)
         if self.tail.shape[1]:
-            out[:, self.n:] = exact(q, self.tail[0].view(-1, *self.parts), self.length, weight)
+            tail = self.tail[0].view(-1, *self.parts).float()
+            out[:, self.n:] = q.float().flatten(1) @ tail.flatten(1).T if weight is None else (weight.float()[:, None] @ (q.float() @ tail[:, 0].T).relu())[:, 0]
         return out, error
 
     def dots(self, q, part, at, rows):

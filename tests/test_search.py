@@ -65,7 +65,7 @@ def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail,
        size=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_the_scan_is_as_close_as_it_says(seed, dtype, bits, indexer, size):
     rng = np.random.default_rng(seed)
-    keys, values = random_keys(rng, 201, 1 if indexer else 2, 64, dtype, bits)
+    keys, values = random_keys(rng, 201, 1 if indexer else 2, 64, dtype, bits, tail=20)
     q = torch.from_numpy(rng.normal(size=(2, 4 if indexer else 2, 64)) * size).float()
     weight = torch.from_numpy(rng.normal(size=(2, 4))).float() if indexer else None
     rough, error = keys.scan(q, weight)

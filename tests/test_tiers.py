@@ -1,16 +1,20 @@
 """nanochat/tiers.py: a memory that is mostly in its file answers as one that is held, to the bit, and stays within its budget."""
+import random
+
 import numpy as np
 import pytest
 import torch
 
-from nanochat import tiers
+from nanochat import engine, tiers
 from nanochat.checkpoint_manager import weights_digest
 from nanochat.common import UserError
-from nanochat.memory import Store, load_state, save_state
+from nanochat.memory import Store, Writer, load_state
+from nanochat.memory_file import Content, identity
 from nanochat.state import CHUNK
 from nanochat.tiers import Shelf, held_bytes, tiered
+from nanochat.users import user_path
 from scripts.query import size
-from tests.test_live_memory import build, episode, feed, streams
+from tests.test_live_memory import build, episode, feed, save_state, streams
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +89,27 @@ def test_sizes():
     for text in ("", "much", "1.2.3", "-5"):
         with pytest.raises(ValueError):
             size(text)
+
+
+def test_users_do_not_meet(lived, tmp_path):
+    """Thirty users, told their lives in turns: each has the files, to the byte, and the answers of a user who is alone."""
+    model, facts, _ = lived
+    names, rng = [f"user{i}" for i in range(30)], random.Random(0)
+    lives = {name: [episode(rng.randrange(5, 40), rng.randrange(10 ** 6))[0].tolist() for _ in range(4)] for name in names}
+    tell = lambda path, part: engine.remember(model, path, part, [(None, -1, -1)] * len(part))
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "all").mkdir()
+    for part in (slice(0, 2), slice(2, 4)):
+        for name in rng.sample(names, len(names)):
+            with Writer(user_path(tmp_path / "all", name), identity(model, facts)) as memory:
+                tell(memory, lives[name][part])
+    for name in rng.sample(names, len(names)):
+        with Writer(tmp_path / "alone/S.pt", identity(model, facts), anew=True) as memory:
+            memory.rewrite(Content(identity(model, facts)), [])
+            tell(memory, lives[name])
+        here = user_path(tmp_path / "all", name)
+        for suffix in (".pt", ".traces"):
+            assert here.with_suffix(suffix).read_bytes() == (tmp_path / "alone/S.pt").with_suffix(suffix).read_bytes()
+        states = [load_state(path, model, facts)[0] for path in (here, tmp_path / "alone/S.pt")]
+        assert len({feed(model, [episode(12, 7)], state)[0].numpy().tobytes() for state in states}) == 1
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == sorted(f"{name}{suffix}" for name in names for suffix in (".pt", ".traces"))
