@@ -69,13 +69,15 @@ def test_the_cache_holds_what_the_file_holds(lived):
             assert len(cached) <= 20 and np.array_equal(shelf.rows[shelf.place[cached]], everything[cached])
 
 
-def test_damage_is_found_when_it_is_read(lived, tmp_path):
+def test_damage_is_found_when_it_is_read(lived, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiers, "LEAST_CACHE", 10)
     model, facts, path = lived
     copy = tmp_path / "S.pt"
     for suffix in (".pt", ".traces"):
         copy.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
     with Store(copy) as store:
-        traces = tiered(store, model.empty_state(1)["traces"], 300 * 250 + 1024 * (store.layout.stride + 8))
+        like = model.empty_state(1)["traces"]
+        traces = tiered(store, like, 300 * (held_bytes(store.layout, like)[0] + 4) + 10 * (store.layout.stride + 8))
         data = bytearray(copy.with_suffix(".traces").read_bytes())
         data[-3] ^= 1
         copy.with_suffix(".traces").write_bytes(data)
