@@ -11,8 +11,8 @@ releases when it dies.
 A deletion writes both files anew, without the episode. In between, S.pt says "pending" and the records lie in S.traces.new: the
 commit is the one instant at which S.pt is replaced, and whoever opens the memory next to write ends what a crash has interrupted.
 
-Records are read at their position, not through a mapping: a file cut short under a reader is then an error of one line, not SIGBUS. It costs
-about 3 microseconds a record instead of 1 (dev/bench_memory.py), beside a question of tens of milliseconds.
+Records are read at their position, not through a mapping: a file cut short under a reader is then an error of one line, not SIGBUS
+(docs/state-format.md says what that costs).
 """
 import contextlib
 import os

@@ -1,11 +1,13 @@
 """
-A memory larger than RAM: what every query touches is held, the rest stays in the file until it is selected.
+A memory larger than RAM: what every query scans is held, the rest stays in the file until it is selected.
 
-    held        address, moment and index key of every trace, which episode it belongs to   on the model's device
-    cached      records that were selected, the oldest given up first                   in RAM, what the budget leaves
-    file        everything                                                              read at its position, checked each time
+    held        address and index key of every trace as the integers of its record (search.Keys);      on the model's device
+                its moment, episode, position and number of tokens
+    cached      records that were selected, the oldest given up first                                  in RAM, what the budget leaves
+    file        everything                                                                             read at its position, checked each time
 
-A Column stands in a Traces where a tensor would: the model only ever gathers from ids, keys and gists, or appends to them.
+What fits the budget whole is held whole, the rest of a trace then as tensors. Otherwise a Column stands in a Traces where a tensor would: the model only ever
+gathers from ids, keys and gists, or appends to them.
 """
 import numpy as np
 import torch
