@@ -9,7 +9,8 @@ every token by *content* (which word in it). What is copied is a token id, so wo
               - late     episodes whose number is beyond that of the query ("before t=600", "as of t=550")
               - stale    episodes that a newer one matches about as well: of equals the latest counts
     suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
-    asked     d          the words around the entry stand in the question: an answer is what the question does not say
+    nearby    n          words around the entry stand in the question: "the mood was tired", "what was the mood?"
+    asked     d          the entry itself stands in the question: an answer is what the question does not say
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
     p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate) * (1 - mass on the sink)
@@ -29,7 +30,9 @@ MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE = 64           # hidden units of the gate
-GRAMS = 4096        # places in the table of what a question says
+GRAMS = 4096        # places in the tables of what a question says
+NO_TRACE = -2.0     # each of the hints where no trace is visible
+BEFORE, AFTER = CONTEXT, 9   # tokens before and after an entry in which a word of the question counts
 
 
 def unit(x):
@@ -121,7 +124,8 @@ class Address(nn.Module):
         self.blend = nn.Parameter(torch.empty(self.heads))   # share of the learned value beside the word code
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
-        self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see `relations`
+        self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see RecallHead.route
+        self.salience = nn.Linear(config.n_embd, 1)          # how much it matters to what is read that a word is in the question
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -135,13 +139,16 @@ class Address(nn.Module):
         nn.init.constant_(self.scale, 12.0)
         nn.init.zeros_(self.order.weight)
         self.order.bias.copy_(torch.tensor([-4.0, -4.0, -1.0, 0.0]))
+        nn.init.zeros_(self.salience.weight)
+        nn.init.zeros_(self.salience.bias)
 
     def forward(self, ids, h, valid, starts, same, carry):
         """
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
         episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
-        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the carry.
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T)};
+        the carry.
         """
         B, T = ids.shape
         C = T // CHUNK
@@ -171,7 +178,8 @@ class Address(nn.Module):
                 earlier = torch.sigmoid(self.fade[1])[:, None] * (total[:, :-1] * reach[:, 0].diagonal(-1, 1, 2)[..., None, None])
                 out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
         query = {"b": out[1], "moment": moments[1], "order": self.order(h)}
-        return out[0], moments[0][:, CHUNK - 1::CHUNK], query, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
+        words = {"place": mix64(hashes) % GRAMS, "weight": torch.sigmoid(self.salience(h)).squeeze(-1) * (hashes != 0)}
+        return out[0], moments[0][:, CHUNK - 1::CHUNK], query, words, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
 
     def score(self, b, a):
         """b (B, M, Ha*Da), a (B, N, Ha*Da) -> (B, M, N), the sum over heads of scale * cosine."""
@@ -297,9 +305,10 @@ class RecallHead(nn.Module):
         self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
         self.content_scale = nn.Parameter(torch.empty(()))
         self.suffix = nn.Parameter(torch.empty(CONTEXT))
+        self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
-        self.feedback = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.feedback = nn.Linear(config.n_embd + 5, config.n_embd, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + 5, GATE), nn.ReLU(), nn.Linear(GATE, 1))
 
     @torch.no_grad()
@@ -309,6 +318,7 @@ class RecallHead(nn.Module):
         self.key.init_weights(self.query.weight)
         nn.init.constant_(self.content_scale, 10.0)
         nn.init.constant_(self.suffix, 1.0)
+        self.nearby.copy_(torch.tensor([0.5, 1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0]))
         self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))
         nn.init.zeros_(self.sink.weight)
         nn.init.constant_(self.sink.bias, 4.0)
@@ -334,16 +344,20 @@ class RecallHead(nn.Module):
         seen = score.detach().masked_fill(~visible, NEG)
         best = seen.amax(-1, keepdim=True)
         hints = [(seen.masked_fill(~where, NEG).amax(-1, keepdim=True) - best).clamp(min=-20) for where in (equal, later)]
-        hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, -2)
+        hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, NO_TRACE)
         # a trace without a number is not known to be in time: what follows it in its episode may be
         late = 16 * torch.sigmoid(after)[..., None] * (later | ((moment < 0) & (asked >= 0))) + 16 * torch.sigmoid(at)[..., None] * equal
         score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
         return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
 
-    def read(self, x, address, hints, select, traces, recent, asked, embed, fresh):
+    def nothing(self, x):
+        """The hidden state (…, D) as `read` returns it where no trace is visible."""
+        return x + self.feedback(torch.cat([torch.zeros_like(x), x.new_full((*x.shape[:-1], 3), NO_TRACE), x.new_zeros(*x.shape[:-1], 2)], dim=-1))
+
+    def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
         """
         x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
-        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; embed (V, D) token
+        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, GRAMS) fp, the weight of its words; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
         entries with their token ids, both (B, M, K*16). The sink takes what is missing to 1: all of it where nothing is visible.
@@ -369,6 +383,9 @@ class RecallHead(nn.Module):
         said = grams(line)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
+        words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
+        weight = near.gather(-1, (mix64(words) % GRAMS).flatten(2)).view(line.shape) * (words != 0)
+        entry = entry + F.pad(weight, (0, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) @ self.nearby.to(weight.dtype)
         copyable = (ids < self.config.n_ordinary) & (ids >= 0)
         entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
@@ -376,5 +393,6 @@ class RecallHead(nn.Module):
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = p_copy @ embed.to(p.dtype)
         sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True)], dim=-1)
-        g = torch.sigmoid(self.gate(torch.cat([x, found, hints, sure], dim=-1))).squeeze(-1)
-        return x + self.feedback(found), g, p_copy, (p, ids)
+        recalled = torch.cat([found, hints, sure], dim=-1)
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1))).squeeze(-1)
+        return x + self.feedback(recalled), g, p_copy, (p, ids)

@@ -16,6 +16,8 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 
+from nanochat.recall import NO_TRACE
+
 NEG = float("-inf")
 LEAST = -1e30        # below every score
 BLOCK = 1 << 16      # products at once: what is made of a block stays in the cache
@@ -144,7 +146,10 @@ class Keys:
                 out[:, here] = total(tuple(x[:, :here.stop - begin] for x in dots), here)
         if self.tail.shape[1]:
             tail = self.tail[0].view(-1, *self.parts).float()
-            out[:, self.n:] = q.float().flatten(1) @ tail.flatten(1).T if weight is None else (weight.float()[:, None] @ (q.float() @ tail[:, 0].T).relu())[:, 0]
+            if weight is None:
+                out[:, self.n:] = q.float().flatten(1) @ tail.flatten(1).T
+            else:
+                out[:, self.n:] = (weight.float()[:, None] @ (q.float() @ tail[:, 0].T).relu())[:, 0]
         return out, error
 
     def dots(self, q, part, at, rows):
@@ -253,7 +258,7 @@ def route(head, query, traces, visible, k):
             equal, later = moment == asked, moment > asked
             near = [greatest_of(torch.where(there, rough, NEG)) for there in (equal, later)]
             late.masked_fill_(later | (moment < 0), float(16 * torch.sigmoid(after))).masked_fill_(equal, float(16 * torch.sigmoid(at)))
-        hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), -2))
+        hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), NO_TRACE))
 
         def addressed(rough, least):
             """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""

@@ -143,7 +143,7 @@ def main(argv=None):
     optimizer = MuonAdamW(model.parameter_groups(args.matrix_lr, args.embedding_lr, args.head_lr, args.recall_lr, args.scalar_lr))
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     directory = checkpoint_dir(args.tag or f"d{args.depth}")
-    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
+    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "guess": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
 
     # where the run stands
     step, position, state, elapsed = 0, None, None, 0.0

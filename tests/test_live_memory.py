@@ -380,7 +380,11 @@ def question_turns(mixer):
         for piece in (p for p in idx.tensor_split(cuts, dim=1)):
             _, context, state = model.segment(piece, state)
             got.append(model.asked(context["question"], torch.arange(piece.shape[1])[None]))
-        got = torch.cat(got, dim=1)[0]
+        got, near = (torch.cat(tables, dim=1)[0] for tables in zip(*got))
+        if not cuts:
+            whole = near
+        assert_close(near, whole, f"weights of words, cut at {cuts}")
+        assert not near[:35].any() and not near[64:].any() and (near[63] > 0).sum() >= 10
         for i in range(idx.shape[1]):
             asked = range(34, min(i, 32 + said.index(ASSISTANT) - 1) + 1) if 32 <= i < 64 else ()
             expected = {place for j in asked for place in grams(idx[0, j - CONTEXT:j + 1])[0].tolist()}

@@ -40,8 +40,8 @@ def ranked(score, k):
 
 
 @settings(max_examples=80, derandomize=True, database=None)
-@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 300), k=st.integers(1, 40), dtype=st.sampled_from([torch.bfloat16, torch.float32]), bits=st.sampled_from([4, 8]),
-       tail=st.sampled_from([0, 0, 5]), hidden=st.sampled_from([0.0, 0.3, 1.0]), indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3))
+@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 300), k=st.integers(1, 40), dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+       bits=st.sampled_from([4, 8]), tail=st.sampled_from([0, 0, 5]), hidden=st.sampled_from([0.0, 0.3, 1.0]), indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3))
 def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail, hidden, indexer, close, count):
     rng = np.random.default_rng(seed)
     keys, values = random_keys(rng, n, 1 if indexer else 2, 16, dtype, bits, tail, close)
@@ -137,8 +137,8 @@ def route_of_everything(head, query, traces, visible, k):
 
 
 @settings(max_examples=80, derandomize=True, database=None)
-@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 200), k=st.sampled_from([1, 4, 16]), bits=st.sampled_from([4, 8]), close=st.booleans(), hidden=st.sampled_from([0.0, 0.3, 1.0]),
-       numbers=st.sampled_from([1, 4, 1000]), tail=st.sampled_from([0, 3]), narrow=st.booleans())
+@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 200), k=st.sampled_from([1, 4, 16]), bits=st.sampled_from([4, 8]), close=st.booleans(),
+       hidden=st.sampled_from([0.0, 0.3, 1.0]), numbers=st.sampled_from([1, 4, 1000]), tail=st.sampled_from([0, 3]), narrow=st.booleans())
 def test_routing_by_search_is_routing_of_everything(seed, n, k, bits, close, hidden, numbers, tail, narrow):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed % 2 ** 31)
