@@ -41,7 +41,8 @@ def ranked(score, k):
 
 @settings(max_examples=80, derandomize=True, database=None)
 @given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 300), k=st.integers(1, 40), dtype=st.sampled_from([torch.bfloat16, torch.float32]),
-       bits=st.sampled_from([4, 8]), tail=st.sampled_from([0, 0, 5]), hidden=st.sampled_from([0.0, 0.3, 1.0]), indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3))
+       bits=st.sampled_from([4, 8]), tail=st.sampled_from([0, 0, 5]), hidden=st.sampled_from([0.0, 0.3, 1.0]),
+       indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3))
 def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail, hidden, indexer, close, count):
     rng = np.random.default_rng(seed)
     keys, values = random_keys(rng, n, 1 if indexer else 2, 16, dtype, bits, tail, close)
