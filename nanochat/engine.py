@@ -5,7 +5,7 @@ Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows ar
 the traces of an episode do not depend on which others it was ingested with.
 """
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -228,6 +228,7 @@ def result(pieces, on_text=None):
 def routing_scores(model, tokenizer, state, question):
     """The routing score of every trace for a question, at its last token, and the episode of each: (N,) both. N = 0 where nothing is remembered."""
     feed, live = asked(model, tokenizer, state, question)
+    live["traces"] = replace(live["traces"], address=live["traces"].address[:, :])   # a score for each trace, not only for the best
     length = feed.shape[1]
     grid = torch.nn.functional.pad(feed, (0, -length % CHUNK), value=tokenizer.pad_id)
     x, context, _ = model.segment(grid, live, keep=False)

@@ -9,6 +9,8 @@ A memory larger than RAM: what every query scans is held, the rest stays in the 
 What fits the budget whole is held whole, the rest of a trace then as tensors. Otherwise a Column stands in a Traces where a tensor would: the model only ever
 gathers from ids, keys and gists, or appends to them.
 """
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -29,6 +31,16 @@ def held_bytes(layout, like):
     return keys + size(NUMBERS), size(REST)
 
 
+def keys_of(layout, like, n):
+    """The Keys of n traces, to be filled, with the device and dtypes of the empty Traces `like`."""
+    return {name: Keys(n, (count, dim), bits, length, getattr(like, name)) for name, (count, dim, bits, length) in layout.vectors.items() if name in KEYS}
+
+
+def nothing(layout, like):
+    """The Traces of an empty memory: what is appended to it is routed by search, as if it were read from a file."""
+    return replace(like, **keys_of(layout, like, 0))
+
+
 def tiered(store, like, budget=None):
     """
     The Traces (B = 1) of a memory.Store, with the device and dtypes of the empty Traces `like`, within `budget` bytes (None: any): all of it as
@@ -38,9 +50,7 @@ def tiered(store, like, budget=None):
     N, layout = len(store.content.checks), store.layout
     held, rest = (N * size for size in held_bytes(layout, like))
     columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in NUMBERS}
-    for name in KEYS:
-        count, dim, bits, length = layout.vectors[name]
-        columns[name] = Keys(N, (count, dim), bits, length, getattr(like, name))
+    columns.update(keys_of(layout, like, N))
     if budget is None or held + rest <= budget:
         columns.update({name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in REST})
     else:
