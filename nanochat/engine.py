@@ -5,7 +5,7 @@ Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows ar
 the traces of an episode do not depend on which others it was ingested with.
 """
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -18,7 +18,8 @@ from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
 
 SEGMENT = 512    # slots of an episode that are read at once
-ROWS = 64        # episodes that are read at once
+ROWS = 64        # episodes that are read at once, as long as they have no more than
+SLOTS = 8192     # slots together
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 QUESTION = 1024  # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
@@ -74,16 +75,16 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
     """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
     shapes = {}
     for i, ids in enumerate(encoded):
-        chunks = -(-len(ids) // CHUNK)
-        shapes.setdefault(chunks if chunks <= 4 else -(-chunks // 4) * 4, []).append(i)
+        shapes.setdefault(row_length(-(-len(ids) // CHUNK)), []).append(i)
     parts = [None] * len(encoded)
     for chunks, members in sorted(shapes.items()):
-        for at in range(0, len(members), ROWS):
-            rows = members[at:at + ROWS]
-            grid = torch.full((ROWS, chunks * CHUNK), pad_id)
+        height = max(min(SLOTS // (chunks * CHUNK), ROWS), 1)
+        for at in range(0, len(members), height):
+            rows = members[at:at + height]
+            grid = torch.full((height, chunks * CHUNK), pad_id)
             for row, i in enumerate(rows):
                 grid[row, :len(encoded[i])] = torch.as_tensor(encoded[i])
-            state = model.empty_state(ROWS)
+            state = model.empty_state(height)
             for segment in grid.to(model.wte.weight.device).split(SEGMENT, dim=1):
                 state = model.encode(segment, state)
             traces = state["traces"].to("cpu")
@@ -97,6 +98,12 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
     counts = torch.tensor([len(p) for p in parts])
     merged["episode"] = torch.repeat_interleave(torch.arange(first_ordinal, first_ordinal + len(parts), dtype=torch.int32), counts)[None]
     return Traces(**merged)
+
+
+def row_length(chunks):
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: few shapes, so that their rows fill, and less than a third of a row is padding."""
+    power = 1 << (chunks - 1).bit_length()
+    return power * 3 // 4 if chunks <= power * 3 // 4 and power > 2 else power
 
 
 def remember(model, memory, encoded, rows, progress=None):
@@ -224,6 +231,7 @@ def result(pieces, on_text=None):
 def routing_scores(model, tokenizer, state, question):
     """The routing score of every trace for a question, at its last token, and the episode of each: (N,) both. N = 0 where nothing is remembered."""
     feed, live = asked(model, tokenizer, state, question)
+    live["traces"] = replace(live["traces"], address=live["traces"].address[:, :])   # a score for each trace, not only for the best
     length = feed.shape[1]
     grid = torch.nn.functional.pad(feed, (0, -length % CHUNK), value=tokenizer.pad_id)
     x, context, _ = model.segment(grid, live, keep=False)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanochat import engine
+from nanochat import engine, tiers
 from nanochat.common import UserError
 from nanochat.engine import Answer, Episode
 from nanochat.memory import Store, Writer, read_state, stamp
@@ -264,7 +264,8 @@ class LiveMemory:
         """The memory as it is on disk now; without a file to be there, an empty one."""
         self._stamp = None if self.path is None else stamp(self.path)
         if self.path is None or self._stamp is None and not self._read_only:
-            self._stored = View(self.model.empty_state(1), Content(self._identity))
+            state = self.model.empty_state(1)
+            self._stored = View({**state, "traces": tiers.nothing(self._layout, state["traces"])}, Content(self._identity))
         else:
             with contextlib.ExitStack() as stack:
                 store = stack.enter_context(Store(self.path))
