@@ -1,0 +1,161 @@
+"""
+Training by truncated backpropagation through time: the window that gradient flows through, and a run with everything it goes on from.
+"""
+import math
+
+import torch
+import torch.nn as nn
+
+from nanochat import distributed
+from nanochat.checkpoint_manager import find_last_step, keep_last, load_checkpoint, rng_state, save_checkpoint, set_rng_state, shards_path
+from nanochat.common import UserError, seed_everything
+from nanochat.dataloader import dealt_anew, furthest
+from nanochat.gpt import THENGPT
+from nanochat.optim import MuonAdamW
+from nanochat.state import detach_state, forget_rows, state_from_plain, state_to_plain
+
+
+class Window(nn.Module):
+    """
+    forward(segments, state) -> (loss, parts, state): the mean loss over `segments`, a list of batches of dataloader.StreamLoader; its parts
+    {name: 0-d tensor}, detached, "total" among them; and the state after the window, cut from the graph, with its newest `max_traces` traces.
+    One forward, so that DDP, FSDP2 and torch.compile see the window as a whole.
+
+    weights: of the losses, see THENGPT.forward. carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
+    """
+    def __init__(self, model, weights, max_traces, carry=True):
+        super().__init__()
+        self.model, self.weights, self.max_traces, self.carry = model, weights, max_traces, carry
+
+    def forward(self, segments, state):
+        every = []
+        for batch in segments:
+            if isinstance(self.model, THENGPT):
+                state = forget_rows(state, batch["new_life"] if self.carry else torch.ones_like(batch["new_life"]))
+                losses, state = self.model(batch["ids"], batch["targets"], state, batch["answers"], batch["evidence"], weights=self.weights, parts=True)
+            else:
+                text = self.model(batch["ids"], batch["targets"])
+                losses = {"text": text, "total": text}
+            every.append(losses)
+        parts = {name: sum(losses[name] for losses in every) / len(every) for name in every[0]}
+        return parts["total"], {name: part.detach() for name, part in parts.items()}, state and detach_state(state, self.max_traces)
+
+
+class Run:
+    """
+    Model, optimizer, streams and state of this rank, after `steps` optimizer steps that took `seconds`. What `save` writes, `resume` gets back.
+
+    window: a Window; groups: function of the model -> parameter groups; streams: function of a data position -> StreamLoader; windows: how many a
+    step accumulates, of how many segments each; sharded: FSDP2 instead of DDP; fp16: losses are scaled.
+    """
+    def __init__(self, window, groups, streams, ranks, directory, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
+        self.model, self.ranks, self.directory, self.sharded, self.seed = window.model, ranks, directory, sharded, seed
+        self.streams, self.segments, self.windows = streams, segments, windows
+        self.then, self.device = isinstance(self.model, THENGPT), self.model.wte.weight.device
+        if sharded:
+            distributed.shard(self.model, self.device)
+        self.optimizer = MuonAdamW(groups(self.model))   # of the sharded weights
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        window = torch.compile(window) if compiled else window
+        self.window = window if sharded else distributed.replicate(window, ranks)
+        self.steps, self.seconds = 0, 0.0
+        self.start_streams(None)
+        if ranks.world > 1:   # from here on every rank draws its own numbers
+            seed_everything(self.own_seed())
+
+    def start_streams(self, position):
+        self.loader = self.streams(position)
+        self.state = self.model.empty_state(len(self.loader.rows)) if self.then else None
+
+    def own_seed(self):
+        return self.seed + 1_000_003 * (self.steps + 1) + self.ranks.rank
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def losses(self):
+        """The gradients of one step. Returns {name: mean over the step and the ranks} of the losses, and "norm", of the gradients together."""
+        sums = {}
+        for i in range(self.windows):
+            segments = [{name: t.to(self.device) for name, t in next(self.loader).items()} for _ in range(self.segments)]
+            with distributed.accumulate(self.window, last=i == self.windows - 1):
+                loss, parts, self.state = self.window(segments, self.state)
+                self.scaler.scale(loss / self.windows).backward()
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0) + value / self.windows
+        norm = distributed.total_norm([p.grad for p in self.model.parameters() if p.grad is not None]) / self.scaler.get_scale()
+        return {**self.ranks.mean({name: float(value) for name, value in sums.items()}), "norm": norm}
+
+    def is_finite(self, sums):
+        """Whether losses() can be learnt from. With scaled losses an infinite norm is part of the search for the scale: the scaler skips the step."""
+        return math.isfinite(sums["total"]) and (self.scaler.is_enabled() or math.isfinite(sums["norm"]))
+
+    def update(self, multiplier):
+        """The optimizer step; multiplier: of the learning rates."""
+        self.optimizer.scale_lr(multiplier)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+
+    # -- saved and resumed --------------------------------------------------------------------------------------------
+
+    def shape(self):
+        """What the streams of all ranks are; where it changes, they are dealt anew."""
+        return {"ranks": self.ranks.world, "streams": len(self.loader.rows), "slots": self.loader.segment}
+
+    def lived(self):
+        """What this rank has lived through: a value, not touched by the steps that follow."""
+        return {"position": self.loader.position(), "seconds": self.seconds, "rng": rng_state(), "state": state_to_plain(self.state) if self.then else None}
+
+    def save(self, meta, lived=None, keep=-1):
+        """Saves this step, with `lived` in the place of lived(); then removes all but the last `keep` steps. All ranks must call."""
+        lived = lived or self.lived()
+        reached = self.ranks.gather(lived["position"])
+        meta = {**meta, "seconds": self.seconds, "shape": self.shape(), "sharded": self.sharded, "reached": furthest(reached) if reached else None,
+                "scaler": self.scaler.state_dict()}
+        save_checkpoint(self.directory, self.steps, distributed.full_weights(self.model), None if self.sharded else self.optimizer.state_dict(), meta, lived,
+                        self.ranks, (lambda folder: distributed.save_shards(self.model, self.optimizer, folder)) if self.sharded else None)
+        if keep > 0 and self.ranks.first:
+            keep_last(self.directory, keep)
+
+    def last_step(self):
+        """The last step saved, None if there is none; the same on all ranks."""
+        return self.ranks.share(find_last_step(self.directory) if self.ranks.first else None)
+
+    def resume(self, step, tokenizer):
+        """
+        Goes on from a saved step, with the learning rates of this run. Returns a sentence where streams had to be dealt anew, because the number of
+        ranks, streams or slots is another one: their state is then empty, and data goes on where the furthest rank was. UserError where the step is not
+        there, damaged, or of another model or tokenizer, or the one is sharded and the other is not.
+        """
+        saved = load_checkpoint(self.directory, step, parts=() if self.sharded else ("model", "optim"))
+        where, meta = f"step {step} in {self.directory}", saved.meta
+        if meta["config"] != self.model.describe():
+            raise UserError(f"{where} is of another model configuration: give the flags it was trained with")
+        if meta["tokenizer"] != tokenizer.fingerprint:
+            raise UserError(f"{where} was trained with another tokenizer")
+        if meta["sharded"] != self.sharded:
+            raise UserError(f"{where} was saved {'with' if meta['sharded'] else 'without'} --fsdp, and goes on so")
+        if self.sharded:
+            if self.ranks.first:
+                load_checkpoint(self.directory, step, parts=("shards",))   # checked once
+            self.ranks.wait()
+            distributed.load_shards(self.model, self.optimizer, shards_path(self.directory, step))
+        else:
+            self.model.load_state_dict(saved.model)
+            rates = [{name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(saved.optimizer)
+            for group, rate in zip(self.optimizer.param_groups, rates):
+                group.update(rate)
+        self.scaler.load_state_dict(meta["scaler"])
+        self.steps, self.seconds = step, meta["seconds"]
+        if meta["shape"] == self.shape():
+            lived = load_checkpoint(self.directory, step, self.device, parts=("state",), rank=self.ranks.rank).train_state
+            self.loader, self.seconds = self.streams(lived["position"]), lived["seconds"]
+            self.state = state_from_plain(lived["state"]) if self.then else None
+            set_rng_state(lived["rng"])   # last: building things above has drawn numbers
+            return None
+        self.start_streams(dealt_anew(meta["reached"], *(self.shape()[name] for name in ("streams", "slots"))))
+        seed_everything(self.own_seed())
+        was, now = (", ".join(f"{n} {name}" for name, n in shape.items()) for shape in (meta["shape"], self.shape()))
+        return f"step {step} was trained with {was}, and goes on with {now}: what the streams remember is dropped, they are dealt anew from where the data was"
