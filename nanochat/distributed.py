@@ -90,27 +90,37 @@ def _device():
 def replicate(step, ranks):
     """
     The module `step`, whose forward is everything up to the loss, under DDP. No buffers are broadcast: what is lived through belongs to the
-    rank. Parameters that a step does not reach (a memory that is empty has no read) are looked for.
+    rank.
     """
     if ranks.world == 1:
         return step
     device = next(step.parameters()).device
-    return torch.nn.parallel.DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False,
-                                                     find_unused_parameters=True, gradient_as_bucket_view=True)
+    return torch.nn.parallel.DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None, forward_sync_buffers=False,
+                                                     gradient_as_bucket_view=True)
 
 
 def shard(model, device):
     """
     FSDP2: mixers and MLPs are units that are gathered when they run, everything else is one, gathered for the whole step. Weights are gathered
-    in fp32, as they are kept, so that the numbers are those of one process.
+    in fp32, as they are kept, so that the numbers are those of one process. Single numbers can't be sharded: they are replicated, their gradients averaged.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    numbers = {p for p in model.parameters() if p.ndim == 0}
+    for p in numbers:
+        p.data = p.data.to(device)
+        p.register_post_accumulate_grad_hook(average)
     for block in model.blocks:
         fully_shard(block.attn, mesh=mesh)
         fully_shard(block.mlp, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, ignored_params=numbers)
+
+
+def average(p):
+    """The gradient of a parameter becomes its mean over ranks. What it has held before must be such a mean already."""
+    dist.all_reduce(p.grad)
+    p.grad /= dist.get_world_size()
 
 
 def accumulate(step, last):

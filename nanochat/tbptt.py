@@ -48,10 +48,10 @@ class Run:
     window: a Window; groups: function of the model -> parameter groups; streams: function of a data position -> StreamLoader; windows: how many a
     step accumulates, of how many segments each; sharded: FSDP2 instead of DDP; fp16: losses are scaled.
     """
-    def __init__(self, window, groups, streams, ranks, directory, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
+    def __init__(self, window, groups, streams, ranks, directory, device, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
         self.model, self.ranks, self.directory, self.sharded, self.seed = window.model, ranks, directory, sharded, seed
         self.streams, self.segments, self.windows = streams, segments, windows
-        self.then, self.device = isinstance(self.model, THENGPT), self.model.wte.weight.device
+        self.then, self.device = isinstance(self.model, THENGPT), device
         if sharded:
             distributed.shard(self.model, self.device)
         self.optimizer = MuonAdamW(groups(self.model))   # of the sharded weights
