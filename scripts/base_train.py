@@ -296,7 +296,7 @@ def train(args, device, why_device, ranks):
                 multiplier = lr_multiplier(done + 1e-4, 1.0, 0.01, args.warmdown, final=0.02)
                 sums = run.losses()
                 if not run.is_finite(sums):
-                    log("error", run.steps, **sums)
+                    log("error", run.steps, **{name: f"{value:g}" for name, value in sums.items()})   # JSON has no nan
                     sound = math.isfinite(total_norm(list(model.parameters())))
                     if sound:
                         save(lived)

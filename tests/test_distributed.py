@@ -148,3 +148,16 @@ def test_streams_are_dealt_anew_from_the_furthest_rank():
 def test_parts_are_everything_once_and_in_order(n, world):
     parts = [range(n)[Ranks(rank, world).part(n)] for rank in range(world)]
     assert [i for part in parts for i in part] == list(range(n)) and max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_ingest_over_ranks_writes_the_same_bytes(tmp_path):
+    from scripts import ingest
+    (tmp_path / "diary.txt").write_text("".join(f"t={i}: The user was in Oslo" + ", and it rained" * (i % 7) + ".\n" for i in range(41)))
+    flags = lambda name, *more: ["--model-path", "data/then-d4", "--data-path", str(tmp_path / "diary.txt"), "--output-path", str(tmp_path / f"{name}.pt"), *more]
+    assert ingest.main(flags("one", "--dtype", "fp32")) == 0
+    done = launch(3, [["scripts.ingest", *flags("three", "--json", "--dtype", "fp32")], ["scripts.ingest", *flags("three", "--append", "--json", "--dtype", "fp32")]])
+    assert done.returncode == 0, done.stderr[-9000:]
+    first, second = map(json.loads, done.stdout.splitlines())   # one rank prints
+    assert (first["episodes"], first["added"], second["added"], second["skipped"]) == (41, 41, 0, 41)
+    for kind in (".pt", ".traces"):
+        assert (tmp_path / f"one{kind}").read_bytes() == (tmp_path / f"three{kind}").read_bytes()
