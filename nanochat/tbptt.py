@@ -51,6 +51,7 @@ class Run:
     def __init__(self, window, groups, streams, ranks, directory, device, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
         self.model, self.ranks, self.directory, self.sharded, self.seed = window.model, ranks, directory, sharded, seed
         self.streams, self.segments, self.windows = streams, segments, windows
+        self.config = self.model.describe()   # sharded, its class has another name
         self.then, self.device = isinstance(self.model, THENGPT), device
         if sharded:
             distributed.shard(self.model, self.device)
@@ -111,7 +112,7 @@ class Run:
         """Saves this step, with `lived` in the place of lived(); then removes all but the last `keep` steps. All ranks must call."""
         lived = lived or self.lived()
         reached = self.ranks.gather(lived["position"])
-        meta = {**meta, "seconds": self.seconds, "shape": self.shape(), "sharded": self.sharded, "reached": furthest(reached) if reached else None,
+        meta = {**meta, "config": self.config, "seconds": self.seconds, "shape": self.shape(), "sharded": self.sharded, "reached": furthest(reached) if reached else None,
                 "scaler": self.scaler.state_dict()}
         save_checkpoint(self.directory, self.steps, distributed.full_weights(self.model), None if self.sharded else self.optimizer.state_dict(), meta, lived,
                         self.ranks, (lambda folder: distributed.save_shards(self.model, self.optimizer, folder)) if self.sharded else None)
@@ -130,7 +131,7 @@ class Run:
         """
         saved = load_checkpoint(self.directory, step, parts=() if self.sharded else ("model", "optim"))
         where, meta = f"step {step} in {self.directory}", saved.meta
-        if meta["config"] != self.model.describe():
+        if meta["config"] != self.config:
             raise UserError(f"{where} is of another model configuration: give the flags it was trained with")
         if meta["tokenizer"] != tokenizer.fingerprint:
             raise UserError(f"{where} was trained with another tokenizer")

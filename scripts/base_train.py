@@ -259,7 +259,7 @@ def train(args, device, why_device, ranks):
     begin = run.last_step() if args.resume == "latest" else args.resume
     said = run.resume(begin, tokenizer) if begin is not None else "nothing is saved yet, the run begins" if args.resume else None
 
-    config = {**vars(args), **model.describe(), "plan": plan._asdict(), "run": {**run_record(), "ranks": ranks.world}}
+    config = {**vars(args), **run.config, "plan": plan._asdict(), "run": {**run_record(), "ranks": ranks.world}}
     if ranks.first:
         directory.mkdir(parents=True, exist_ok=True)
     note(f"Live Memory pretraining: {args.model_class} depth {args.depth} -> {directory}" + (f", from step {run.steps} on" if run.steps else ""))
@@ -280,7 +280,7 @@ def train(args, device, why_device, ranks):
     log = Log(args, config, run.steps, directory, ranks.first)
 
     def save(lived=None):
-        run.save({"config": model.describe(), "tokenizer": tokenizer.fingerprint, "args": vars(args)}, lived, args.keep)
+        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args)}, lived, args.keep)
         note(f"saved {directory}/model_{run.steps:06d}.pt")
 
     def progress():

@@ -19,6 +19,7 @@ import sys
 import threading
 import zlib
 from collections import OrderedDict
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
 from nanochat.common import UserError, flag, run_main
 from nanochat.users import user_path
@@ -118,7 +119,11 @@ def serve(lines, pools, emit):
         room.acquire()
         if failed:
             break
-        future = pools[zlib.crc32(item["user"].encode()) % len(pools)].submit(work, item)
+        try:
+            future = pools[zlib.crc32(item["user"].encode()) % len(pools)].submit(work, item)
+        except BrokenExecutor as error:   # it failed just now
+            failed.append(error)
+            break
         future.add_done_callback(lambda future, item=item: done(item, future))
     for pool in pools:
         pool.shutdown()
@@ -130,8 +135,6 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if not os.path.isdir(os.path.expanduser(args.state_dir)):
         raise UserError(f"{args.state_dir}: no such directory of states")
-
-    from concurrent.futures import ProcessPoolExecutor
 
     import torch.multiprocessing as multiprocessing
 

@@ -1,4 +1,4 @@
-"""Several ranks, on CPUs through gloo: the same training as in one process, and what is saved can be gone on from. No GPU has run this."""
+"""Several ranks, on CPUs through gloo: the same training and ingest as in one process, and what is saved can be gone on from. No GPU has run this."""
 import json
 
 import pytest
@@ -13,6 +13,7 @@ from nanochat.distributed import Ranks
 from nanochat.optim import MuonAdamW, lr_multiplier
 from nanochat.tbptt import Window
 from nanochat.tokenizer import Tokenizer
+from scripts import ingest
 from scripts.base_train import build_model, build_parser, main
 from tests.ranks import launch
 from tests.test_base_train import TINY, flat
@@ -20,7 +21,7 @@ from tests.test_base_train import TINY, flat
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """One start of two processes: three steps of DDP and of FSDP2, saved after two; and each gone on from there."""
+    """One start of two processes: three steps of DDP and of FSDP2, saved after two, and each gone on from there; and ingest, twice."""
     work = tmp_path_factory.mktemp("ranks")
     write_shards([render(life) for life, _ in zip(lives(4, episodes=20), range(16))], work / "data", 12)
     train = ["scripts.base_train", *flags(work), "--num-iterations", "3", "--save-every", "2"]
@@ -28,10 +29,17 @@ def work(tmp_path_factory):
     for name, more in (("ddp", []), ("fsdp", ["--fsdp"])):
         runs += [[*train, "--tag", name, *more], ["copy", str(checkpoints / name), str(checkpoints / f"{name}_again")],
                  [*train, "--tag", f"{name}_again", "--resume", "2", *more]]
+    (work / "diary.txt").write_text("".join(f"t={i}: The user was in Oslo" + ", and it rained" * (i % 7) + ".\n" for i in range(41)))
+    runs += [["scripts.ingest", *diary(work, "two"), *more] for more in ([], ["--append"])]
     done = launch(2, runs, env={"NANOCHAT_BASE_DIR": str(work)})
     assert done.returncode == 0, done.stderr[-9000:]
     assert done.stdout.count("step 00003 ") == 4   # one rank prints
+    (work / "summaries").write_text("".join(line for line in done.stdout.splitlines(True) if line.startswith("{")))
     return work
+
+
+def diary(work, name):
+    return ["--model-path", "data/then-d4", "--data-path", str(work / "diary.txt"), "--output-path", str(work / f"{name}.pt"), "--dtype", "fp32", "--json"]
 
 
 def flags(work):
@@ -43,6 +51,7 @@ def metrics(work, tag, kind="step"):
     return [row for row in rows if row["kind"] == kind]
 
 
+@pytest.fixture(scope="module")
 def alone(work):
     """The same three steps in one process: the windows of both ranks, accumulated."""
     args = build_parser().parse_args(flags(work))
@@ -73,12 +82,14 @@ def alone(work):
 
 
 @pytest.mark.parametrize("tag", ["ddp", "fsdp"])
-def test_two_ranks_are_one_process_that_accumulates(work, tag):
-    weights, rows = alone(work)
+def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
+    weights, rows = alone
     for step, (ours, theirs) in enumerate(zip(rows, metrics(work, tag), strict=True)):
         for name in ("total", "norm"):   # rounding of bf16 in Muon comes in with the first update
             assert theirs[name] == pytest.approx(ours[name], rel=1e-5 if step == 0 else 1e-2), (step, name)
-    got = load_checkpoint(work / "base_checkpoints" / tag, 3, parts=("model",)).model
+    saved = load_checkpoint(work / "base_checkpoints" / tag, 3, parts=("model",))
+    got = saved.model
+    assert saved.meta["config"]["model_class"] == "THENGPT"   # ingest and query take it, however it was trained
     assert got.keys() == weights.keys()
     for name, w in weights.items():
         assert (got[name].double() - w.double()).abs().max() < 0.02, name
@@ -150,14 +161,9 @@ def test_parts_are_everything_once_and_in_order(n, world):
     assert [i for part in parts for i in part] == list(range(n)) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_ingest_over_ranks_writes_the_same_bytes(tmp_path):
-    from scripts import ingest
-    (tmp_path / "diary.txt").write_text("".join(f"t={i}: The user was in Oslo" + ", and it rained" * (i % 7) + ".\n" for i in range(41)))
-    flags = lambda name, *more: ["--model-path", "data/then-d4", "--data-path", str(tmp_path / "diary.txt"), "--output-path", str(tmp_path / f"{name}.pt"), *more]
-    assert ingest.main(flags("one", "--dtype", "fp32")) == 0
-    done = launch(3, [["scripts.ingest", *flags("three", "--json", "--dtype", "fp32")], ["scripts.ingest", *flags("three", "--append", "--json", "--dtype", "fp32")]])
-    assert done.returncode == 0, done.stderr[-9000:]
-    first, second = map(json.loads, done.stdout.splitlines())   # one rank prints
+def test_ingest_over_ranks_writes_the_same_bytes(work):
+    assert ingest.main(diary(work, "one")) == 0
+    first, second = map(json.loads, (work / "summaries").read_text().splitlines())   # one rank prints
     assert (first["episodes"], first["added"], second["added"], second["skipped"]) == (41, 41, 0, 41)
     for kind in (".pt", ".traces"):
-        assert (tmp_path / f"one{kind}").read_bytes() == (tmp_path / f"three{kind}").read_bytes()
+        assert (work / f"one{kind}").read_bytes() == (work / f"two{kind}").read_bytes()
