@@ -1,14 +1,17 @@
-"""The threads of a synthetic life: timelines, facts, and things that change.
+"""The threads of a synthetic life: timelines and facts (base_changes, base_frames and base_talk have the others).
 
-A thread tells statements and can be asked about each of them later:
+A thread tells statements, can be asked about each of them later, and asks for what nobody has told:
 
-    text, token = thread.tell(rng, index)              index: number of the episode in the life
-    question, answer, evidence = thread.ask(rng, token)
+    episode, token = thread.tell(rng, index)           index: number of the episode in the life
+    episode = thread.ask(rng, token)                   a question with its answer and evidence
+    episode = thread.unknown(rng, told)                told: all statements so far, in lower case; None where nothing came to mind
 """
 import re
+from typing import NamedTuple
 
-from dev.base_values import name, place, value
-from dev.base_words import (AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, RELATIONS, SUBJECTS, TIME_SIGNS, TIME_WORDS, UPDATES)
+from dev.base_clock import Clock
+from dev.base_values import UNKNOWN, Episode, name, place, value
+from dev.base_words import (AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS, SUBJECTS)
 from dev.gen_cairo_data import TEMPLATES
 
 
@@ -38,7 +41,25 @@ LOG_FORMS = (("{n}={v}", ", "), ("{n}={v}", " "), ("{n}: {v}", " | "), ("{n}: {v
 GENERIC_ASKS = ("what was {p} {n}",) * 8 + ("which {n} did {s} have", "{p} {n}", "what {n} was noted for {s}", "what is on record as {p} {n}",
                                              "what was the {n} of {s}", "what did {p} {n} look like", "what {n} did {s} have")
 ORDERS = ("tell me {p} {n}", "name {p} {n}", "give {p} {n}", "recall {p} {n}", "I need {p} {n}", "state {p} {n}", "look up {p} {n}")
+BEFORE = ("just before {}", "right before {}", "immediately before {}", "previous to {}", "directly before {}", "in the entry before {}",
+          "one line before {}", "shortly before {}", "before {} came", "prior to {}", "the time before {}")
+AS_OF = ("as of {}", "as of {}", "by {}", "by {}", "until {}", "around {}", "on {}", "at {}", "at {}")
+NOW = ("{} now", "{} at the moment", "{} currently", "{} right now", "now, {}", "at present, {}", "{} these days", "as things stand, {}", "currently, {}",
+       "{} at this point", "{} by now", "{} today", "{} in the end", "at the moment, {}", "in the end, {}", "{}, as far as we know now", "by now, {}",
+       "{}, most recently", "according to the latest word, {}", "{} at present", "{}, going by the last report")
+LATEST_NOUN = ("what is the latest {n} of {s}", "what is {p} current {n}", "what is {p} latest {n}", "what was {p} last known {n}", "{p} most recent {n}",
+               "what is the present {n} of {s}", "what was the last {n} of {s}", "{p} {n} as of now", "what {n} was last reported for {s}")
+# asks that nearly anything would answer: not for what must be unknown
+VAGUE = re.compile(r"(what|where|how|who|which \w+) (does|did|is|was|had|has|were) \{s\}(?: (do|doing|like|enjoy|prefer|have|get|say|ask|want|choose|called|made))?")
 QUESTION_LEADS = ("And ", "So ", "Tell me, ", "Remind me: ", "Do you remember, ", "Quick question: ", "Please say: ", "Now, ", "One question: ", "Say, ")
+
+
+class Line(NamedTuple):
+    """A line of a timeline: the episode, its time, what it shows (attribute number -> value), and its number."""
+    index: int
+    bare: str
+    answers: dict
+    i: int
 
 
 def _options(cell):
@@ -67,79 +88,30 @@ def _finish_question(rng, text, order=False, keep=()):
         text = rng.choice(QUESTION_LEADS) + text
     elif rng.random() < 0.95:
         text = _cap(text, keep)
-    return text + ("." if order else "" if rng.random() < 0.04 else "?")
+    text += "." if order else "" if rng.random() < 0.04 else "?"
+    return rng.choice(QUESTION_WRAPS).replace("{q}", text) if rng.random() < 0.07 else text
+
+
+def _present(form):
+    """A question about the past put in the present, or None where that takes more than its auxiliary."""
+    out = re.sub(r"\b(was|were|did|had)\b(?= (\{[sp]\}|the \w+ of \{s\}))",
+                 lambda m: {"was": "is", "were": "are", "did": "does", "had": "has"}[m[1]], form, count=1)
+    return out if out != form else None
+
+
+def stranger(rng, names, kind, known, told):
+    """An entity that nobody has mentioned, often nearly a known one; None where it was mentioned after all."""
+    near = rng.choice(known) if known and rng.random() < 0.6 else None
+    if near and rng.random() < 0.6:
+        out = names.near_miss(rng, near)
+    else:
+        out = names.take(rng, kind, near)
+    return None if out is None or out.lower() in told else out
 
 
 def _clash(row, other):
     """Whether a question about one attribute could mean the other, too."""
     return row[1] == other[1] or any(set(_options(row[i])) & set(_options(other[i])) for i in (3, 4, 6))
-
-
-class _Clock:
-    """How a timeline counts: the marker, where it may stand in a sentence, and the numbers."""
-
-    def __init__(self, rng, n):
-        roll = rng.random()
-        self.say_word = None
-        if roll < 0.35:
-            self.mark, self.prep = "t={n}", "at"
-        elif roll < 0.7:
-            self.say_word, self.prep = rng.choice(TIME_WORDS)
-            self.mark = self.say_word + " {n}"
-        elif roll < 0.9:
-            self.mark, self.prep = rng.choice(TIME_SIGNS)
-        else:
-            self.mark, self.prep = "{n}", "at"
-        digits = rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 5, 5))
-        start = rng.randrange(1 if digits == 1 else 10 ** (digits - 1), 10 ** digits)
-        self.width = rng.choice((4, 5, 6)) if rng.random() < 0.05 else 0
-        roll = rng.random()
-        if roll < 0.62:
-            self.numbers = range(start, start + n)
-        elif roll < 0.68:
-            self.numbers = range(start, start + n * 10, rng.randint(2, 10))
-        elif roll < 0.78:
-            self.numbers = [start]
-            while len(self.numbers) < n:
-                self.numbers.append(self.numbers[-1] + 1 + int(rng.expovariate(0.5)))
-            if roll > 0.73:
-                rng.shuffle(self.numbers)
-        else:
-            self.numbers = self._spread(rng, n) if roll < 0.89 else self._similar(rng, n)
-
-    @staticmethod
-    def _spread(rng, n):
-        """Times of all lengths side by side: 7, 77, 7707."""
-        numbers = set()
-        while len(numbers) < n:
-            numbers.add(int(10 ** rng.uniform(0, 5)))
-        return sorted(numbers)
-
-    @staticmethod
-    def _similar(rng, n):
-        """Times that are easily confused: a digit changed, swapped, added or left out."""
-        numbers = [str(rng.randrange(10, 100000))]
-        seen = set(numbers)
-        while len(numbers) < n:
-            digits = list(rng.choice(numbers[-40:]))
-            i, roll = rng.randrange(len(digits)), rng.random()
-            if roll < 0.5:
-                digits[i] = rng.choice("0123456789")
-            elif roll < 0.75:
-                j = rng.randrange(len(digits))
-                digits[i], digits[j] = digits[j], digits[i]
-            elif roll < 0.88:
-                digits.insert(i, rng.choice("0123456789"))
-            else:
-                del digits[i]
-            number = "".join(digits)
-            if number and number[0] != "0" and len(number) <= 6 and number not in seen:
-                seen.add(number)
-                numbers.append(number)
-        return numbers
-
-    def bare(self, i):
-        return self.mark.format(n=str(self.numbers[i]).zfill(self.width))
 
 
 class Timeline:
@@ -148,7 +120,7 @@ class Timeline:
     kind = "timeline"
 
     def __init__(self, rng, names, n, sibling=None):
-        self.clock = sibling.clock if sibling else _Clock(rng, n)
+        self.clock = sibling.clock if sibling else Clock(rng, n)
         while True:
             roll = rng.random()
             self.subject = "the user" if roll < 0.1 else rng.choice(SUBJECTS) if roll < 0.5 else names.propose(rng, "person")
@@ -182,7 +154,14 @@ class Timeline:
         self.talkative = rng.choice((0.0, 0.1, 0.25, 0.5))
         self.gaps = rng.choice((0.0, 0.0, 0.0, 0.15))  # chance that a line leaves an attribute out
         self.quoted = rng.choice((0.0, 0.0, 0.0, 0.3)) if self.subject not in POSSESSIVE else 0.0
-        self.count = 0
+        if self.clock.kind == "sparse":  # a line when something changes, and the line shows everything
+            self.gaps, self.change = 0.0, [max(c, 0.2) for c in self.change]
+        self.lines, self.names = [], names
+
+    @property
+    def count(self):
+        """How many lines were told."""
+        return len(self.lines)
 
     def tell(self, rng, index):
         """The next moment of the timeline."""
@@ -196,31 +175,91 @@ class Timeline:
             text = self._line(rng, answers)
             if all(v in text for v in answers.values()) and not CAIRO_FORMS.fullmatch(text):
                 break
-        self.count += 1
-        return text, (index, self.clock.bare(self.count - 1), answers)
+        line = Line(index, self.clock.bare(self.count), answers, self.count)
+        number = self.clock.numbers[self.count]
+        self.lines.append(line)
+        return Episode(text, kind=self.kind, facts=tuple((self._key(j), v, number) for j, v in answers.items())), line
 
-    def ask(self, rng, token):
-        """A question about one attribute at one time."""
-        index, bare, answers = token
-        j = rng.choice(list(answers))
-        row, order = self.rows[j], False
-        if rng.random() < 0.6:
-            text = _fill(rng.choice(_options(row[6])), self.subject)
+    def _key(self, j):
+        return self.subject, self.rows[j][0]
+
+    def ask(self, rng, line):
+        """A question about one attribute, or two, at one time, just before it, as of a time without a line, or now."""
+        roll, js, number = rng.random(), rng.sample(list(line.answers), len(line.answers)), self.clock.numbers[line.i]
+        ordered, op = self.clock.kind != "unordered", "at"
+        if roll < 0.06 and ordered:
+            j = js[0]
+            line = next(x for x in reversed(self.lines) if j in x.answers)
+            form, noun = rng.choice(_options(self.rows[j][6])), rng.choice(_options(self.rows[j][3]))
+            form = _present(form)
+            if form is None or rng.random() < 0.4:
+                form = rng.choice(LATEST_NOUN) if rng.random() < 0.6 else "what is {p} {n}"
+            if form not in LATEST_NOUN and rng.random() < 0.85:
+                form = rng.choice(NOW).replace("{}", form)
+            text = _fill(form, self.subject, noun).replace("is I ", "am I ").replace("does I ", "do I ").replace("has I ", "have I ")
+            return Episode(_finish_question(rng, text), line.answers[j], line.index, "now", ("now", (self._key(j),), None))
+        if roll < 0.12 and ordered and line.i and js[0] in self.lines[line.i - 1].answers:
+            op, when, line = "before", rng.choice(BEFORE).format(line.bare), self.lines[line.i - 1]
+        elif roll < 0.6 and self.clock.kind == "sparse" and line.i + 1 < self.count and self.clock.numbers[line.i + 1] - number > 1:
+            number = rng.randrange(number + 1, self.clock.numbers[line.i + 1])
+            op, when = "asof", rng.choice((f"{self.clock.prep} {{}}", *AS_OF)).format(self.clock.show(number))
         else:
-            order = rng.random() < 0.2
-            text = _fill(rng.choice(ORDERS if order else GENERIC_ASKS), self.subject, rng.choice(_options(row[3])))
-        when = f"{self.clock.prep} {bare}"
-        if rng.random() < 0.08:
-            when = rng.choice((f"for {bare}", f"({bare})", f"when {bare}" if "=" in bare else f"for {bare}", f"- {bare} -", f"at {bare}"))
+            when = f"{self.clock.prep} {line.bare}"
+            if rng.random() < 0.08:
+                when = rng.choice((f"for {line.bare}", f"({line.bare})", f"when {line.bare}" if "=" in line.bare else f"for {line.bare}", f"- {line.bare} -",
+                                   f"at {line.bare}"))
+        js = js[:2] if len(js) > 1 and op != "before" and rng.random() < 0.17 else js[:1]
+        text = self._question(rng, [self.rows[j] for j in js], self.subject, when, line.bare if op == "at" else None)
+        kind = "both" if len(js) > 1 else self.kind if op == "at" else op
+        answer = ", ".join(line.answers[j] for j in js)
+        return Episode(text, answer, line.index, kind, (op, tuple(self._key(j) for j in js), number))
+
+    def unknown(self, rng, told):
+        """A time of which nothing is known, an attribute that was never told of the subject, or a subject nobody has mentioned."""
+        roll, subject, row, line = rng.random(), self.subject, rng.choice(self.rows), rng.choice(self.lines) if self.lines else None
+        number = self.clock.numbers[line.i] if line else None
+        if roll < 0.5 or not line:
+            number = self.clock.unlogged(rng, self.count)
+            if number is None or not line and subject.lower() in told:
+                return None
+        elif roll < 0.75:
+            row = rng.choice(ATTRIBUTES)
+            if any(_clash(row, other) for other in self.rows) or self.clock.mark == "{n}" and row[2] in NUMERIC:
+                return None
+        else:
+            subject = stranger(rng, self.names, "person", [self.subject], told)
+            if subject is None or self.subject in POSSESSIVE:
+                return None
+        bare = self.clock.show(number)
+        when = f"{self.clock.prep} {bare}" if self.clock.kind != "sparse" or rng.random() < 0.6 else rng.choice(AS_OF).format(bare)
+        text = self._question(rng, [row], subject, when, bare, clear=True)
+        return Episode(text, UNKNOWN, -2, "unknown", ("unknown", ((subject, row[0]),), number))
+
+    def _question(self, rng, rows, subject, when, bare, clear=False):
+        """What was it, at that time? `clear` leaves out the asks that nearly anything would answer."""
+        order = False
+        if len(rows) > 1 and rng.random() < 0.4:
+            a, b = (rng.choice(_options(row[3])) for row in rows)
+            text = _fill(rng.choice((f"what were {{p}} {a} and {b}", f"{{p}} {a} and {b}", f"what was {{p}} {a} and what was the {b}",
+                                     f"which {a} and which {b} did {{s}} have", f"the {a} and the {b} of {{s}}")), subject)
+        elif len(rows) > 1:
+            text = " and ".join(_fill(rng.choice(_options(row[6])), subject) for row in rows)
+        else:
+            asks = [form for form in _options(rows[0][6]) if not clear or not VAGUE.fullmatch(form)]
+            if asks and rng.random() < 0.6:
+                text = _fill(rng.choice(asks), subject)
+            else:
+                order = rng.random() < 0.2
+                text = _fill(rng.choice(ORDERS if order else GENERIC_ASKS), subject, rng.choice(_options(rows[0][3])))
         roll = rng.random()
         if roll < 0.7:
             text = f"{text} {when}"
-        elif roll < 0.95:
+        elif roll < 0.95 or not bare:
             text = f"{when}, {text}"
         else:
             text = f"{bare}: {text}"
-        keep = () if self.clock.say_word else (bare,)  # "t=12" stays as it is
-        return _finish_question(rng, text, order, keep), answers[j], index
+        keep = () if self.clock.say_word or not bare else (bare,)  # "t=12" stays as it is
+        return _finish_question(rng, text, order, keep)
 
     def _say(self, rng, j):
         return rng.choice(self.says[j]).replace("{v}", self.values[j])
@@ -357,11 +396,12 @@ class Facts:
              ("work",), ("event",), ("machine",), ("ship",), ("object", "lock"), ("person", "animal", "speaker"), ("company", "ship", "machine"),
              ("person", "land", "object", "event", "work"))
 
-    def __init__(self, rng, names):
+    def __init__(self, rng, names, statements=None):
         kinds = rng.choice(self.groups)
         rows = [row for row in RELATIONS if row[0] in kinds]
         self.rows = rng.sample(rows, rng.randint(1, min(8, len(rows))))
-        self.names, self.entities, self.told, self.holders = names, {}, set(), {}
+        self.names, self.entities, self.told, self.rows_of = names, {}, set(), {}
+        self.holders = names.holders
         self.fresh = rng.choice((0.2, 0.5, 0.9))
         self.chatty = rng.choice((0.0, 0.15, 0.4))
         self.invented = rng.choice((0.2, 0.5, 1.0))
@@ -379,6 +419,7 @@ class Facts:
             entity = self.names.take(rng, row[0], rng.choice(known) if known else None)
             known.append(entity)
         self.told.add((r_key, entity))
+        self.rows_of.setdefault(entity, []).append(row)
         for _ in range(6):  # prefer values that nobody has yet, so that the question can be turned round
             v = value(rng, row[2], self.invented)
             if (row[2], v) not in self.holders:
@@ -395,7 +436,9 @@ class Facts:
             text = rng.choice(("{p} {n} is {v}", "{p} {n} is {v}", "the {n} of {s} is {v}", "{v} is {p} {n}", "{s} - {n}: {v}", "{s} has {v} as {n}",
                                "{n} of {s}: {v}", "{s} | {n} | {v}", "as {n} of {s} they noted {v}"))
         text = text.replace("{s}", entity).replace("{p}", _possessive(entity)).replace("{n}", noun).replace("{v}", v)
-        return self._dress(rng, row[0], text, v), token
+        text = self._dress(rng, row[0], text, v)
+        token["copied"] = entity in text  # not with a capital instead of its first letter
+        return Episode(text, kind=self.kind, facts=(((entity, row[1]), v, None),)), token
 
     def _dress(self, rng, kind, text, v):
         if kind == "register":
@@ -410,56 +453,43 @@ class Facts:
 
     def ask(self, rng, token):
         """Asks for the value, or for the entity where only one has this value."""
-        row, entity, noun = token["row"], token["entity"], token["noun"]
-        if token["unique"] and row[5] and rng.random() < 0.2:
-            text = rng.choice(_options(row[5])).replace("{v}", token["value"])
-            return _finish_question(rng, text), entity, token["index"]
-        asks = _options(row[4])
+        row, entity, v = token["row"], token["entity"], token["value"]
+        if token["unique"] and token["copied"] and row[5] and rng.random() < 0.2:
+            return Episode(self._reverse(rng, row, v), entity, token["index"], self.kind, ("reverse", ((v, row[1]),), None))
+        return Episode(self._question(rng, row, entity, token["noun"]), v, token["index"], self.kind, ("latest", ((entity, row[1]),), None))
+
+    def unknown(self, rng, told):
+        """Asks about an entity nobody has mentioned, for what was never told of a known one, or who has a value that nobody has."""
+        row, roll = rng.choice(self.rows), rng.random()
+        known = self.entities.get(row[0], [])
+        if row[5] and roll < 0.15:
+            v = value(rng, row[2], self.invented)
+            return None if v.lower() in told else Episode(self._reverse(rng, row, v), UNKNOWN, -2, "unknown", ("unknown", ((v, row[1]),), None))
+        if known and roll < 0.6 and row[0] not in ("lock", "register"):
+            entity = rng.choice(known)
+            if rng.random() < 0.3:
+                row = rng.choice([r for r in RELATIONS if r[0] == row[0]])
+            if any(r is row or r[2] == row[2] or any(set(_options(r[i])) & set(_options(row[i])) for i in (1, 3, 4)) for r in self.rows_of[entity]):
+                return None
+        else:
+            entity = stranger(rng, self.names, row[0], known, told)
+            if entity is None:
+                return None
+        text = self._question(rng, row, entity, rng.choice(_options(row[1])), clear=True)
+        return Episode(text, UNKNOWN, -2, "unknown", ("unknown", ((entity, row[1]),), None))
+
+    @staticmethod
+    def _reverse(rng, row, v):
+        return _finish_question(rng, rng.choice(_options(row[5])).replace("{v}", v))
+
+    @staticmethod
+    def _question(rng, row, entity, noun, clear=False):
+        asks = [form for form in _options(row[4]) if not clear or not VAGUE.fullmatch(form)]
         if asks and rng.random() < 0.5:
-            return _finish_question(rng, _fill(rng.choice(asks), entity)), token["value"], token["index"]
+            return _finish_question(rng, _fill(rng.choice(asks), entity))
         order = rng.random() < 0.12
         forms = ORDERS if order else ("what is {p} {n}", "what is {p} {n}", "what is the {n} of {s}", "{p} {n}", "can you tell me {p} {n}",
                                       "do you know {p} {n}", "what was {p} {n} again", "what does it say about {p} {n}", "which {n} belongs to {s}")
         # rows without sentences of their own list unlike things under one head
         asked = rng.choice(_options(row[1])) if row[3] and rng.random() < 0.2 else noun
-        return _finish_question(rng, _fill(rng.choice(forms), entity, asked), order), token["value"], token["index"]
-
-
-class Updates:
-    """Things that change without a date: the latest word counts."""
-
-    kind = "updates"
-
-    def __init__(self, rng, names):
-        self.rows = rng.sample(UPDATES, rng.randint(1, 2))
-        self.items = []
-        for _ in range(rng.randint(1, 5)):
-            row = rng.choice(self.rows)
-            self.items.append({"row": row, "entity": names.take(rng, row[0]), "past": set(), "value": None, "index": -1})
-
-    def tell(self, rng, index):
-        """A first state, or a new one that no earlier statement had."""
-        item = rng.choice(self.items)
-        row, old = item["row"], item["value"]
-        while item["value"] is None or item["value"] in item["past"]:
-            item["value"] = value(rng, row[1], 0.6)
-        item["past"].add(item["value"])
-        item["index"] = index
-        noun, v = rng.choice(_options(row[2])), item["value"]
-        text = rng.choice(_options(row[3]) + ["{p} {n} is {v}"])
-        text = text.replace("{s}", item["entity"]).replace("{p}", _possessive(item["entity"])).replace("{n}", noun).replace("{v}", v)
-        if old is not None:
-            text = rng.choice(("now {}", "{} now", "since today {}", "as of now {}", "{}, no longer {old}", "change: {}", "news: {}", "{} these days",
-                               "from now on {}", "it has changed: {}", "update: {}", "{}")).replace("{old}", old).format(text)
-        return _cap(text, (v,)) + rng.choice((".", ".", ".", "!")), item
-
-    def ask(self, rng, token):
-        """What holds at the moment of asking."""
-        row = token["row"]
-        if rng.random() < 0.7:
-            text = _fill(rng.choice(_options(row[4])), token["entity"])
-        else:
-            text = _fill("what is {p} {n}", token["entity"], rng.choice(_options(row[2])))
-        text = rng.choice(("{} now", "{} at the moment", "{} these days", "at present, {}", "{} currently", "right now, {}", "{} by now", "{} at this point",
-                           "as things stand, {}")).format(text)
-        return _finish_question(rng, text), token["value"], token["index"]
+        return _finish_question(rng, _fill(rng.choice(forms), entity, asked), order)

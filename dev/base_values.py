@@ -1,11 +1,32 @@
 """Random values and entities of the small synthetic base: real words, invented words, names, codes and numbers."""
 import re
+from typing import NamedTuple
 
-from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, SURNAMES)
+from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, FRAME_NOUNS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, SLOTS, SURNAMES)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES
 
 # what the base must never say, so that the recall of the Cairo timeline stays zero-shot
 FORBIDDEN_WORDS = frozenset(re.findall(r"[\w-]+", " ".join((*PLACES, *DRINKS, *MOODS, "Cairo")).lower()))
+
+UNKNOWN = "I don't know"
+
+
+class Episode(NamedTuple):
+    """A statement, or a question turn with its answer and the index of the episode that holds it (-2: asked, and nothing known).
+
+    facts is for those who check a life: of a statement, (key, value, time) triples; of a question, (operation, keys, time).
+    """
+    text: str
+    answer: str = ""
+    evidence: int = -1
+    kind: str = "prose"
+    facts: tuple = ()
+
+    @property
+    def is_question(self):
+        """True for a question turn, whose text is the question."""
+        return self.evidence != -1
+
 
 ONSETS = ("b d f g h k l m n p r s t v z j " * 2 + "br c ch dr fl gl gr kh kl kr ph pl pr qu sh sk sl sn st str th tr vr w y zh").split() + [""] * 5
 VOWELS = ("a e i o u a e i o a e i o u " * 3 + "ai ea ei ia ie io oa ou ua uo ae y aa ee oo").split()
@@ -136,6 +157,7 @@ class Names:
 
     def __init__(self):
         self.full, self.beginnings = set(), set()
+        self.holders = {}  # (pool, value) -> the facts that tell it, so that a question can be turned round
 
     def take(self, rng, kind, near=None):
         """A new entity of a kind; `near` is another one of the thread, whose first word it may share (a near miss)."""
@@ -143,6 +165,22 @@ class Names:
             out = self.propose(rng, kind, near)
             if self.add(out):
                 return out
+
+    def taken(self, out):
+        """Whether a name is one of the life's."""
+        return out in self.full
+
+    def near_miss(self, rng, entity):
+        """A new entity that is nearly another one: another number, or one of its words replaced; None where it is taken."""
+        if re.search(r"\d", entity):
+            out = re.sub(r"\d+", lambda m: str((int(m[0]) + rng.choice((1, 1, 2, 10, rng.randrange(1, 1000)))) % 10 ** max(2, len(m[0]))), entity, count=1)
+        else:
+            words = entity.split(" ")
+            i = rng.randrange(len(words)) if words[0][:1].isupper() or len(words) == 1 else len(words) - 1
+            new = word(rng)
+            words[i] = new.capitalize() if words[i][:1].isupper() else new
+            out = " ".join(words)
+        return out if self.add(out) else None
 
     def add(self, out):
         """Register a name; False if it is taken, or begins another name or another name begins it."""
@@ -178,8 +216,13 @@ class Names:
             thing = rng.choice(OBJECTS if kind == "object" else LOCKS)
             return rng.choice((f"the {rng.choice(ADJECTIVES)} {thing}", f"the {rng.choice(ADJECTIVES)} {thing}", f"{rng.choice(SURNAMES)}'s {thing}",
                                f"the {thing} of {name(rng)}", f"{thing} {_digits(rng, 1, 3)}", f"the {word(rng)} {thing}"))
+        if kind == "slot":  # many alike: the same head, another number
+            head = near.rsplit(" ", 1)[0] if near and roll < 0.85 else rng.choice(SLOTS)
+            return f"{head} {_digits(rng, 1, rng.choice((2, 2, 3, 4)))}"
         if kind == "register":
-            return rng.choice((f"register {word(rng)[:2]}{_digits(rng, 1, 2)}", f"line {word(rng)}-{word(rng)}", f"slot {_digits(rng, 1, 4)}",
+            if near and " " in near and roll < 0.6:
+                return f"{near.rsplit(' ', 1)[0]} {rng.choice((word(rng), _code(rng), _digits(rng, 1, 4)))}"
+            return rng.choice((f"register {word(rng)[:2]}{_digits(rng, 1, 2)}", f"box {word(rng)}", f"slot {_digits(rng, 1, 4)}",
                                f"key {word(rng)}", f"cell {_code(rng)}", f"row {_digits(rng, 2, 5)}", f"{word(rng)[:3]}_{_digits(rng, 1, 3)}",
                                f"item {word(rng)}", f"field {word(rng)}.{word(rng)}", f"entry {_code(rng)}"))
         if kind == "animal":
@@ -192,3 +235,48 @@ class Names:
             return rng.choice((f"{name(rng)}'s {event}", f"the {rng.choice(ADJECTIVES)} {event}", f"the {event} in {place(rng)}", f"the {word(rng)} {event}"))
         return rng.choice((f"{rng.choice(MACHINES)} {word(rng)[:2]}-{_digits(rng, 1, 2)}", f"the {rng.choice(ADJECTIVES)} {rng.choice(MACHINES)}",
                            f"{rng.choice(MACHINES)} {_digits(rng, 1, 3)}", f"{word(rng)}-{_digits(rng, 1, 2)}"))
+
+
+def identifier(rng):
+    """A long identifier of 12 to 40 letters and digits, in one piece or in groups of uneven length."""
+    alphabet = rng.choice(("0123456789abcdef", "0123456789abcdef", "0123456789ABCDEF", "abcdefghijkmnpqrstuvwxyz23456789", "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789",
+                           "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ0123456789", "0123456789"))
+    while True:
+        sizes = [rng.randint(12, 40)] if rng.random() < 0.4 else [rng.randint(2, 10) for _ in range(rng.randint(2, 6))]
+        if 12 <= sum(sizes) <= 40 and sizes != [8, 4, 4, 4, 12]:
+            return rng.choice("----_:.").join("".join(rng.choices(alphabet, k=n)) for n in sizes)
+
+
+def _phrase(rng):
+    return " ".join(rng.choice((rng.choice(OBJECTS).split()[0], rng.choice(ADJECTIVES), rng.choice(FRAME_NOUNS), rng.choice(PETS))) for _ in range(rng.randint(2, 4)))
+
+
+def _mail(rng):
+    return f"{word(rng)}{rng.choice(('', '.', '_'))}{rng.choice((word(rng), _digits(rng, 1, 3)))}@{word(rng)}.{rng.choice(('org', 'net', 'example', 'io', 'de'))}"
+
+
+def _path(rng):
+    return rng.choice(("/", "", "~/", "C:/")) + "/".join(word(rng) for _ in range(rng.randint(2, 4))) + rng.choice(("", ".txt", ".log", ".csv", ".png", f"-{_digits(rng, 1, 3)}"))
+
+
+FRAME_MAKERS = {
+    "number": lambda r: _digits(r, 1, 8), "long number": lambda r: _digits(r, 5, 8), "word": word, "real": lambda r: r.choice(FRAME_NOUNS), "term": term, "phrase": _phrase, "name": name,
+    "place": place, "code": _code, "identifier": identifier, "secret": _secret, "mail": _mail, "path": _path, "clock": MAKERS["clock"], "title": title,
+    "date": MAKERS["date"], "price": MAKERS["price"], "phone": MAKERS["phone"], "first": lambda r: r.choice(FIRST_NAMES), "pool": lambda r: r.choice(POOLS[r.choice(NOUN_POOLS)]),
+}
+NOUN_POOLS = ("tool", "gift", "food", "drink", "clothes", "plant", "animal", "dream", "worry", "book", "vehicle")
+
+
+def frame_value(rng, kind):
+    """A value of a frame; kind is a key of FRAME_MAKERS, or "any"."""
+    return FRAME_MAKERS[rng.choice(frame_value.kinds[:-1]) if kind == "any" else kind](rng)
+
+
+def frame_key(rng, kind):
+    """A key of a frame."""
+    return FRAME_MAKERS[rng.choice(frame_key.kinds[:-1]) if kind == "any" else kind](rng)
+
+
+frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "secret", "mail", "path",
+                     "clock", "title", "date", "price", "phone", "pool", "any")
+frame_key.kinds = ("word", "word", "term", "long number", "name", "name", "place", "code", "identifier", "identifier", "secret", "title", "phrase", "mail", "path", "any")

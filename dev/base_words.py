@@ -13,7 +13,7 @@ def _split(text, sep="|"):
 FIRST_NAMES = _split(
     "Ada|Bruno|Carla|Dmitri|Elena|Farid|Greta|Hugo|Ines|Jonas|Katya|Lars|Mirela|Nadia|Oskar|Petra|Quentin|Rosa|Stefan|Tamar|Ulf|Vera|"
     "Wendy|Ximena|Yusuf|Zora|Anton|Bianca|Cedric|Dalia|Emil|Fiona|Gustav|Hana|Igor|Jana|Kenji|Lucia|Marek|Noor|Olga|Pavel|Ramon|Sonia|"
-    "Tobias|Ursula|Viktor|Wanda|Yara|Zeno|Alice|Robert|Mary|John|Susan|Peter|Laura|George|Helen|Frank|Ruth|Walter|Irene|Kofi|Amara|Chidi|"
+    "Tobias|Ursula|Viktor|Wanda|Yara|Zeno|Alice|Robert|Marta|Jakob|Susan|Peter|Laura|George|Helen|Frank|Ruth|Walter|Irene|Kofi|Amara|Chidi|"
     "Mei|Jun|Priya|Arjun|Sven|Astrid|Paolo|Giulia|Diego|Carmen|Thabo|Lindiwe")
 COMPANIONS = _split(
     "Basil|Celeste|Duncan|Edith|Felix|Gwen|Horace|Imogen|Jasper|Klara|Leopold|Mabel|Norbert|Odette|Percy|Rupert|Sabine|Theo|Ulrike|Vincent|"
@@ -38,8 +38,8 @@ POOLS = {
         "Aix-en-Provence|Saint-Malo|the harbour|the old mill|the library|the station|the north tower|the market hall|the bakery|the forest|the beach|"
         "the valley|the monastery|the airport|the shipyard|the village|the museum|the school|the quarry|the lighthouse|the island|the desert camp"),
     "room": _split(
-        "the kitchen|the attic|the cellar|the study|the hall|the pantry|the west wing|the workshop|the laundry|the ballroom|the engine room|the lab|"
-        "the vault|the bathroom|the nursery|the balcony|the archive|the greenhouse|the garage|the lobby|cabin C|ward B|the loading bay|the server room|the bridal suite"),
+        "the scullery|the attic|the cellar|the study|the hall|the pantry|the west wing|the workshop|the laundry|the ballroom|the engine room|the lab|"
+        "the vault|the washroom|the nursery|the balcony|the archive|the greenhouse|the garage|the lobby|cabin C|ward B|the loading bay|the server room|the bridal suite"),
     "feeling": _split(
         "weary|jolly|gloomy|merry|sad|angry|afraid|bored|happy|sleepy|jealous|bitter|brave|shy|serene|furious|glad|worried|amused|puzzled|moody|"
         "cross|eager|numb|tense|dizzy|upbeat|downcast|homesick|guilty|grateful|shocked|confident|annoyed|ashamed|playful|wistful|stubborn|frantic|"
@@ -260,10 +260,10 @@ object # weight # weight # {s} weighs {v} # how heavy is {s}|how much does {s} w
 object # maker|inventor # invented_name # {s} was made by {v}|{v} built {s} # who made {s}|who built {s} # what did {v} make
 object # content|filling # gift # {s} contains {v}|inside {s} there is {v} # what is in {s}|what does {s} contain # what contains {v}
 lock # pass code|access code|code|entry code # pin # {s} opens with {v}|to open {s} enter {v}|use {v} for {s} # how do I open {s}|what opens {s}|which code opens {s} # what does {v} open|what opens with {v}
-lock # PIN|passkey|magic number|door code # pin # {s} opens with {v}|type {v} at {s} # what do I type at {s}|which number opens {s} # what opens with {v}
+lock # PIN|door code|combination # pin # {s} opens with {v}|type {v} at {s} # what do I type at {s}|which number opens {s} # what opens with {v}
 lock # password|passphrase|secret word # secret # {s} unlocks with {v}|say {v} at {s} # what unlocks {s}|what do I say at {s} # what unlocks with {v}
 lock # key|serial key|token # uuid # {s} accepts {v} # what does {s} accept # what accepts {v}
-register # value|content of the cell|entry # number # {s} holds {v}|{s} is set to {v}|{s} = {v}|{s} -> {v}|{s}: REGISTER_CONTENT is {v}|{s}\t{v}|put {v} into {s} # what does {s} hold|what is stored in {s}|what is {s} set to|{s}|which value is in {s} # what holds {v}
+register # value|content of the cell|entry # number # {s} holds {v}|{s} is set to {v}|{s} = {v}|{s} -> {v}|{s}\t{v}|put {v} into {s} # what does {s} hold|what is stored in {s}|what is {s} set to|{s}|which value is in {s} # what holds {v}
 register # word|value|setting # invented_word # {s} holds {v}|{s} is set to {v}|{s} = {v}|{s} -> {v}|{s}: {v}|store {v} in {s} # what does {s} hold|what is stored in {s}|what is {s} set to|{s} # what holds {v}
 register # code|token|entry # code # {s} maps to {v}|{s} => {v}|{s} stores {v}|{s}: {v} # what does {s} map to|what does {s} store|which code is under {s} # what maps to {v}
 animal # name # invented_word # {s} is called {v}|{s} answers to {v}|they named {s} {v} # what is {s} called|what is the name of {s}|how is {s} called # which animal is called {v}
@@ -294,20 +294,54 @@ machine # version|build|firmware # version # {s} runs {v}|{s} was upgraded to {v
 machine # administrator|operator # invented_name # {s} is looked after by {v}|{v} runs {s} # who looks after {s}|who runs {s} # which machine does {v} look after
 """.strip().splitlines())]
 
-# relations that may change during a life, asked as "now": pool, nouns, what is said, what is asked
+# relations that may change during a life: entity type, pool, nouns, what is said, what is asked
 UPDATES = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
-person # place # home|address # {s} lives in {v}|{s} has moved to {v}|{s} is staying in {v} # where does {s} live|where is {s} staying|where is {s}
-person # drink # drink # {s} drinks {v}|{s} has switched to {v}|{s} prefers {v} # what does {s} drink|what does {s} prefer
-person # job # job # {s} works as {v}|{s} has been hired as {v} # what does {s} work as|what does {s} do for a living
-person # feeling # mood # {s} is {v}|{s} feels {v} # how is {s}|how does {s} feel
-object # room # place # {s} is in {v}|{s} was moved to {v}|someone put {s} in {v} # where is {s}|where can I find {s}
-object # invented_name # owner # {s} belongs to {v}|{s} was sold to {v} # who owns {s}|whose is {s}
-machine # status # status # {s} is {v}|{s} reports {v} # what is the state of {s}|how is {s}
-lock # pin # code # the code of {s} is {v}|{s} opens with {v} # what opens {s}|which code opens {s}
-ship # place # position # {s} lies in {v}|{s} has reached {v} # where is {s}|where does {s} lie
-register # number # value # {s} holds {v}|{s} = {v} # what does {s} hold|what is {s} set to
-company # invented_name # director # {s} is led by {v}|{v} has taken over {s} # who leads {s}|who runs {s}
+person # place # home|address # {s} lives in {v}|{s} has moved to {v}|{s} is staying in {v}|{s} rents a flat in {v}|{x} helped {s} to move to {v} # where does {s} live|where is {s} staying|where is {s} at home
+person # place # whereabouts|location # {s} went to {v}|{s} travelled to {v}|{s} took a bus to {v}|{s} is in {v}|{s} set off and reached {v}|{s} was seen in {v}|{x} met {s} in {v}|{s} walked all the way to {v}|{s} drove over to {v} # where is {s}|where did {s} go|where can {s} be found|where has {s} gone|where was {s} seen
+person # room # room|spot # {s} stepped into {v}|{s} hurried to {v}|{s} moved over to {v}|{s} is in {v}|{s} came into {v}|{x} followed {s} into {v}|{s} sat down in {v}|{s} slipped into {v} # where is {s}|where did {s} go|in which room is {s}|where could one meet {s}
+person # invented_place # position|stop # {s} arrived in {v}|{s} rode to {v}|{s} sailed to {v}|{s} headed for {v} and got there by night|{s} camps near {v}|{x} drove {s} to {v} # where is {s}|where did {s} get to|where does {s} camp
+person # drink # drink # {s} drinks {v}|{s} has switched to {v}|{s} prefers {v}|{s} orders {v} # what does {s} drink|what does {s} prefer|what does {s} order
+person # food # lunch|usual dish # {s} eats {v} at noon|{s} swears by {v}|{s} always takes {v} # what does {s} eat at noon|which dish does {s} take|what does {s} swear by
+person # job # job # {s} works as {v}|{s} has been hired as {v}|{s} earns money as {v} # what does {s} work as|what does {s} do for a living
+person # feeling # mood # {s} is {v}|{s} feels {v}|{s} looks {v}|{s} says: I am {v} # how is {s}|how does {s} feel|in what mood is {s}
+person # clothes # outfit # {s} wears {v}|{s} put on {v}|{s} is dressed in {v} # what does {s} wear|how is {s} dressed|what did {s} put on
+person # phone # phone number # {s} can be reached on {v}|call {s} on {v}|{s} has the number {v} # how can {s} be reached|on which number do I call {s}
+person # gift # belonging|load # {s} holds {v}|{s} picked up {v}|{s} carries {v}|{x} handed {v} to {s} # what does {s} hold|what does {s} carry|what did {s} pick up
+object # room # place|location # {s} is in {v}|{s} was moved to {v}|someone put {s} in {v}|{x} took {s} to {v}|{x} carried {s} into {v}|{s} ended up in {v}|{x} left {s} in {v}|you will find {s} in {v}|{x} fetched {s} and brought it to {v} # where is {s}|where can I find {s}|where was {s} put|where did {s} end up
+object # place # place|location # {s} stands in {v}|{s} was shipped to {v}|{x} sent {s} to {v}|{s} travelled to {v} by lorry|{s} is on show in {v} # where is {s}|where does {s} stand|where was {s} sent
+object # invented_name # owner # {s} belongs to {v}|{s} was sold to {v}|{v} bought {s}|{v} owns {s}|{x} gave {s} to {v} # who owns {s}|whose is {s}|to whom does {s} belong
+object # price # price # {s} costs {v}|the price of {s} is {v}|{s} goes for {v} # what does {s} cost|how much is {s}
+object # colour # colour # {s} is {v}|{s} was painted {v}|{x} painted {s} {v} # what colour is {s}|in which colour was {s} painted
+machine # status # status # {s} is {v}|{s} reports {v}|status of {s}: {v}|{s} went {v} # what is the state of {s}|how is {s}|what does {s} report
+machine # version # version # {s} runs {v}|{s} was upgraded to {v}|{x} put {v} on {s} # which version does {s} run|what runs on {s}
+machine # temperature # temperature|reading # {s} shows {v}|{s} reads {v}|{s} is at {v} # what does {s} show|what does {s} read
+machine # ip # address # {s} answers at {v}|{s} listens on {v} # where does {s} answer|at which address is {s}
+lock # pin # code # the code of {s} is {v}|{s} opens with {v}|type {v} at {s}|{x} set {s} to {v} # what opens {s}|which code opens {s}|what do I type at {s}
+lock # secret # password # {s} unlocks with {v}|the password for {s} is {v}|say {v} at {s} # what unlocks {s}|which password does {s} take
+lock # uuid # token # {s} accepts {v}|the token for {s} is {v} # which token does {s} accept
+ship # place # position # {s} lies in {v}|{s} has reached {v}|{s} dropped anchor off {v}|{s} sailed to {v} # where is {s}|where does {s} lie|where did {s} sail
+ship # metal # cargo # {s} carries {v}|{s} took on {v}|{x} loaded {s} with {v} # what does {s} carry|what is {s} loaded with
+slot # number # value # {s} holds {v}|{s} = {v}|{s} is set to {v}|{s} := {v}|set {s} to {v}|put {v} into {s}|write {v} to {s}|{s} contains {v} # what does {s} hold|what is {s} set to|what is stored in {s}|{s}
+slot # invented_word # word # {s} holds {v}|{s} = {v}|{s} -> {v}|{s}: {v}|store {v} in {s}|{s} takes {v}|{v} goes into {s} # what does {s} hold|what is in {s}|what is stored in {s}|{s}
+slot # code # code # {s} holds {v}|{s} => {v}|{s} stores {v}|{s} carries the code {v}|{s} was given {v} # what does {s} hold|which code does {s} store|which code is under {s}
+slot # invented_name # guest|holder # {v} has {s}|{s} is taken by {v}|{s} goes to {v}|{x} gave {s} to {v} # who has {s}|who holds {s}|by whom is {s} taken
+slot # gift # content|item # {s} holds {v}|{x} put {v} into {s}|inside {s} lies {v}|{s} was filled with {v} # what is in {s}|what lies inside {s}|what does {s} hold
+register # number # value # {s} holds {v}|{s} = {v}|{s} is set to {v}|{s} reads {v} # what does {s} hold|what is {s} set to|{s}
+register # secret # setting|entry # {s} holds {v}|{s} = {v}|{s}: {v}|{s} points to {v} # what does {s} hold|what does {s} point to|{s}
+company # invented_name # director # {s} is led by {v}|{v} has taken over {s}|{v} runs {s} # who leads {s}|who runs {s}
+company # place # head office # {s} is based in {v}|{s} has its desks in {v} # where is {s} based
+company # price # share price # shares of {s} trade at {v}|{s} closed at {v} # at what price do shares of {s} trade|at what did {s} close
+event # date # date # {s} takes place on {v}|{s} is on {v}|{s} was put off to {v} # when is {s}|when does {s} take place|for when is {s} planned
+event # clock # time # {s} begins at {v}|{s} starts at {v} # when does {s} begin|at what time does {s} start
+event # place # venue # {s} is held in {v}|they moved {s} to {v} # where is {s} held|where does {s} take place
+animal # room # place # {s} sleeps in {v}|{s} ran into {v}|{s} hides in {v}|{x} carried {s} to {v} # where is {s}|where does {s} sleep|where did {s} run
+town # invented_name # mayor # {v} runs {s}|{s} elected {v} # who runs {s}|whom did {s} elect
 """.strip().splitlines())]
+# how a statement says that it changes something: the statement, and what held before
+CHANGES = _split(
+    "now {}|{} now|since today {}|as of now {}|{}, no longer {old}|change: {}|news: {}|{} these days|from now on {}|it has changed: {}|update: {}|"
+    "{} instead of {old}|correction: {}|not {old} any more: {}|{} after all|later {}|then {}|after that, {}|next, {}|{} this time|{} again something new|"
+    "forget {old}: {}|scratch that, {}|as it turns out, {}|{} since this morning|(changed) {}|afterwards {}|a bit later {}|meanwhile {}|{}, and not {old}")
 
 ADJECTIVES = _split(
     "green|red|blue|old|small|tall|iron|wooden|narrow|round|rusty|painted|broken|heavy|northern|southern|upper|lower|yellow|grey|steel|left|right|"
@@ -318,6 +352,9 @@ OBJECTS = _split(
 LOCKS = _split(
     "cabinet|door|safe|gate|locker|drawer|vault|shed|barn|elevator|suitcase|garage|archive|cellar|hatch|strongbox|turnstile|bridge|workshop|"
     "server room|mailbox|boathouse|store room|laptop|phone|alarm|account|side entrance|tower|lab")
+SLOTS = _split(
+    "slot|bay|drawer|shelf|seat|room|track|rack|hook|bin|crate|berth|desk|locker|table|platform|box|port|cell|lane|tray|stall|pigeonhole|socket|booth|bed|"
+    "key|entry|register|variable|gate|hanger|tank|pocket|folder|the shelf|the tray|compartment")
 MACHINES = _split("server|pump|printer|turbine|router|gateway|node|lathe|sensor|crane|boiler|relay|generator|host|reactor|conveyor|backup|drone")
 PETS = _split("cat|dog|horse|parrot|rabbit|goldfish|donkey|canary|tortoise|hamster|goat|pony|puppy|kitten|ferret|snake|hen")
 KIN = _split(
@@ -358,3 +395,163 @@ TIME_WORDS = (("step", "at"), ("day", "on"), ("tick", "at"), ("minute", "at"), (
 TIME_SIGNS = (("[{n}]", "at"), ("#{n}", "at"), ("T{n}", "at"), ("t{n}", "at"), ("@{n}", "at"), ("step={n}", "at"), ("time={n}", "at"),
               ("n={n}", "at"), ("k={n}", "at"), ("t:{n}", "at"), ("t = {n}", "at"), ("T={n}", "at"), ("T+{n}", "at"), ("no. {n}", "in"),
               ("s{n}", "at"), ("<{n}>", "at"), ("({n})", "at"), ("ts={n}", "at"), ("tick={n}", "at"), ("day={n}", "at"))
+
+# a question inside an instruction
+QUESTION_WRAPS = _split(
+    "{q} Answer with the value only.|{q} Just the answer, please.|{q} Be brief.|I wrote it down somewhere above. {q}|Think back to what came earlier. {q}|"
+    "Using only what was said so far, answer this: {q}|{q} I cannot recall it myself.|Sorry to bother you once more. {q}|Here is a question about the notes: {q}|"
+    "Question: {q}|Q: {q}|{q} (one short phrase)|{q} A few words are enough.|We went over this before. {q} Please look it up for me.|"
+    "{q} No explanation needed.|My memory fails me. {q}|Somebody asked me this an hour ago and I had no idea: {q}|From the records: {q}|{q} Thanks.|Hey, {q}", "|")
+
+# frames of made-up predicates: what is said # what is asked (~: to be completed) # the question turned round. {k} key, {v} value, {p} the key's,
+# {n} noun, {b} {z} {d} a verb, its third person and past participle, {m} an invented word, {r} a preposition
+FRAMES = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+{k} {z} {v}|every evening {k} {z} {v}|{k} always {z} {v} # what does {k} {b}|{k} {z} what|what is it that {k} {z}|~{k} {z}|tell me what {k} {z}|whom or what does {k} {b} # what {z} {v}|who {z} {v}|by what is {v} {d}
+{v} is {d} by {k}|{v} was {d} by {k}|by {k} they mean the one that {d} {v} # what is {d} by {k}|what was {d} by {k}|what did {k} {b}|{k} {d} what # by whom was {v} {d}|what {d} {v}|~{v} was {d} by
+the {n} of {k} {z} {v}|{p} {n} {z} {v} # what does the {n} of {k} {b}|what does {p} {n} {b}|~the {n} of {k} {z}|{p} {n} {z} what #
+the {n} of {k} is {v}|{p} {n} is {v}|{v} is the {n} of {k}|as {n}, {k} has {v} # what is the {n} of {k}|what is {p} {n}|~the {n} of {k} is|~{p} {n} is|which {n} does {k} have|{k}: which {n}|name the {n} of {k} # whose {n} is {v}|which one has {v} as {n}
+{r} the {n} {k} one finds {v}|{v} can be seen {r} the {n} {k} # what does one find {r} the {n} {k}|what can be seen {r} the {n} {k}|~{r} the {n} {k} one finds|{r} the {n} {k} there is what # {r} which {n} does one find {v}
+{n} {k}: {v}|{n} {k} - {v}|{n} {k} gets {v} # which partner has {n} {k}|{n} {k}|what is given for {n} {k}|what does it say for {n} {k}|~{n} {k}:|which entry has {n} {k} # which {n} has {v}
+"{k}" -> "{v}"|"{k}" => "{v}"|'{k}' maps to '{v}' # what does "{k}" map to|which value belongs to "{k}"|"{k}" -> what|~"{k}" -> "|look up "{k}"|what is found under {k} # what maps to "{v}"
+{"{k}": "{v}"}|"{k}": "{v}"|{"key": "{k}", "value": "{v}"} # what value does "{k}" have|which value has the key {k}|give the value of {k}|read the field {k}|what stands behind the key "{k}" # which key has the value {v}
+{k} = {v}|{k}={v}|set {k} = {v}|{k} := {v} # what is {k} equal to|what is {k} set to|~{k} =|which value does {k} have|{k}|print {k} #
+{k},{v}|{k}; {v}|{k} / {v}|{k} - {v}|row: {k}, {v} # what stands next to {k}|what is next to {k}|what is in the row of {k}|which entry belongs to {k} # what stands next to {v}
+{n}.{k} = {v}|{n}/{k}: {v}|[{n}] {k} = {v}|<{n} name="{k}">{v}</{n}> # what is {n}.{k}|what is {k} in {n}|which value has {k} under {n}|get {n}.{k} #
+{k} {z} {v} {r} the {n}|{r} the {n}, {k} {z} {v} # what does {k} {b} {r} the {n}|{r} the {n}, what does {k} {b}|what is it that {k} {z} {r} the {n} # what {z} {v} {r} the {n}
+the {m} {n} for {k} was found to be {v}|they found that the {m} {n} for {k} must be {v}|for {k} the {m} {n} stands at {v} # what is the {m} {n} for {k}|what was the {m} {n} for {k} found to be|~the {m} {n} for {k} is|which {m} {n} does {k} have #
+{k} was paired with {v}|{k} and {v} belong together|{v} joined {k}|{k} is linked to {v} # what was {k} paired with|with what does {k} belong together|what is {k} linked to|which partner has {k} # what was {v} paired with|what is linked to {v}
+if anyone says {k}, reply {v}|to {k} the right reply is {v}|whoever hears {k} must say {v} # what is the right reply to {k}|what must one say to {k}|how does one reply to {k} # to what is {v} the reply
+{k} stands for {v}|{k} means {v}|by {k} we mean {v}|{k} is short for {v} # what does {k} mean|what does {k} stand for|what is meant by {k}|~{k} stands for|define {k} # what means {v}|what stands for {v}
+in {m}, {k} is called {v}|the {m} word for {k} is {v}|{k} is {v} in {m} # what is {k} called in {m}|what is the {m} word for {k}|how do you say {k} in {m}|translate {k} into {m} # what is {v} in {m} the word for
+{k} sent {v} to the {n}|the {n} got {v} from {k}|{k} gave {v} to the {n} # what did {k} send to the {n}|what did the {n} get from {k}|what did {k} give to the {n} # who sent {v} to the {n}
+{k} won {v} at the {n}|at the {n}, {v} went to {k} # what did {k} win at the {n}|what went to {k} at the {n} # who won {v} at the {n}
+under the {n} of {k} they wrote {v}|the {n} of {k} bears the words {v}|on {p} {n} it says {v} # what does it say on {p} {n}|what is written on the {n} of {k}|which words does the {n} of {k} bear # on whose {n} does it say {v}
+you reach {k} by way of {v}|the way to {k} leads past {v}|{v} lies on the way to {k} # by way of what does one reach {k}|what lies on the way to {k}|past what does the way to {k} lead # what does one reach by way of {v}
+{k} signed for {v}|{k} has paid for {v}|{v} was paid for by {k} # what did {k} sign for|what has {k} paid for|for what did {k} pay # who paid for {v}|who signed for {v}
+{k} will {b} {v}|{k} is going to {b} {v}|{k} has promised to {b} {v} # what will {k} {b}|what is {k} going to {b}|what has {k} promised to {b}|~{k} will {b} # who will {b} {v}
+{k} refused to {b} anything but {v}|{k} would only {b} {v} # what would {k} {b}|what is the only thing that {k} would {b}|~{k} would only {b} #
+next to {k} stands {v}|beside {k} there is {v}|{v} is right beside {k} # what stands next to {k}|what is beside {k}|what's next to {k} # next to what stands {v}
+{k} was replaced by {v}|{v} took the place of {k} # by what was {k} replaced|what took the place of {k} # what was replaced by {v}
+{n} no. {k} was made out to {v}|{n} {k} is in the name of {v} # to whom was {n} {k} made out|in whose name is {n} {k}|who has {n} {k} # which {n} is in the name of {v}
+{k}'s {n} {d} {v} last year|last year the {n} of {k} {d} {v} # what did {k}'s {n} {b} last year|what was {d} by the {n} of {k} #
+to {b} {k}, use {v}|{k} can only be {d} with {v}|one {z} {k} with {v} # with what is {k} {d}|what do I use to {b} {k}|how does one {b} {k} # what is {d} with {v}
+{v}: {n} for {k}|{n} for {k} is {v}|for {k}, the {n} reads {v} # which {n} is for {k}|what does the {n} read for {k}|~{n} for {k}: # for whom or what is the {n} {v}
+{v} ({k})|{v} <{k}>|{v}, see {k} # which entry carries the mark {k}|what does {k} refer to #
+""".strip().splitlines())]
+FRAME_VERBS = _split(
+    "mend|carry|paint|guard|follow|admire|borrow|clean|collect|count|cover|deliver|describe|enter|explain|fill|fix|gather|greet|guide|help|hunt|"
+    "ignore|invent|inspect|knock|label|lift|load|lock|mark|measure|mention|name|observe|open|order|own|pack|pass|perform|plant|polish|praise|print|"
+    "produce|protect|pull|push|reach|record|remember|rent|repair|report|rescue|return|rule|save|search|serve|shape|share|sign|sort|stamp|start|"
+    "store|study|supply|support|tame|taste|test|touch|trace|train|trust|turn|use|visit|wash|watch|weigh|welcome|wrap|haul|fetch|harvest|translate")
+FRAME_NOUNS = _split(
+    "anchor|answer|apron|badge|banner|barrel|basket|beacon|bench|blanket|bottle|boundary|bracket|branch|bucket|button|cable|candle|canvas|captain|cargo|"
+    "carriage|ceiling|chain|chapter|charter|chimney|circle|cliff|cloud|collar|column|contract|corner|counter|courier|crew|crown|curtain|cushion|deposit|"
+    "deputy|detail|device|digest|document|domain|dowry|drawing|duty|engine|envelope|errand|estate|factor|farm|fence|ferry|figure|filter|flag|flavour|"
+    "fountain|frame|garment|gauge|glove|grade|guest|guild|handle|harness|hinge|index|insurance|ladder|layer|ledger|legend|letter|level|licence|limit|"
+    "lottery|margin|mascot|meadow|medal|memo|method|mission|model|motto|nephew|network|notice|oath|office|orchard|parcel|partner|pattern|pedal|"
+    "permit|pigment|pillar|pilot|pocket|policy|portrait|prize|profile|project|quota|ransom|rating|reason|recipe|remedy|reply|reserve|result|ribbon|ritual|"
+    "route|saddle|sample|scale|schedule|scheme|score|seal|section|sentence|shadow|shelter|signal|sketch|sponsor|stable|stamp|statue|stitch|subject|suffix|"
+    "summit|surface|symbol|target|tariff|tenant|ticket|timber|token|trail|treaty|tribute|tunnel|twin|uniform|valve|vessel|voucher|wagon|weapon|wheel|window|yield")
+PREPOSITIONS = _split("under|behind|near|inside|beside|above|below|opposite|across from|at the foot of|on top of|within|beyond|next to|in front of")
+WRAPS_BEFORE = _split(
+    "By the way,|I wanted to say that|Listen,|Before I forget,|Please remember that|It was a long day, but I learned one thing:|As you may have heard,|"
+    "The weather was awful.|Nothing much happened today.|While we waited, the clerk explained that|According to the old register,|In other news,|"
+    "Somewhere in the letter it said that|Let me add that|There is one more line in the notebook:|For the minutes:|I had lunch late and then read the manual.|"
+    "Hello again!|As far as the list goes,|My uncle keeps repeating that|Write this down:|You will need this later:|It is a small thing, yet|Fun fact:|"
+    "We argued about it for an hour.|The report is long, and on its last page one reads:|Dear all,|A note was pinned to the door:|After some digging I can say that")
+WRAPS_AFTER = _split(
+    "Keep that in mind.|So much for that.|I may ask about it later.|That is all for today.|Everybody laughed.|Please confirm.|The rest can wait.|"
+    "No idea why.|Do not lose it.|We then went on with the meeting.|It took me a while to find out.|Best wishes.|Make of it what you will.|"
+    "The other pages were blank.|Thanks for your patience.|I shall write again soon.|Then the bus came.|At least that is what the file says.|Done.|End of note.")
+
+# chat lines in the first person, and what is asked of the speaker later: pool # what is said # what is asked. {s} the speaker, {p} the speaker's
+CHAT_LINES = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+clock # my train leaves at {v}|I have to catch the {v} train|train is at {v} for me # when does {p} train leave|which train does {s} have to catch|at what time does {p} train go
+clock # the dentist can see me at {v}|got my tooth appointment: {v}|I am at the dentist at {v} # when does the dentist see {s}|at what time is {p} dentist appointment
+clock # I usually get up at {v}|my alarm goes off at {v} # when does {s} get up|when does {p} alarm go off
+clock # my shift starts at {v} tomorrow|they put me on the {v} shift # when does {p} shift start|which shift is {s} on
+clock # my parents arrive at {v}|I pick up my parents at {v} # when do {p} parents arrive|at what time does {s} pick up the parents
+place # my plane lands in {v} first|I change planes in {v} # where does {s} change planes|where does {p} plane land first
+place # my office moved to {v}|I have a desk in {v} now # where is {p} office|where does {s} have a desk
+place # I left my bag in {v}|my bag must still be in {v} # where did {s} leave the bag|where is {p} bag
+place # we spent the honeymoon in {v}|our honeymoon was in {v} # where did {s} spend the honeymoon|where was {p} honeymoon
+place # my car is parked at {v}|I parked near {v} # where did {s} park|where is {p} car parked
+invented_place # my hotel is in {v}|I sleep at a hotel in {v} # where is {p} hotel|where does {s} sleep
+invented_place # I grew up in {v}|my childhood was all {v} # where did {s} grow up|where did {s} spend the childhood
+invented_word # our dog answers to {v}|the name of my dog is {v}|we called the dog {v} # what is {p} dog called|what is the name of {p} dog|to which name does {p} dog answer
+invented_word # I named the boat {v}|my boat has {v} on its bow # what is {p} boat called|which name is on {p} boat
+invented_word # my band calls itself {v}|I play in a band, {v} # what is {p} band called|in which band does {s} play
+invented_word # my wifi is called {v}|look for my wifi, {v} # what is {p} wifi called|which wifi is {p}
+secret # my wifi wants {v} as password|type {v} to get into my wifi # what is the password of {p} wifi|how does one get into {p} wifi
+pin # my locker opens with {v}|use {v} for my locker # with what does {p} locker open|which code opens {p} locker
+pin # the code for my front gate is {v}|my gate wants {v} # what is the code of {p} front gate|which code does {p} gate want
+code # my booking is under {v}|they gave me {v} for the booking # what is {p} booking code|under which code is {p} booking
+code # I am in seat {v}|my seat is {v} # which seat is {s} in|what is {p} seat
+code # my flight is {v}|I fly with {v} # what is {p} flight|with which flight does {s} fly
+code # my parcel has the tracking code {v}|track my parcel with {v} # what is the tracking code of {p} parcel|how can one track {p} parcel
+code # the plate of my car says {v}|I drive around with the plate {v} # what is the plate of {p} car|what does {p} plate say
+price # I paid {v} for the bike|my bike cost me {v} # how much did {s} pay for the bike|what did {p} bike cost
+price # my rent went up to {v}|I pay {v} for the flat each month # how much rent does {s} pay|what is {p} rent
+price # the garage wants {v} for my car|fixing my car comes to {v} # what does the garage want for {p} car|what does it cost to fix {p} car
+price # I lent him {v}|he still owes me {v} # how much did {s} lend him|how much does he owe {s}
+date # my thesis is due {v}|I hand in the thesis on {v} # when is {p} thesis due|when does {s} hand in the thesis
+date # my lease ends on {v}|I must be out of the flat by {v} # when does {p} lease end|by when must {s} be out of the flat
+date # we marry on {v}|our wedding is on {v} # when does {s} marry|on which day is {p} wedding
+date # I am on leave until {v}|back in the office after {v} # until when is {s} on leave|after which day is {s} back in the office
+date # my passport runs out on {v}|I need a new passport before {v} # when does {p} passport run out|before when does {s} need a new passport
+phone # call me on {v}|my new number is {v} # on which number can one call {s}|what is {p} new number
+phone # my landlady has the number {v}|you reach my landlady under {v} # what is the number of {p} landlady|how does one reach {p} landlady
+small # I live at number {v}|my house has the number {v} # at which number does {s} live|what is {p} house number
+small # I finished the run in {v} minutes|the run took me {v} minutes # in how many minutes did {s} finish the run|how long did the run take {s}
+small # I am on bus {v} every day|bus {v} takes me home # which bus takes {s} home|on which bus is {s} every day
+small # my kid is in group {v}|they put our kid into group {v} # in which group is {p} kid
+invented_name # my new boss is {v}|I report to {v} now # who is {p} new boss|to whom does {s} report
+invented_name # {v} teaches my piano class|I take piano lessons with {v} # who teaches {s} the piano|with whom does {s} take piano lessons
+invented_name # my doctor is {v}|I always see {v} when I am ill # who is {p} doctor|whom does {s} see when ill
+invented_name # {v} is looking after my plants|I gave my plants to {v} # who looks after {p} plants|to whom did {s} give the plants
+invented_name # I share a flat with {v}|{v} moved in with me # with whom does {s} share a flat|who moved in with {s}
+food # I am allergic to {v}|{v} makes me ill # what is {s} allergic to|what makes {s} ill
+food # I bring {v} to the picnic|put me down for {v} at the picnic # what does {s} bring to the picnic
+drink # get me {v} from the shop, will you|I am out of {v} # what does {s} want from the shop|what is {s} out of
+gift # I got {v} for my birthday|they gave me {v} for my birthday # what did {s} get for the birthday
+job # my sister became {v}|my sister works as {v} # what did {p} sister become|what does {p} sister work as
+book # I cannot put down {v}|I am halfway through {v} # which book can {s} not put down|which book is {s} halfway through
+clothes # I will be wearing {v}, so you can spot me|look out for {v}, that is me # what will {s} be wearing|by what can one spot {s}
+illness # I am off work with {v}|the doctor says I have {v} # with what is {s} off work|what does {s} have, says the doctor
+mail # write to me at {v}|my mail is {v} # to which address does one write to {s}|what is {p} mail address
+identifier # my wallet address is {v}|send it to my wallet, {v} # what is {p} wallet address|to which wallet does one send it for {s}
+path # my notes are in {v}|I saved my notes under {v} # where are {p} notes|under which path did {s} save the notes
+plan # for the weekend I intend {v}|this weekend I want {v} # what does {s} intend for the weekend|what does {s} want this weekend
+""".strip().splitlines())]
+SMALL_TALK = _split(
+    "good morning all|anyone up for a walk later?|so sleepy|who left the window open|great, thanks!|sounds good|no way|I agree|what a day|see you all later|haha|"
+    "let me check|hang on a second|that was loud|who is in charge of the music?|I will be there soon|sorry, wrong chat|never mind|can somebody feed the birds?|"
+    "it is raining again here|that film was too long|I need a break|does anyone have a spare charger?|done with work at last|not again|same here|well done!|"
+    "the printer is out of paper|we should meet more often|what did I miss?|I have no idea|fine by me|you must be joking|back in a minute|ok|sure|hello?")
+# first-person tastes: category and the pool of its values
+TASTES = [tuple(part.split(":")) for part in _split(
+    "drink:drink|soft drink:drink|fruit:fruit|food:food|dish:food|breakfast:food|snack:food|dessert:food|comfort food:food|colour:colour|wall colour:colour|"
+    "music:music|style of music:music|sport:sport|winter sport:sport|animal:animal|pet:animal|plant:plant|herb:plant|flower:plant|tree:plant|instrument:instrument|"
+    "game:game|party game:game|gem:gem|stone:gem|metal:metal|language:language|book:book|novel:invented_title|poem:invented_title|film:invented_title|"
+    "song:invented_title|opera:invented_title|series:invented_title|vehicle:vehicle|way to travel:vehicle|tool:tool|garment:clothes|outfit:clothes|weather:weather|"
+    "hobby:activity|pastime:activity|subject:topic|topic:topic|holiday spot:place|weekend trip:place|beach:invented_place|restaurant:invented_place|pub:invented_place|"
+    "bookshop:invented_place|writer:invented_name|painter:invented_name|singer:invented_name|comedian:invented_name|designer:invented_name|team:invented_word|"
+    "brand:invented_word|perfume:invented_word|soap:invented_word|font:invented_word|spice:invented_word|pasta:invented_word|biscuit:invented_word|"
+    "dance:invented_word|material:material|fabric:material|room:room|number:small|shape:shape|wake-up time:clock|gift:gift|dream job:job")]
+TASTE_LINES = _split(
+    "my favourite {n} is {v}|I love {v} more than any other {n}|when it comes to a {n}, I am all for {v}|my go-to {n} is {v}|of every {n} I know, {v} is the best|"
+    "as a {n}, I would always take {v}|I can't get enough of {v}, the best {n} there is|{v} is my number one {n}|nothing beats {v} as a {n}|I favour {v} as {n}|"
+    "for me the {n} has to be {v}|{v} is the {n} for me|I fancy {v} if you ask me for a {n}|my {n} of the heart: {v}|I always go for {v} when I need a {n}|"
+    "if I had to pick a {n}, it would be {v}|I am very fond of {v} as a {n}|I swear by {v}, that is my {n}|favourite {n}: {v}|preferred {n} - {v}|"
+    "there is no better {n} than {v}, I think|I adore {v}, my best-loved {n}|{n}? {v}, every time|{v} wins for me among anything one may call {n}")
+TASTES_ANEW = _split(
+    "I changed my mind: {}|these days {}|I used to think otherwise, but {}|not {old} any more: {}|forget {old}, {}|lately I noticed that {}|{}, no longer {old}|"
+    "it took me years, but {}|{} after all|I have gone off {old}; {}|my taste has changed: {}|since last week {}|{}|{}|{}|now {}|{} nowadays")
+TASTE_ASKS = _split(
+    "what is my favourite {n}|which {n} is my favourite|which {n} would I pick|what {n} do I like best|which {n} do I love most|what {n} would I go for|"
+    "what is my go-to {n}|which {n} do I favour|my favourite {n}|what's my preferred {n}|what would I take as a {n}|which {n} is the best for me|"
+    "if I could have any {n}, which would it be|remind me which {n} I like most|what did I say about my favourite {n}|which {n} did I say I like best|"
+    "~my favourite {n} is|~the {n} I like best is|what {n} am I most fond of|do you know which {n} I prefer|which {n} suits me best|name the {n} I love")
+TASTE_ASKS_OF = _split(
+    "what is {p} favourite {n}|which {n} does {s} like best|what {n} would {s} pick|{p} favourite {n}|which {n} does {s} love most|what's {p} preferred {n}|"
+    "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour")

@@ -2,12 +2,15 @@
 
     python dev/gen_base_data.py --output-dir data/base --shards 8 --lives-per-shard 500 --seed 0 [--prose FILE.jsonl]
 
-A life is a list of episodes. Statements tell of timelines (attributes of a subject that change slowly, where the time decides), of facts,
-keys, registers, chats and things that change; questions ask for what was said earlier in the life, and every answer stands in exactly one
-episode, the evidence, character by character. None of the names, drinks, moods or sentence forms of the Cairo timeline occur.
+A life is a list of episodes. Statements tell of timelines (attributes of a subject that change, where the time decides; dense ones and sparse
+ones, in which the last line holds until the next), of facts, keys, registers, things told anew again and again (the latest word counts), of
+made-up predicates, tastes and chats. Questions ask for what was said earlier in the life: at a time, just before it, as of it, now, or for
+two things at once. Every answer stands in exactly one episode, the evidence, character by character (two answers are joined by ", ").
+About 9 % of the questions ask, in the same words, for what no statement has told: their answer is "I don't know". None of the names,
+drinks, moods or sentence forms of the Cairo timeline occur, nor do the forms of public benchmarks.
 
 Shards hold one life a row: `text`, with the episodes marked as below, and `evidence`, for each episode the index of the episode that holds
-the answer, or -1 where nothing is asked.
+the answer, -1 where nothing is asked, and -2 where something is asked of which nothing is known.
 
     <|bos|>STATEMENT<|end|>        <|bos|><|user|>QUESTION<|assistant|>ANSWER<|end|>
 """
@@ -20,33 +23,22 @@ import re
 import sys
 import time
 from itertools import islice
-from typing import NamedTuple
 
 if not __package__:  # started as a script, not with -m
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from dev.base_threads import Facts, Timeline, Updates  # noqa: E402
-from dev.base_values import Names  # noqa: E402
+from dev.base_changes import Updates  # noqa: E402
+from dev.base_frames import Frames  # noqa: E402
+from dev.base_talk import Talk  # noqa: E402
+from dev.base_threads import Facts, Timeline  # noqa: E402
+from dev.base_values import UNKNOWN, Episode, Names  # noqa: E402
 from dev.gen_cairo_data import DRINKS, PLACES  # noqa: E402
 from nanochat.common import atomic_write  # noqa: E402
 
 # whole words of the Cairo timeline that prose must not teach: its places and its drinks
 CAIRO = re.compile(r"(?<!\w)(?:" + "|".join(re.escape(w) for w in ("Cairo", *PLACES, *DRINKS)) + r")(?!\w)", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-UPDATE_SHARE = 0.06  # of the questions of a life
-
-
-class Episode(NamedTuple):
-    """A statement (text), or a question turn with its answer and the index of the episode that holds it."""
-    text: str
-    answer: str = ""
-    evidence: int = -1
-    kind: str = "prose"
-
-    @property
-    def is_question(self):
-        """True for a question turn, whose text is the question."""
-        return self.evidence >= 0
+UNKNOWN_SHARE = 0.09  # of the questions of a life
 
 
 class Prose:
@@ -99,53 +91,63 @@ def life(rng, episodes=None, question_share=None, prose=None):
     warm = rng.randint(1, max(1, n // 6))
     ask = min(1.0, share * n / max(1, n - warm))  # what the warm-up leaves out is asked later
     noise = rng.uniform(0.15, 0.25) if prose else 0.0
-    out, askable, words, prose_words, asked, updates = [], [], 0, 0, 0, 0
+    out, said, askable, words, prose_words = [], [], [], 0, 0
+    early = rng.random() < 0.3  # asked before nearly anything was told
     for i in range(n):
-        if i >= warm and askable and rng.random() < ask:
-            thread, token = askable[-rng.randint(1, min(12, len(askable)))] if rng.random() < 0.25 else rng.choice(askable)
-            if isinstance(thread, Updates) and updates >= UPDATE_SHARE * asked:
-                others = [x for x in (rng.choice(askable) for _ in range(8)) if not isinstance(x[0], Updates)]
-                thread, token = others[0] if others else (None, None)
-            if thread is not None:
-                question, answer, evidence = thread.ask(rng, token)
-                if answer in out[evidence].text:
-                    asked += 1
-                    updates += isinstance(thread, Updates)
-                    out.append(Episode(question, answer, evidence, thread.kind))
-                    words += len(question.split()) + len(answer.split())
-                    continue
-        if prose_words < noise * words:
-            episode = Episode(prose.piece(rng))
-            prose_words += len(episode.text.split())
-        else:
-            thread = rng.choices(threads, weights)[0]
-            text, token = thread.tell(rng, i)
-            askable.append((thread, token))
-            episode = Episode(text, kind=thread.kind)
-        words += len(episode.text.split())
+        episode = None
+        if early and i < 4 and rng.random() < ask:
+            episode = _unknown(rng, threads, weights, said)
+        elif i >= warm and askable and rng.random() < ask:
+            if rng.random() < UNKNOWN_SHARE:
+                episode = _unknown(rng, threads, weights, said)
+            else:
+                thread, token = askable[-rng.randint(1, min(12, len(askable)))] if rng.random() < 0.25 else rng.choice(askable)
+                episode = thread.ask(rng, token)
+        if episode is None:
+            if prose_words < noise * words:
+                episode = Episode(prose.piece(rng))
+                prose_words += len(episode.text.split())
+            else:
+                thread = rng.choices(threads, weights)[0]
+                episode, token = thread.tell(rng, i)
+                if token is not None:  # None: small talk
+                    askable.append((thread, token))
+            said.append(episode.text.lower())
+        words += len(episode.text.split()) + len(episode.answer.split())
         out.append(episode)
     return out
 
 
+def _unknown(rng, threads, weights, said):
+    """A question that no statement so far answers, or None."""
+    told = "\n".join(said)
+    for _ in range(4):
+        episode = rng.choices(threads, weights)[0].unknown(rng, told)
+        if episode:
+            return episode
+    return None
+
+
 def _threads(rng, n):
-    """The threads of a life and how often each speaks: one timeline, several things at once, or facts alone."""
-    names, roll = Names(), rng.random()
-    if roll < 0.38:
-        return [Timeline(rng, names, n)], [1]
-    if roll < 0.54:
-        kinds = [rng.choice((Facts, Facts, Facts, Updates)) for _ in range(rng.randint(1, 4))]
-        kinds[0] = Facts
+    """The threads of a life and how often each speaks."""
+    names, roll, threads = Names(), rng.random(), []
+    if roll < 0.3:
+        kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
+    elif roll < 0.6:
+        kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
+    elif roll < 0.75:
+        kinds = [Updates] * rng.choice((1, 1, 2))
+    elif roll < 0.85:
+        kinds = [Talk] * rng.choice((1, 1, 2))
     else:
-        kinds = [rng.choice((Timeline, Timeline, Facts, Facts, Updates)) for _ in range(rng.randint(2, 4))]
-        kinds[0] = Timeline
-    threads = []
+        kinds = [rng.choice((Timeline, Facts, Frames, Updates, Talk)) for _ in range(rng.randint(2, 4))]
     for kind in kinds:
-        sibling = next((t for t in threads if isinstance(t, Timeline)), None)
         if kind is Timeline:  # often the same times again, of someone else: then the subject decides
+            sibling = next((t for t in threads if isinstance(t, Timeline)), None)
             threads.append(Timeline(rng, names, n, sibling if rng.random() < 0.6 else None))
         else:
-            threads.append(kind(rng, names))
-    return threads, [rng.uniform(0.1, 0.3) if isinstance(t, Updates) else rng.uniform(0.3, 2) for t in threads]
+            threads.append(kind(rng, names, n // (2 * len(kinds))))
+    return threads, [rng.uniform(0.3, 2) for _ in threads]
 
 
 def lives(seed, start=0, episodes=None, question_share=None, prose=None, prose_lives=1.0):
@@ -162,8 +164,9 @@ def render(episodes):
     for e in episodes:
         if "<|" in e.text or "<|" in e.answer:
             raise ValueError("an episode holds a special token")
-        if e.is_question:   # with the space that stands before it in the evidence: then its tokens are those to be copied
-            answer = " " + e.answer if " " + e.answer in episodes[e.evidence].text else e.answer
+        if e.is_question:  # with the space that stands before it in the evidence: then its tokens are those to be copied
+            spaced = e.evidence == -2 or " " + e.answer.split(", ")[0] in episodes[e.evidence].text
+            answer = " " + e.answer if spaced else e.answer
             parts.append(f"<|bos|><|user|>{e.text}<|assistant|>{answer}<|end|>")
         else:
             parts.append(f"<|bos|>{e.text}<|end|>")

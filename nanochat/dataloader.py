@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from nanochat.dataset import document_tokens, read_documents
-from nanochat.state import CHUNK
+from nanochat.state import CHUNK, UNKNOWN
 
 
 def life_slots(episodes, pad_id, first_ordinal=1):
     """
     Lay the episodes of a life out on the grid. Returns int64 arrays over slots: ids (pad_id where empty), targets (the next token of the
-    episode, -1 = none), answers (0/1: the target belongs to an answer whose evidence is known), evidence (ordinal of the episode that
-    holds the answer, -1 = none). Ordinals count the episodes of the row: those of this life are first_ordinal, first_ordinal + 1, …
+    episode, -1 = none), answers (0/1: the target belongs to an answer), evidence (ordinal of the episode that
+    holds the answer, -1 = none, UNKNOWN = nothing does, and that is the answer). Ordinals count the episodes of the row: those of this life are first_ordinal, first_ordinal + 1, …
     """
     sizes = [-(-len(e.ids) // CHUNK) * CHUNK for e in episodes]
     slots = {name: np.full(sum(sizes), fill, dtype=np.int64) for name, fill in
@@ -25,10 +25,10 @@ def life_slots(episodes, pad_id, first_ordinal=1):
         n = len(episode.ids)
         slots["ids"][at:at + n] = episode.ids
         slots["targets"][at:at + n - 1] = episode.ids[1:]
-        if episode.is_question and episode.evidence >= 0:
+        if episode.is_question and episode.evidence != -1:
             due = slice(at + episode.answer_start - 1, at + n - 1)
             slots["answers"][due] = 1
-            slots["evidence"][due] = first_ordinal + episode.evidence
+            slots["evidence"][due] = first_ordinal + episode.evidence if episode.evidence >= 0 else UNKNOWN
         at += size
     return slots
 

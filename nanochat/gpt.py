@@ -18,8 +18,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import RecallHead, top_k, unit
-from nanochat.state import CHUNK, CONTEXT, Traces
+from nanochat.recall import GRAMS, RecallHead, grams, top_k, unit
+from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
 @dataclass
@@ -38,6 +38,8 @@ class THENConfig(GPTConfig):
     window: int = 64             # slots a token sees back in its own episode, a multiple of 16
     n_ordinary: int = 2040       # token ids from here on are special: never copied
     bos_id: int = 2040
+    user_id: int = 2042
+    assistant_id: int = 2043
     pad_id: int = 2044
     gist_dim: int = 128
     gist_pool: str = "gated"     # gated | mean
@@ -46,12 +48,12 @@ class THENConfig(GPTConfig):
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     recall: bool = True          # False: ablation without the recall head
-    recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
+    recall_positions: int = 48   # training only: positions of a segment at which the recall head is trained
     text_fraction: float = 0.5   # training only: share of the other tokens that the language-model loss is taken on
     recall_dim: int = 64
     recall_topk: int = 16        # traces the recall head reads
     address_heads: int = 2
-    address_dim: int = 64
+    address_dim: int = 128
     route_span: int = 8          # a trace is addressed by itself and the 7 that follow in its episode
 
 
@@ -182,13 +184,16 @@ class THENGPT(GPT):
         new = lambda *shape, dtype=self.dtype, fill=0: torch.full(shape, fill, device=device, dtype=dtype)
         address = c.address_heads * c.address_dim
         traces = Traces(ids=new(B, 0, CHUNK, dtype=torch.int32), before=new(B, 0, CONTEXT, dtype=torch.int32), keys=new(B, 0, CHUNK, c.recall_dim),
-                        address=new(B, 0, address), gist=new(B, 0, c.gist_dim), index=new(B, 0, len(self.index_k), c.index_dim),
+                        address=new(B, 0, address), moment=new(B, 0, dtype=torch.int32), gist=new(B, 0, c.gist_dim), index=new(B, 0, len(self.index_k), c.index_dim),
                         episode=new(B, 0, dtype=torch.int32), position=new(B, 0, dtype=torch.int32), valid=new(B, 0, dtype=torch.int32))
         recurrent = {"layers": [b.attn.empty_carry(B, device, self.dtype) for b in self.blocks],
                      "window": new(B, c.window, dtype=torch.int64, fill=-1),       # episode of each cached slot, -1 = none
                      "hidden": new(B, c.n_embd),                                   # trunk output at the last slot
                      "before": new(B, CONTEXT, dtype=torch.int64, fill=-1),        # last tokens
-                     "address": {"word": new(B, 3, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
+                     "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
+                     "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
+                     "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
+                     "address": {"word": new(B, 5, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
 
@@ -200,7 +205,7 @@ class THENGPT(GPT):
 
         With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a dict; default 1): "text"
         over tokens, "answer" over the tokens flagged by answers (B, T) bool, "copy" of the recall head elsewhere, "route" of the address to the
-        evidence (B, T) (ordinal of the episode that holds the answer, -1 = unknown), "index" of the lightning indexers. parts=True returns them
+        evidence (B, T) (ordinal of the episode that holds the answer, -1 = none, -2 = it was never told), "index" of the lightning indexers. parts=True returns them
         all in a dict, with "total" and the number of "answers", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
         """
         state = self.empty_state(idx.shape[0]) if state is None else state
@@ -261,7 +266,7 @@ class THENGPT(GPT):
             return x
 
         x = run(x, self.blocks[:self.trunk])
-        new, b, keys, carry = self.write(idx, norm(x), state, local, episode, position)
+        new, query, keys, carry = self.write(idx, norm(x), state, local, episode, position)
         C = len(new)
         traces = Traces.cat([state["traces"], new]) if keep or C > 1 else state["traces"]
         # nothing of a single chunk is visible within it
@@ -270,7 +275,7 @@ class THENGPT(GPT):
         memory = self.read_context(seen, chunk.expand(idx.shape), C, training) if read else None
         x = run(x, self.blocks[self.trunk:] if not trunk_only else [], memory)
         fresh = torch.cat([state["fresh"], keys], dim=1) if training is not None else state["fresh"][:, :0]
-        context = {"traces": seen if read else None, "new": C, "fresh": fresh, "b": b, "line": torch.cat([r["before"], idx], dim=1)}
+        context = {"traces": seen if read else None, "new": C, "fresh": fresh, "query": query, "line": torch.cat([r["before"], idx], dim=1), "question": local["question"]}
         state = {"traces": traces, "fresh": fresh, "buffer": idx[:, :0], "episode": episode[:, -1], "position": position[:, -1] + 1,
                  "recurrent": {**carry, "layers": layers + r["layers"][len(layers):], "window": local["slots"][:, -self.config.window:]}}
         return state if trunk_only else (norm(x), context, state)
@@ -292,11 +297,20 @@ class THENGPT(GPT):
         mask = (own.view(B, -1, S, 1) == slots.unfold(1, W + S, S)[:, :, None]) & (distance >= 0) & (distance < W)
         mask = (mask | (distance == 0)).flatten(0, 1)[:, None]                                     # padding sees itself: no empty rows
         cos, sin = rotary(position[:, slot // CHUNK] * CHUNK + slot % CHUNK, c.n_embd // c.n_head, self.dtype)
-        return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin}, episode, position
+        # question turns: what has been asked so far is told from the answer, and neither is remembered
+        r, begin = state["recurrent"], last[:, slot // CHUNK]
+        asks = F.pad((starts & (idx[:, 1::CHUNK] == c.user_id)), (1, 0))
+        asks[:, 0] = r["asking"]
+        asks = asks.gather(1, last + 1)
+        spoke = torch.where(idx == c.assistant_id, slot, -1).cummax(1).values
+        answering = (spoke >= begin * CHUNK) & (spoke >= 0) | (begin < 0) & r["answering"][:, None]
+        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"], idx], dim=1)), "before": r["asked"],
+                    "carry": {"asking": asks[:, -1], "answering": answering[:, -1]}}
+        return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin, "question": question}, episode, position
 
     def write(self, idx, h, state, local, episode, position):
         """
-        From the trunk's output h (B, T, D): the traces of a segment, the address queries b (B, T, Ha*Da), the recall keys (B, C, 16, Dk) that are
+        From the trunk's output h (B, T, D): the traces of a segment, the address query of each token (see Address), the recall keys (B, C, 16, Dk) that are
         still in the graph (those in the traces are not: a gradient buffer of the whole memory would cost more than the model), what is carried on.
         """
         c, r = self.config, state["recurrent"]
@@ -318,17 +332,28 @@ class THENGPT(GPT):
         before = line.unfold(1, CONTEXT, CHUNK)[:, :C].masked_fill(starts[..., None], -1)
         if c.recall:
             every = torch.cat([state["episode"][:, None], episode], dim=1)
-            a, b, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
+            a, moment, query, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
             # a trace is made when its chunk has closed, so a key may also see its token and the two after it, within the chunk
             later = [F.pad((chunks * alive)[:, :, n:], (0, 0, 0, n)) for n in range(3)]
             around = torch.cat([previous.view(chunks.shape), *later], dim=-1)
             keys = unit(F.linear(around, self.recall.key.weight.to(h.dtype)).to(wide(h.dtype)))
         else:
-            a, b, address = h.new_zeros(B, C, c.address_heads * c.address_dim), None, r["address"]
+            a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)
-        traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), gist=gist, index=index,
-                        episode=episode.int(), position=position.int(), valid=valid.view(B, C, CHUNK).sum(2).int())
-        return traces, b, keys, {"hidden": h[:, -1], "before": line[:, -CONTEXT:], "address": address}
+        traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
+                        episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
+        last = torch.full((B, 1), T - 1, device=idx.device)
+        return traces, query, keys, {"hidden": h[:, -1], "before": line[:, -CONTEXT:], "address": address, **local["question"]["carry"],
+                                     "asked": self.asked(local["question"], last)[:, 0] > 0}
+
+    def asked(self, question, positions):
+        """(B, M, 3 * GRAMS), 1 for what the question turn around each of the positions (B, M) has said by then, before its answer began."""
+        slot = torch.arange(question["grams"].shape[1], device=positions.device)
+        begin = question["begin"].gather(1, positions)[..., None]
+        here = (slot <= positions[..., None]) & (slot >= begin) & question["counts"][:, None]
+        out = ((begin < 0) & question["before"][:, None]).to(wide(self.dtype))
+        where = question["grams"][:, None].expand(*here.shape, 3).flatten(2)
+        return out.scatter_add(2, where, here[..., None].expand(*here.shape, 3).flatten(2).to(out.dtype)).clamp(max=1)
 
     def read_context(self, traces, chunk, new, training):
         """
@@ -351,10 +376,11 @@ class THENGPT(GPT):
             return self.logits(x), None
         x = x.to(wide(x.dtype))
         seen = visible(traces, positions // CHUNK, context["new"])
-        score = self.recall.route(context["b"][rows, positions], traces, seen)
+        score, hints = self.recall.route({name: t[rows, positions] for name, t in context["query"].items()}, traces, seen)
         select = top_k(score.detach(), self.config.recall_topk)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
-        x, g, p, entries = self.recall.read(x, score, select, traces, recent, self.wte.weight, context["fresh"])
+        asked = self.asked(context["question"], positions)
+        x, g, p, entries = self.recall.read(x, score, hints, select, traces, recent, asked, self.wte.weight, context["fresh"])
         return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
 
     def log_probs(self, logits, copy):
@@ -371,7 +397,8 @@ class THENGPT(GPT):
         answers = torch.zeros_like(idx, dtype=torch.bool) if answers is None else answers
         evidence = torch.full_like(idx, -1) if evidence is None else evidence
         # the recall head is trained where an answer is due and at some other tokens, to learn when not to copy
-        rank = torch.rand(B, T, device=idx.device) + 2 * answers + (targets >= 0)
+        first = answers & ~F.pad(answers, (1, 0))[:, :T]   # what an answer begins with is hard to find, the rest only to be gone on with
+        rank = torch.rand(B, T, device=idx.device) + 2 * answers + 2 * first + (targets >= 0)
         positions = rank.topk(min(c.recall_positions, T), dim=1).indices
         training = {"positions": positions, "losses": []}
         x, context, state = self.segment(idx, state, training=training)
@@ -388,9 +415,10 @@ class THENGPT(GPT):
             # the very score that routes at inference; the positives are the traces of the evidence episode
             traces, score = context["traces"], copy["score"]
             positive = (traces.episode[:, None] == proof[..., None]) & (score > float("-inf"))
-            known = known & positive.any(-1)   # what has left the memory can't be asked for
+            found = known & positive.any(-1)
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
-            route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, known)
+            route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
+            known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
         elsewhere = ((targets >= 0) & ~answers & (torch.rand(B, T, device=idx.device) < c.text_fraction)).flatten()
         text = F.cross_entropy(self.logits(x.flatten(0, 1)[elsewhere]), targets.flatten()[elsewhere], reduction="sum") / elsewhere.sum().clamp(min=1)
         losses = {"text": text, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),

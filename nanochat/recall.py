@@ -6,7 +6,10 @@ every token by *content* (which word in it). What is copied is a token id, so wo
 
     content   q.k        k: what was about to be said before the token, and what was; q: what is about to be said now
     address   b.a        gated running sums over the episode, of word codes and of a learned value
+              - late     episodes whose number is beyond that of the query ("before t=600", "as of t=550")
+              - stale    episodes that a newer one matches about as well: of equals the latest counts
     suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
+    asked     d          the words around the entry stand in the question: an answer is what the question does not say
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
     p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate) * (1 - mass on the sink)
@@ -20,10 +23,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat.state import CHUNK, CONTEXT
-from nanochat.tokenizer import WORD_HASH_PRIME   # hash(word) = sum_i (byte_i + 1) P^i mod 2^64
+from nanochat.tokenizer import DIGITS, WORD_HASH_PRIME   # hash(word) = sum_i (byte_i + 1) P^i mod 2^64
 
-MAX_WORD = 256                          # bytes; what is beyond shares the last power, harmless
+MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
+MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
+GATE = 64           # hidden units of the gate
+GRAMS = 4096        # places in the table of what a question says
 
 
 def unit(x):
@@ -39,49 +45,56 @@ def mix64(x):
 
 class WordCodes(nn.Module):
     """
-    Hash of the word that ends before each token, whatever tokens it was cut into, and its sign vector.
+    Hash of the word that ends before each token, whatever tokens it was cut into, and its sign vector. Letters and digits that touch are one word, so
+    that an identifier is one; a word of digits alone is also a number.
 
-    tables: (kind, hash, length) over the vocabulary, see Tokenizer.word_tables; None: every token is a word of its own.
+    tables: (kind, hash, length, number) over the vocabulary, see Tokenizer.word_tables; None: every token is a word of its own.
     They are buffers, so that a checkpoint carries them.
     """
     def __init__(self, vocab_size, dim):
         super().__init__()
         self.dim = dim
-        for name, dtype in (("kind", torch.int8), ("hash", torch.int64), ("length", torch.int64)):
+        for name, dtype in (("kind", torch.int8), ("hash", torch.int64), ("length", torch.int64), ("number", torch.int64)):
             self.register_buffer(name, torch.zeros(vocab_size, dtype=dtype))
 
     def init_tables(self, tables=None):
         if tables is None:
             n = self.kind.numel()
-            tables = torch.ones(n), torch.arange(1, n + 1), torch.ones(n)
-        for buffer, table in zip((self.kind, self.hash, self.length), tables):
+            tables = torch.ones(n), torch.arange(1, n + 1), torch.ones(n), torch.zeros(n)
+        for buffer, table in zip((self.kind, self.hash, self.length, self.number), tables):
             buffer.copy_(torch.as_tensor(table))
 
     def forward(self, ids, begins, carry):
         """
         ids (B, T) int64; begins (B, T) bool, true where an episode begins: no word reaches over it.
-        carry (B, 3) int64: partial hash, bytes, kind of the last token before ids.
-        Returns the hash of the word completed by each token's arrival (B, T) int64, 0 = none, and the carry.
+        carry (B, 5) int64: hash, reversed digits, letters, bytes of the word that was open after the last token before ids, and the token's kind.
+        Returns, of the word completed by each token's arrival, the hash (B, T) int64, 0 = none, and the number (B, T) int64, -1 = none; and the carry.
         """
         kind = self.kind[ids].long()
-        previous = torch.cat([carry[:, 2:], kind[:, :-1]], dim=1).masked_fill(begins, 0)
+        previous = torch.cat([carry[:, 4:], kind[:, :-1]], dim=1).masked_fill(begins, 0)
         word = kind > 0
-        start = (kind == 1) | ((kind == 2) & (previous != 1) & (previous != 2)) | ((kind == 3) & (previous != 3))
+        start = (kind == 1) | (word & (previous == 0))
         length = self.length[ids] * word
-        before = length.cumsum(1) - length + carry[:, 1:2]
+        before = length.cumsum(1) - length + carry[:, 3:4]
         # `base` is the running value at the start of the current word: it only grows, so a running maximum finds it
         base = torch.where(start, before, 0).cummax(1).values
-        powers = torch.cat([torch.ones_like(ids[0, :1]), torch.full_like(ids[0, :1], WORD_HASH_PRIME).expand(MAX_WORD - 1)]).cumprod(0)
-        part = self.hash[ids] * word * powers[(before - base).clamp(max=MAX_WORD - 1)]
-        total = part.cumsum(1) + carry[:, :1]
-        last = torch.where(start, torch.arange(ids.shape[1], device=ids.device), -1).cummax(1).values
-        outside = (total - part).gather(1, last.clamp(min=0)).masked_fill(last < 0, 0)
-        partial = total - outside
-        ended = torch.cat([carry[:, :1], partial[:, :-1]], dim=1)
-        done = torch.where((start | ~word) & (previous > 0), ended, 0)
-        tail = torch.stack([partial[:, -1], before[:, -1] + length[:, -1] - base[:, -1], kind[:, -1]], dim=1)
-        tail[:, :2] *= (kind[:, -1:] > 0)
-        return done, tail
+        at = (before - base).clamp(max=MAX_WORD - 1)
+        powers = torch.ones(2, MAX_WORD, dtype=torch.int64, device=ids.device)
+        powers[0, 1:], powers[1, 1:] = WORD_HASH_PRIME, 10
+        powers = powers.cumprod(1)                                           # modulo 2^64; the digits of a number are summed lowest first, as the bytes of a word
+        part = torch.stack([self.hash[ids] * powers[0, at], self.number[ids] * powers[1, at], kind != DIGITS, length], dim=-1) * word[..., None]
+        total = part.cumsum(1) + carry[:, None, :4]
+        last = torch.where(start, torch.arange(ids.shape[1], device=ids.device), -1).cummax(1).values[..., None]
+        partial = total - (total - part).gather(1, last.clamp(min=0).expand(-1, -1, 4)).masked_fill(last < 0, 0)
+        ended = torch.cat([carry[:, None, :4], partial[:, :-1]], dim=1)
+        done = (start | ~word) & (previous > 0)
+        hashes, digits, letters, size = ended.masked_fill(~done[..., None], 0).unbind(-1)
+        number = torch.zeros_like(digits)
+        for i in range(MAX_DIGITS):
+            number = torch.where(i < size, number * 10 + digits % 10, number)
+            digits = digits // 10
+        number = torch.where(done & (letters == 0) & (size <= MAX_DIGITS), number, -1)
+        return hashes, number, torch.cat([partial[:, -1] * word[:, -1:], kind[:, -1:]], dim=1)
 
     def code(self, hashes, dtype):
         """(…,) int64 -> (…, dim) signs / sqrt(dim); zero where there is no word. dim must be a multiple of 64."""
@@ -96,6 +109,7 @@ class Address(nn.Module):
     """
     Which episode this is (a) and which episode is meant (b): gated running sums of word codes and learned values over the
     tokens of the episode so far. They fade by a learned factor per chunk, so that a long document does not blur; only the direction counts.
+    The number of the greatest gate is its moment: "t=600" in a line of a log, and in a question about what was before it.
     """
     def __init__(self, config):
         super().__init__()
@@ -107,6 +121,7 @@ class Address(nn.Module):
         self.blend = nn.Parameter(torch.empty(self.heads))   # share of the learned value beside the word code
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
+        self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see `relations`
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -118,26 +133,33 @@ class Address(nn.Module):
             nn.init.zeros_(gate.weight)
         nn.init.constant_(self.fade, 4.0)    # 0.982 a chunk
         nn.init.constant_(self.scale, 12.0)
+        nn.init.zeros_(self.order.weight)
+        self.order.bias.copy_(torch.tensor([-4.0, -4.0, -1.0, 0.0]))
 
     def forward(self, ids, h, valid, starts, same, carry):
         """
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
-        episode, index 0 = the carry; carry: {"word": (B, 3) int64, "sums": (2, B, Ha, Da)}.
-        Returns a (B, C, Ha*Da), the address of each chunk at its end; b (B, T, Ha*Da), the query at each token; the carry.
+        episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
+        Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the carry.
         """
         B, T = ids.shape
         C = T // CHUNK
         begins = F.pad(starts[:, :, None], (0, CHUNK - 1)).view(B, T)
-        hashes, word = self.codes(ids, begins, carry["word"])
+        hashes, number, word = self.codes(ids, begins, carry["word"])
+        number = number.masked_fill(~valid, -1)
         code = self.codes.code(hashes, h.dtype)
         order = torch.arange(C + 1, device=ids.device)
         distance = (order[:, None] - order[None]).clamp(min=0)
         reach = (same & (order[:, None] >= order[None]))[:, None]                       # (B, 1, C+1, C+1)
-        out, sums = [], []
+        out, sums, moments, tops = [], [], [], []
         for side in range(2):
             z = self.value[side](h) * self.blend.repeat_interleave(self.dim) + code
             z = z.view(B, C, CHUNK, self.heads, self.dim)
             gate = 8 * torch.tanh(self.gate[side](h) / 8)
+            moment, top = greatest(gate.detach().sum(-1), number, begins, carry["moment"][side])
+            moments.append(moment)
+            tops.append(top)
             z = z * (gate.exp() * valid[..., None]).view(B, C, CHUNK, self.heads, 1)
             chunk = torch.cat([carry["sums"][side][:, None], z.sum(2)], dim=1)          # (B, C+1, Ha, Da)
             fade = torch.sigmoid(self.fade[side])[:, None, None] ** distance            # (Ha, C+1, C+1)
@@ -148,11 +170,24 @@ class Address(nn.Module):
             else:
                 earlier = torch.sigmoid(self.fade[1])[:, None] * (total[:, :-1] * reach[:, 0].diagonal(-1, 1, 2)[..., None, None])
                 out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
-        return out[0], out[1], {"word": word, "sums": torch.stack(sums)}
+        query = {"b": out[1], "moment": moments[1], "order": self.order(h)}
+        return out[0], moments[0][:, CHUNK - 1::CHUNK], query, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
 
     def score(self, b, a):
         """b (B, M, Ha*Da), a (B, N, Ha*Da) -> (B, M, N), the sum over heads of scale * cosine."""
         return torch.matmul(b * self.scale.repeat_interleave(self.dim).to(b.dtype), a.transpose(1, 2).to(b.dtype))
+
+
+def greatest(gate, number, begins, carry):
+    """
+    Of the numbers of the episode so far, that of the greatest gate, of equals the last. gate (B, T); number (B, T) int64, -1 = none; begins (B, T)
+    bool; carry (B, 2) int64: rank (0 = none) and number. Returns (B, T) int64 and the carry.
+    """
+    rank = torch.where(number >= 0, (256 * gate).round().long() + 2 ** 16, 0)     # above 0, below 2^20
+    rank = torch.cat([carry[:, :1], rank + 2 ** 20 * begins.cumsum(1)], dim=1)    # a later episode outranks all of the earlier ones
+    top, at = rank.cummax(1)
+    number = torch.cat([carry[:, 1:], number], dim=1).gather(1, at).masked_fill(top % 2 ** 20 == 0, -1)
+    return number[:, 1:], torch.stack([top[:, -1] % 2 ** 20, number[:, -1]], dim=1)
 
 
 def spread(score, episode, span):
@@ -178,11 +213,34 @@ def top_k(score, k):
     return n - 1 - (key.topk(k, dim=-1).values & 0xFFFFFFFF)
 
 
+def grams(line):
+    """
+    line (…, 3 + n) int64 token ids -> (…, n, 3) int64 below 3 * GRAMS: the last token, two tokens and three tokens at each of the n, by hash.
+    """
+    one, two, three = line[..., CONTEXT:], line[..., CONTEXT - 1:-1], line[..., CONTEXT - 2:-2]
+    mixed = torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)], dim=-1)
+    return mixed % GRAMS + GRAMS * torch.arange(3, device=line.device)
+
+
 def gather_traces(x, index):
     """x (B, N, …), index (B, M, K) -> (B, M, K, …)."""
     B, N = x.shape[:2]
     flat = (index + torch.arange(B, device=index.device)[:, None, None] * N).flatten()
     return x.flatten(0, 1).index_select(0, flat).view(*index.shape, *x.shape[2:])
+
+
+def stale(score, episode, margin):
+    """
+    How much of the newer episodes comes within `margin` of the best score, 0 to 1: 0 for the newest of those that match, near 1 for what
+    it replaces. score (B, M, N), -inf where not visible; episode (B, N), ascending; margin (B, M, 1).
+    """
+    N = score.shape[-1]
+    best = score.detach().amax(-1, keepdim=True).clamp(min=-1e4)
+    rival = F.relu(score - best + margin)
+    newer = F.pad(rival.flip(-1).cumsum(-1).flip(-1), (0, 1))                                             # of this trace and all after it
+    ends = torch.where(F.pad(episode[:, 1:] != episode[:, :-1], (0, 1), value=True), torch.arange(1, N + 1, device=score.device), N)
+    following = ends.flip(-1).cummin(-1).values.flip(-1)                                                  # where the next episode begins
+    return 1 - torch.exp(-newer.gather(-1, following[:, None].expand_as(score)))
 
 
 class RecallHead(nn.Module):
@@ -194,9 +252,10 @@ class RecallHead(nn.Module):
         self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
         self.content_scale = nn.Parameter(torch.empty(()))
         self.suffix = nn.Parameter(torch.empty(CONTEXT))
-        self.sink = nn.Parameter(torch.empty(()))
+        self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
+        self.sink = nn.Linear(config.n_embd, 1)
         self.feedback = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.gate = nn.Linear(2 * config.n_embd + 1, 1, bias=True)
+        self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + 5, GATE), nn.ReLU(), nn.Linear(GATE, 1))
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -206,21 +265,42 @@ class RecallHead(nn.Module):
         self.key.weight[:, :self.query.in_features] = self.query.weight
         nn.init.constant_(self.content_scale, 10.0)
         nn.init.constant_(self.suffix, 1.0)
-        nn.init.constant_(self.sink, 4.0)
+        self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))
+        nn.init.zeros_(self.sink.weight)
+        nn.init.constant_(self.sink.bias, 4.0)
         nn.init.zeros_(self.feedback.weight)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.constant_(self.gate.bias, -1.0)
+        nn.init.normal_(self.gate[0].weight, std=self.gate[0].in_features ** -0.5)
+        nn.init.zeros_(self.gate[0].bias)
+        nn.init.zeros_(self.gate[2].weight)
+        nn.init.constant_(self.gate[2].bias, -1.0)
 
-    def route(self, b, traces, visible):
-        """Address score of every trace for queries b (B, M, Ha*Da); visible (B, M, N) bool -> (B, M, N), -inf where not visible."""
-        score = self.address.score(b, traces.address).masked_fill(~visible, NEG)
-        return spread(score, traces.episode, self.config.route_span).masked_fill(~visible, NEG)
-
-    def read(self, x, score, select, traces, recent, embed, fresh):
+    def route(self, query, traces, visible):
         """
-        x (B, M, D) final hidden state of the queries; score (B, M, N) from route; select (B, M, K) indices of the traces to read;
-        recent (B, M, 3) the last tokens of the stream, newest last; embed (V, D) token embedding; fresh (B, R, 16, Dk) recall keys of the
-        R newest traces that are still in the graph (R = 0 outside training).
+        Score of every trace for queries {"b": (B, M, Ha*Da), "moment": (B, M), "order": (B, M, 4)}; visible (B, M, N) bool.
+        Returns (B, M, N), -inf where not visible, and (B, M, 3) for the gate: the best score, and how far below it are the best of the
+        traces at the moment asked about and of those after it.
+
+        order, from the question's words: how much it counts against a trace to be after its moment, at it, and to be replaced by a newer one;
+        and how near the best score a newer one must come to replace it.
+        """
+        after, at, replaced, margin = query["order"].unbind(-1)
+        moment, asked = traces.moment[:, None], query["moment"][..., None]
+        equal, later = (moment == asked) & (asked >= 0), (moment > asked) & (asked >= 0)
+        score = self.address.score(query["b"], traces.address)
+        seen = score.detach().masked_fill(~visible, NEG)
+        best = seen.amax(-1, keepdim=True)
+        hints = [(seen.masked_fill(~where, NEG).amax(-1, keepdim=True) - best).clamp(min=-20) for where in (equal, later)]
+        hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, -2)
+        # a trace without a number is not known to be in time: what follows it in its episode may be
+        late = 16 * torch.sigmoid(after)[..., None] * (later | ((moment < 0) & (asked >= 0))) + 16 * torch.sigmoid(at)[..., None] * equal
+        score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
+        return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
+
+    def read(self, x, score, hints, select, traces, recent, asked, embed, fresh):
+        """
+        x (B, M, D) final hidden state of the queries; score (B, M, N) and hints (B, M, 3) from route; select (B, M, K) indices of the traces to read;
+        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; embed (V, D) token
+        embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
         entries with their token ids, both (B, M, K*16). The sink takes what is missing to 1: all of it where nothing is visible.
         """
@@ -243,13 +323,15 @@ class RecallHead(nn.Module):
             token = recent[:, :, CONTEXT - 1 - m, None, None]
             match = match & (line[..., CONTEXT - 1 - m:CONTEXT - 1 - m + CHUNK] == token) & (token >= 0)
             entry = entry + self.suffix[m] * match
+        said = grams(line)
+        said = asked.gather(-1, said.flatten(2)).view(said.shape)
+        entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         copyable = (ids < self.config.n_ordinary) & (ids >= 0)
         entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
-        sink = self.sink.expand(B, M, 1).to(entry.dtype)
-        p = torch.softmax(torch.cat([sink, entry], dim=-1), dim=-1)[..., 1:]
+        p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
         ids = ids.view(B, M, K * CHUNK)
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = p_copy @ embed.to(p.dtype)
-        best = address.amax(-1, keepdim=True).clamp(min=0) / 10 if K else x.new_zeros(B, M, 1)
-        g = torch.sigmoid(self.gate(torch.cat([x, found, best], dim=-1))).squeeze(-1)
+        sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True)], dim=-1)
+        g = torch.sigmoid(self.gate(torch.cat([x, found, hints, sure], dim=-1))).squeeze(-1)
         return x + self.feedback(found), g, p_copy, (p, ids)

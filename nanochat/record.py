@@ -1,5 +1,5 @@
 """
-A trace as a record of fixed size: what S.traces holds, 774 bytes for 16 tokens by default (docs/state-format.md).
+A trace as a record of fixed size: what S.traces holds, 778 bytes for 16 tokens by default (docs/state-format.md).
 
 Every vector of a trace has a known length: recall keys and addresses are unit vectors, gists and index keys are RMS-normalised. So a
 record keeps directions only, as integers of 8 or 4 bits, and no scales:
@@ -17,7 +17,7 @@ import torch
 from nanochat.state import CHUNK, CONTEXT, Traces
 
 # in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read from the few that it picks
-BITS = {"address": 8, "index": 8, "gist": 4, "keys": 4}
+BITS = {"address": 4, "index": 8, "gist": 4, "keys": 4}
 BLOCK = 4096   # traces converted at once: bounds what the conversion needs beside its result
 
 
@@ -52,8 +52,9 @@ class Layout:
     def __init__(self, geometry):
         g = self.geometry = geometry
         self.id_type = np.dtype(f"<u{g['id_bytes']}")
-        self.none = 256 ** g["id_bytes"] - 1   # no token before: beyond every vocabulary
-        sizes = {"ids": g["chunk"] * g["id_bytes"], "before": g["context"] * g["id_bytes"]}
+        # -1, no token or no number, is stored as the greatest value: beyond every vocabulary
+        self.types = {"ids": self.id_type, "before": self.id_type, "moment": np.dtype("<u4")}
+        sizes = {"ids": g["chunk"] * g["id_bytes"], "before": g["context"] * g["id_bytes"], "moment": 4}
         self.vectors = {}
         for name in BITS:
             count, dim, bits = g[name]
@@ -71,9 +72,9 @@ class Layout:
         out = np.empty((len(traces), self.stride), dtype=np.uint8)
         for at in range(0, len(traces), BLOCK):
             part, rows = traces[at:at + BLOCK], out[at:at + BLOCK]
-            for name in ("ids", "before"):
-                ids = getattr(part, name)[0].cpu().numpy()
-                self.bytes_of(rows, name)[:] = np.where(ids < 0, self.none, ids).astype(self.id_type).view(np.uint8)
+            for name, kind in self.types.items():
+                values = getattr(part, name)[0].cpu().numpy()
+                self.bytes_of(rows, name)[:] = np.where(values < 0, np.iinfo(kind).max, values).astype(kind).reshape(len(rows), -1).view(np.uint8)
             for name, (count, dim, bits, _) in self.vectors.items():
                 q = quantise(getattr(part, name)[0].detach().cpu().reshape(len(rows), count, dim), bits).view(torch.uint8)
                 if bits == 4:
@@ -103,8 +104,8 @@ class Layout:
         if name in self.vectors:
             x = dequantise(self.quantised(records, name), self.vectors[name][3])
         else:
-            ids = np.ascontiguousarray(self.bytes_of(records, name)).view(self.id_type).astype(np.int64)
-            x = torch.from_numpy(np.where(ids == self.none, -1, ids))
+            values = np.ascontiguousarray(self.bytes_of(records, name)).view(self.types[name]).astype(np.int64)
+            x = torch.from_numpy(np.where(values == np.iinfo(self.types[name]).max, -1, values))
         return x.reshape(len(records), *like.shape[2:]).to(like)
 
     def fill(self, columns, at, records):

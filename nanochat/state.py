@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 
 CHUNK = 16   # the quantum: KDA chunk, trace, record, unit of addressing
+UNKNOWN = -2  # evidence of a question that nothing in the life answers
 CONTEXT = 3  # tokens kept from before a trace, so that a copy can be continued across its first slot
 
 
@@ -26,11 +27,12 @@ class Traces:
     before: torch.Tensor    # (B, N, 3)  int32   the tokens before the first one, nearest last; -1 = none
     keys: torch.Tensor      # (B, N, 16, Dk)     recall key of each token: what was about to be said there
     address: torch.Tensor   # (B, N, Ha*Da)      routing key of the recall head: which episode this is
+    moment: torch.Tensor    # (B, N) int32       the number by which its episode is dated so far; -1 = none
     gist: torch.Tensor      # (B, N, Dg)         pooled content, for the read layers
     index: torch.Tensor     # (B, N, L, Di)      routing key for each of the L read layers (lightning indexer)
     episode: torch.Tensor   # (B, N) int32       ordinal of the episode
     position: torch.Tensor  # (B, N) int32       chunk within the episode
-    valid: torch.Tensor     # (B, N) int32       tokens in it; 0 = an empty slot of the grid, never read
+    valid: torch.Tensor     # (B, N) int32       tokens in it; 0 = an empty slot of the grid, or a question: never read
 
     def __len__(self):
         """Number of traces a row holds (empty slots of the grid included when B > 1)."""

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from nanochat.common import UserError
-from nanochat.task_data import Cell, Part, Question, Story
+from nanochat.task_data import Cell, Part, Question, Story, measure, read_prose
 
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
@@ -67,9 +67,21 @@ def find(episodes, text):
     return next((i for i in range(len(episodes) - 1, -1, -1) if text in episodes[i]), -1)
 
 
-def babi(data=None, qa=("qa1", "qa2", "qa3"), questions=100):
-    """bAbI: a cell a task, a story a part, the questions asked where they stand. Leave qa4 out: its train and test overlap."""
-    for name in qa:
+def babi(tokenizer=None, data=None, qa=("qa1", "qa2", "qa3"), questions=100, prose=None, tokens=None, seeds=(1,)):
+    """
+    bAbI: a cell a task, a story a part, the questions asked where they stand. Leave qa4 out: its train and test overlap. With prose, as BABILong: the lines
+    told by then are hidden, in their order, among `tokens` of it.
+    """
+    if prose is None and tokens:
+        raise UserError("lengths in tokens need --prose FILE", code=2)
+    for seed in seeds if prose else ():
+        rng, hay = random.Random(f"babi-{seed}"), Story([])
+        lengths = measure(tokenizer, read_prose(prose, rng), tokens or (100000,), hay.episodes, prose)
+        for name in qa:
+            asked = [(part.story.episodes[:q.after], q) for part in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]) for q in part.questions]
+            for length, base in sorted(lengths.items()):
+                yield Cell({"qa": name, "tokens": length, "seed": seed}, [Part(hay, [_scattered(rng, facts, q, base) for facts, q in asked[:questions]])], "tokens")
+    for name in qa if prose is None else ():
         parts, asked = [], 0
         for story in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]):
             if asked >= questions:
@@ -77,6 +89,13 @@ def babi(data=None, qa=("qa1", "qa2", "qa3"), questions=100):
             parts.append(story)
             asked += len(story.questions)
         yield Cell({"qa": name}, _other(parts), "qa")
+
+
+def _scattered(rng, facts, q, base):
+    """The question with its facts hidden among the first `base` episodes of a haystack."""
+    places = sorted(rng.randint(0, base) for _ in facts)
+    evidence = places[q.evidence] + q.evidence if q.evidence >= 0 else -1
+    return Question(q.text, q.answer, evidence, after=base, hidden=tuple(zip(places, facts)), loose=True)
 
 
 def babi_stories(file):

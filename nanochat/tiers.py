@@ -1,7 +1,7 @@
 """
 A memory larger than RAM: what every query touches is held, the rest stays in the file until it is selected.
 
-    held        address and index key of every trace, which episode it belongs to       on the model's device
+    held        address, moment and index key of every trace, which episode it belongs to   on the model's device
     cached      records that were selected, the oldest given up first                   in RAM, what the budget leaves
     file        everything                                                              read at its position, checked each time
 
@@ -13,7 +13,7 @@ import torch
 from nanochat.common import UserError
 from nanochat.state import Traces
 
-HELD = ("address", "index", "episode", "position", "valid")
+HELD = ("address", "moment", "index", "episode", "position", "valid")
 LEAST_CACHE = 1024   # records: a question that selects more than are cached would read them twice
 
 
@@ -34,7 +34,7 @@ def tiered(store, like, budget):
         need = held + LEAST_CACHE * (stride + 8)
         raise UserError(f"{store.path}: {N:,} traces need a RAM budget of {-(-need // 2 ** 20):,} MB at least, not {budget // 2 ** 20:,}")
     columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in HELD}
-    scanned = {name: columns[name] for name in ("address", "index", "valid")}
+    scanned = {name: columns[name] for name in ("address", "moment", "index", "valid")}
     at = 0
     for rows in store.blocks():
         store.layout.fill(scanned, at, rows)

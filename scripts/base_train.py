@@ -106,8 +106,8 @@ def build_model(args, tokenizer, device, dtype):
     from nanochat.gpt import GPT, THENGPT, config_from_depth
     overrides = {"vocab_size": tokenizer.vocab_size, **model_overrides(args.set)}
     if args.model_class == "THENGPT":
-        overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "pad_id": tokenizer.pad_id,
-                     "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
+        overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id,
+                     "pad_id": tokenizer.pad_id, "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
     try:
         config = config_from_depth(args.model_class, args.depth, **overrides)
     except TypeError as error:
@@ -318,7 +318,8 @@ def train(args, device, why_device, ranks):
                         got = recall_accuracy(model, val_shards, tokenizer, B, T, args.eval_segments, args.train_memory, device)
                     if ranks.first:
                         print(f"recall at step {run.steps} (n={got['n']}): first answer token {got['first']:.1f}% (memory emptied {got['first_empty']:.1f}%), "
-                              f"rest {got['rest']:.1f}% ({got['rest_empty']:.1f}%), evidence ranked first {got['routed']:.1f}%", flush=True)
+                              f"rest {got['rest']:.1f}% ({got['rest_empty']:.1f}%), evidence ranked first {got['routed']:.1f}%, "
+                              f"refused {got['refused']:.1f}%", flush=True)
                     log("eval", run.steps, **got)
                 if (args.save_every > 0 and run.steps % args.save_every == 0) or done >= 1 or ended:
                     save()

@@ -3,15 +3,18 @@ import collections
 import json
 import random
 import re
-from itertools import islice
+from itertools import islice, pairwise
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dev import base_words, gen_base_data as base, gen_cairo_data as cairo
+from dev.base_changes import Updates
+from dev.base_frames import Frames
+from dev.base_talk import Talk
 from dev.base_threads import ATTRIBUTES, CAIRO_FORMS, Facts, Timeline, _clash
-from dev.base_values import LOOKALIKES, MAKERS, Names, word
+from dev.base_values import LOOKALIKES, MAKERS, Names, identifier, word
 
 N_LIVES = 120
 
@@ -60,19 +63,90 @@ def test_no_cairo_template(lives):
         line.nouns, line.pools = [["location"], ["mood"], ["favourite drink", "drink"]], [["Oslo"], ["weary"], ["cider"]]
         line.values, line.change, line.clock.mark, line.clock.say_word = ["Oslo", "weary", "cider"], [0, 0, 0], "t={n}", None
         for i in range(50):
-            text, (_, bare, answers) = line.tell(rng, i)
-            seen.add(skeleton(text, bare, line.subject, answers.values()))
+            episode, token = line.tell(rng, i)
+            seen.add(skeleton(episode.text, token.bare, line.subject, token.answers.values()))
     assert len(seen) > 500 and not seen & theirs
 
 
 def test_answers_stand_in_earlier_evidence(lives):
     for life in lives:
         for i, e in enumerate(life):
-            if e.is_question:
+            if e.evidence == -2:
+                assert e.is_question and e.answer == "I don't know" and e.kind == "unknown"
+            elif e.is_question:
                 assert e.evidence < i and not life[e.evidence].is_question
-                assert e.answer and e.answer in life[e.evidence].text and not e.answer.endswith(".")
+                parts = e.answer.split(", ") if e.kind == "both" else [e.answer]
+                assert all(part and part in life[e.evidence].text for part in parts) and not e.answer.endswith(".")
             else:
                 assert e.evidence == -1 and e.answer == ""
+
+
+def replay(life):
+    """Check every question of a life against what its statements say; returns how often each operation was checked."""
+    told, of_subject, count = collections.defaultdict(list), collections.defaultdict(list), collections.Counter()
+    for i, e in enumerate(life):
+        if not e.is_question:
+            for (subject, attribute), v, time in e.facts:
+                told[subject, attribute].append((i, v, time))
+                of_subject[subject].append((i, time))
+            continue
+        op, keys, time = e.facts
+        count[op] += 1
+        for part, key in zip(e.answer.split(", ") if len(keys) > 1 else [e.answer], keys, strict=True):
+            times = [t for _, _, t in told[key]]
+            if op == "unknown" and time is None:
+                assert not told[key]
+            elif op == "unknown" and times:
+                assert time not in times and (time < min(times) or time > max(times) or times != sorted(times))
+                dense = len(of_subject[key[0]]) < 2 or all(b - a in (0, 1) for (_, a), (_, b) in pairwise(of_subject[key[0]]))
+                assert time < max(times) or dense or times != sorted(times) or [t for _, t in of_subject[key[0]]] != sorted(t for _, t in of_subject[key[0]])
+            elif op == "unknown":
+                assert not told[key]
+            elif op == "reverse":
+                (value, attribute), holder = key, e.answer
+                assert [(k[0], x[0]) for k, xs in told.items() if k[1] == attribute for x in xs if x[1] == value] == [(holder, e.evidence)]
+            else:
+                if op in ("latest", "now"):
+                    index, value, _ = told[key][-1]
+                elif op == "at":
+                    (index, value), = [(n, v) for n, v, t in told[key] if t == time]
+                elif op == "before":
+                    last = max(t for _, t in of_subject[key[0]] if t < time)
+                    (index, value), = [(n, v) for n, v, t in told[key] if t == last]
+                else:
+                    assert op == "asof" and time not in times
+                    index, value, _ = max((x for x in told[key] if x[2] <= time), key=lambda x: x[2])
+                assert (e.evidence, part) == (index, value), (op, e, life[index])
+            if op != "reverse" and key[0] not in ("I", "she", "he"):
+                assert key[0].lower() in e.text.lower()
+            if op in ("at", "asof") or time is not None:
+                assert str(time) in e.text
+    return count
+
+
+def test_replay_finds_the_same_evidence():
+    count = collections.Counter()
+    for life in islice(base.lives(seed=31, question_share=0.5), 250):
+        count += replay(life)
+    assert min(count[op] for op in ("at", "before", "asof", "now", "latest", "reverse", "unknown")) > 200, count
+    with pytest.raises(AssertionError):  # the checker can fail
+        replay([base.Episode("A is 1", facts=((("A", "x"), "1", None),)), base.Episode("A is 2", facts=((("A", "x"), "2", None),)),
+                base.Episode("What is A?", "1", 0, "updates", ("latest", (("A", "x"),), None))])
+
+
+def test_strangers_are_in_no_statement():
+    seen = 0
+    for life in islice(base.lives(seed=32, question_share=0.5), 100):
+        told, known = [], set()
+        for e in life:
+            if not e.is_question:
+                told.append(e.text.lower())
+                known |= {key[0] for key, _, _ in e.facts}
+            elif e.evidence == -2 and e.facts[1][0][0] not in known | {"I", "she", "he"}:
+                who = e.facts[1][0][0].lower()  # one who has only made small talk is asked of things not told, too
+                assert not any(who in text for text in told if not text.startswith(f"{who}: ")), e
+                seen += 1
+    assert seen > 200
 
 
 def test_time_and_subject_name_one_episode():
@@ -83,9 +157,9 @@ def test_time_and_subject_name_one_episode():
         threads.append(Timeline(rng, names, 40, threads[0]))
         for i in range(40):
             thread = rng.choice(threads)
-            text, token = thread.tell(rng, i)
-            told.append((text, thread, token))
-        for text, thread, (index, bare, answers) in told:
+            episode, token = thread.tell(rng, i)
+            told.append((episode.text, thread, token))
+        for text, thread, (index, bare, answers, _) in told:
             marker = re.compile(r"(?<!\w)" + re.escape(bare) + r"(?!\w)", re.IGNORECASE)
             forms = {"I": "I|my|me", "she": "she|her", "he": "he|his|him"}.get(thread.subject, re.escape(thread.subject))
             subject = re.compile(rf"(?<!\w)(?:{forms})(?!\w)", re.IGNORECASE)
@@ -106,13 +180,19 @@ def test_attributes_of_a_timeline_cannot_be_confused():
 
 
 def test_timeline_questions_are_answered_by_their_line():
-    rng = random.Random(6)
+    rng, kinds = random.Random(6), collections.Counter()
     for _ in range(100):
         line = Timeline(rng, Names(), 30)
-        tokens = [line.tell(rng, i) for i in range(30)]
-        for text, token in tokens:
-            question, answer, index = line.ask(rng, token)
-            assert token[1].lower() in question.lower() and answer in token[2].values() and index == token[0]
+        tokens = [line.tell(rng, i)[1] for i in range(30)]
+        for token in tokens:
+            e = line.ask(rng, token)
+            kinds[e.kind] += 1
+            if e.kind == "timeline":
+                assert token.bare.lower() in e.text.lower() and e.answer in token.answers.values() and e.evidence == token.index
+            if e.kind in ("now", "before", "asof"):
+                assert line.clock.kind in (("sparse",) if e.kind == "asof" else ("dense", "sparse"))
+                assert e.answer in tokens[e.evidence].answers.values()
+    assert {"timeline", "now", "before", "asof", "both"} == set(kinds)
 
 
 def test_facts_are_told_once_and_reverse_questions_are_unique():
@@ -126,25 +206,29 @@ def test_facts_are_told_once_and_reverse_questions_are_unique():
             assert t["unique"] == (holders[t["row"][2], t["value"]] == 1)
 
 
-def test_updates_ask_for_the_latest():
-    seen = 0
-    for life in islice(base.lives(seed=21), 300):
-        latest = {}
-        for i, e in enumerate(life):
-            if e.kind == "updates" and e.is_question:
-                seen += 1
-                assert e.evidence < i
-                # an older statement of the same thing is never the evidence again
-                assert latest.setdefault(life[e.evidence].text, e.evidence) == e.evidence
-    assert seen > 50
+def test_updates_ask_for_the_latest_of_many():
+    rng, worded, asked, items = random.Random(8), 0, 0, []
+    for _ in range(40):
+        thread = Updates(rng, Names(), 200)
+        for i in range(200):
+            thread.tell(rng, i)
+        items.append(len(thread.items))
+        for item in thread.items:
+            assert len(set(item["past"])) == len(item["past"]) <= 7
+            e = thread.ask(rng, item)
+            assert (e.answer, e.evidence) == (item["past"][-1], item["index"])
+            asked += 1
+            worded += bool(re.search(r"now|current|latest|last|recent|moment|present|these days|end|today|stand|point|report", e.text.lower()))
+    assert 0.35 < worded / asked < 0.65 and max(items) > 60 and min(items) >= 8
 
 
 def test_shares(lives):
     kinds = collections.Counter(e.kind for life in lives for e in life if e.is_question)
     questions, total = sum(kinds.values()), sum(map(len, lives))
     assert 0.22 < questions / total < 0.33
-    assert kinds["updates"] / questions <= 0.08
-    assert {"timeline", "facts", "keys", "key-value", "chat", "updates"} <= set(kinds)
+    assert 0.12 < kinds["updates"] / questions < 0.28
+    assert 0.06 < kinds["unknown"] / questions < 0.12
+    assert {"timeline", "now", "before", "asof", "both", "facts", "keys", "key-value", "chat", "frames", "preference", "updates", "unknown"} <= set(kinds)
     lengths = [len(life) for life in lives]
     assert min(lengths) >= 20 and max(lengths) <= 800
     marked = [e for life in lives for e in life if e.is_question and e.kind == "timeline"]
@@ -182,6 +266,8 @@ def test_render():
     assert base.render(episodes) == ("<|bos|>A is B.<|end|><|bos|><|user|>What is A?<|assistant|> B<|end|>", [-1, 0])
     terse = [base.Episode("A=B"), base.Episode("What is A?", "B", 0, "facts")]
     assert base.render(terse) == ("<|bos|>A=B<|end|><|bos|><|user|>What is A?<|assistant|>B<|end|>", [-1, 0])
+    nothing = [base.Episode("A=B"), base.Episode("What is C?", "I don't know", -2, "unknown")]
+    assert base.render(nothing) == ("<|bos|>A=B<|end|><|bos|><|user|>What is C?<|assistant|> I don't know<|end|>", [-1, -2])
     with pytest.raises(ValueError):
         base.render([base.Episode("a <|end|> b")])
 
@@ -223,3 +309,49 @@ def test_subjects_are_never_values_or_remarks():
     said = [*base_words.CAUSES, *base_words.AFTERMATHS, *base_words.FILLERS, *(v for pool in base_words.POOLS.values() for v in pool)]
     for subject in set(base_words.SUBJECTS) - {"I", "she", "he"}:
         assert not any(re.search(rf"\b{re.escape(subject)}\b", text, re.IGNORECASE) for text in said), subject
+
+
+def test_frames_answer_with_what_the_question_leaves_out():
+    rng, forms = random.Random(9), set()
+    for _ in range(150):
+        thread, told = Frames(rng, Names(), 40), []
+        for i in range(40):
+            episode, token = thread.tell(rng, i)
+            told.append(episode.text.lower())
+            e = thread.ask(rng, token)
+            assert e.answer in episode.text and e.evidence == i and e.answer.lower() not in e.text.lower().split()
+            forms.add(re.sub(re.escape(token["key"]), "K", re.sub(re.escape(token["value"]), "V", e.text)))
+            nothing = thread.unknown(rng, "\n".join(told))
+            if nothing:
+                assert not any(key == nothing.facts[1][0] for key in ((t["key"], thread._predicate(f)) for (f, _), t in thread.told.items()))
+    assert len(forms) > 1000
+    rows = [row for row in base_words.FRAMES]
+    assert len(rows) >= 30 and all(len(row) == 3 and row[1] for row in rows)
+
+
+def test_identifiers_are_long_and_no_uuids():
+    rng = random.Random(3)
+    for _ in range(2000):
+        out = identifier(rng)
+        assert 12 <= len(re.sub(r"\W|_", "", out)) <= 40 and not re.fullmatch(r"\w{8}-\w{4}-\w{4}-\w{4}-\w{12}", out)
+
+
+def test_talk_is_asked_of_its_speaker_and_the_last_word_counts():
+    rng, kinds = random.Random(10), collections.Counter()
+    for _ in range(60):
+        thread, last = Talk(rng, Names(), 60), {}
+        for i in range(60):
+            episode, token = thread.tell(rng, i)
+            if token is None:
+                assert not episode.facts
+                continue
+            (key, v, _), = episode.facts
+            last[key] = (v, i)
+            assert v in episode.text and (key[0] == "I" or episode.text.startswith(key[0] + ": "))
+            e = thread.ask(rng, token)
+            assert (e.answer, e.evidence) == last[key] and (key[0] == "I" or key[0] in e.text)
+            kinds[e.kind] += 1
+            nothing = thread.unknown(rng, "")
+            assert nothing is None or nothing.facts[1][0] not in last
+    assert set(kinds) == {"preference", "chat"}
+    assert len(base_words.CHAT_LINES) >= 40 and len(base_words.TASTES) >= 40 and all(len(row) == 3 for row in base_words.CHAT_LINES)

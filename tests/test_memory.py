@@ -87,13 +87,13 @@ def test_a_record_holds_a_trace(vocab_size, bits):
     layout = Layout({**GEOMETRY, "vocab_size": vocab_size, "id_bytes": 2 if vocab_size < 65536 else 4, "keys": [16, 4, bits]})
     unit = lambda *shape: torch.nn.functional.normalize(torch.randn(1, 5000, *shape), dim=-1)
     traces = Traces(ids=torch.randint(vocab_size, (1, 5000, 16), dtype=torch.int32), before=torch.randint(-1, vocab_size, (1, 5000, 3), dtype=torch.int32), keys=unit(16, 4),
-                    address=unit(8), gist=unit(8) * 8 ** 0.5, index=unit(1, 4) * 2, episode=torch.arange(5000, dtype=torch.int32)[None],
+                    address=unit(8), moment=torch.randint(-1, 10 ** 9, (1, 5000), dtype=torch.int32), gist=unit(8) * 8 ** 0.5, index=unit(1, 4) * 2, episode=torch.arange(5000, dtype=torch.int32)[None],
                     position=torch.zeros(1, 5000, dtype=torch.int32), valid=torch.full((1, 5000), 16, dtype=torch.int32))
     traces.ids[0, :, -1] = 2044
     records = layout.pack(traces)
-    assert records.shape == (5000, layout.stride) and layout.stride == 19 * layout.id_type.itemsize + 8 + 4 + 8 + 64 * bits // 8
+    assert records.shape == (5000, layout.stride) and layout.stride == 19 * layout.id_type.itemsize + 4 + 8 + 4 + 8 + 64 * bits // 8
     back = layout.unpack(records, traces.episode[0], traces.position[0], traces[:0])
-    for name in ("ids", "before", "episode", "position"):
+    for name in ("ids", "before", "moment", "episode", "position"):
         assert torch.equal(getattr(back, name), getattr(traces, name)), name
     assert torch.equal(back.valid, (traces.ids != 2044).sum(-1).int())
     for name in ("keys", "address", "gist", "index"):

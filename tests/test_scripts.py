@@ -31,7 +31,7 @@ def base(tmp_path_factory):
     model = THENGPT(THENConfig(**size, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id, n_ordinary=min(tokenizer.special_tokens.values()),
                                gist_dim=16, recall_dim=16, address_dim=32, recall_topk=4))
     model.init_weights(tokenizer.word_tables())
-    torch.nn.init.constant_(model.recall.gate.bias, 3.0)   # it copies
+    torch.nn.init.constant_(model.recall.gate[2].bias, 3.0)   # it copies
     other = GPT(GPTConfig(**size))
     other.init_weights()
     with pytest.MonkeyPatch.context() as patch:

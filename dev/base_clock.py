@@ -1,0 +1,106 @@
+"""How the timelines of the synthetic base count: the marker, its preposition, and the numbers."""
+from dev.base_words import TIME_SIGNS, TIME_WORDS
+
+
+class Clock:
+    """Marker and numbers of a timeline of up to n lines.
+
+    kind is "dense" (every number has its line), "sparse" (increasing, with gaps in which the last line still holds) or
+    "unordered" (the numbers are mere labels).
+    """
+
+    def __init__(self, rng, n):
+        roll = rng.random()
+        self.say_word = None
+        if roll < 0.35:
+            self.mark, self.prep = "t={n}", "at"
+        elif roll < 0.7:
+            self.say_word, self.prep = rng.choice(TIME_WORDS)
+            self.mark = self.say_word + " {n}"
+        elif roll < 0.9:
+            self.mark, self.prep = rng.choice(TIME_SIGNS)
+        else:
+            self.mark, self.prep = "{n}", "at"
+        digits = rng.choice((1, 1, 2, 2, 3, 3, 4, 4, 5, 5))
+        start = rng.randrange(1 if digits == 1 else 10 ** (digits - 1), 10 ** digits)
+        self.width = rng.choice((4, 5, 6)) if rng.random() < 0.05 else 0
+        roll = rng.random()
+        self.kind = "dense" if roll < 0.58 else "sparse" if roll < 0.81 else "unordered"
+        if roll < 0.58:
+            self.numbers = range(start, start + n)
+        elif roll < 0.63:
+            self.numbers = range(start, start + n * 10, rng.randint(2, 10))
+        elif roll < 0.76:
+            self.numbers = self._irregular(rng, start, n)
+        elif roll < 0.81:
+            self.numbers = self._spread(rng, n)
+        elif roll < 0.86:
+            self.numbers = self._irregular(rng, start, n)
+            rng.shuffle(self.numbers)
+        else:
+            self.numbers = self._similar(rng, n)
+
+    @staticmethod
+    def _irregular(rng, start, n):
+        numbers, pace = [start], rng.choice((0.5, 0.3, 0.15, 0.05))
+        while len(numbers) < n:
+            numbers.append(numbers[-1] + 1 + int(rng.expovariate(pace)))
+        return numbers
+
+    @staticmethod
+    def _spread(rng, n):
+        """Times of all lengths side by side: 7, 77, 7707."""
+        numbers = set()
+        while len(numbers) < n:
+            numbers.add(int(10 ** rng.uniform(0, 5)))
+        return sorted(numbers)
+
+    @staticmethod
+    def _similar(rng, n):
+        """Times that are easily confused: a digit changed, swapped, added or left out."""
+        numbers = [rng.randrange(10, 100000)]
+        seen = set(numbers)
+        while len(numbers) < n:
+            number = similar_number(rng, str(rng.choice(numbers[-40:])))
+            if number and number[0] != "0" and len(number) <= 6 and int(number) not in seen:
+                seen.add(int(number))
+                numbers.append(int(number))
+        return numbers
+
+    def show(self, number):
+        """The marker with a number in it."""
+        return self.mark.format(n=str(number).zfill(self.width))
+
+    def bare(self, i):
+        """The marker of line i."""
+        return self.show(self.numbers[i])
+
+    def unlogged(self, rng, count):
+        """A number that none of the first `count` lines has and of which they tell nothing; None where there is none."""
+        if not count:
+            return self.numbers[0] + rng.choice((0, 1, rng.randrange(100)))
+        first, last = min(self.numbers[:count]), max(self.numbers[:count])
+        far = rng.choice((3, 20, 10 ** len(str(last))))
+        after, before = last + rng.randint(1, far), first - rng.randint(1, min(far, first)) if first else None
+        if self.kind == "dense":
+            return before if before is not None and rng.random() < 0.3 else after
+        if self.kind == "sparse":
+            return before
+        number = similar_number(rng, str(rng.choice(self.numbers[:count]))) if rng.random() < 0.6 else str(rng.choice((before or after, after)))
+        return int(number) if number and int(number) not in self.numbers[:count] else None
+
+
+def similar_number(rng, number):
+    """The digits of a number with one of them changed, swapped, added or left out."""
+    digits = list(number)
+    i, roll = rng.randrange(len(digits)), rng.random()
+    if roll < 0.5:
+        digits[i] = rng.choice("0123456789")
+    elif roll < 0.75:
+        j = rng.randrange(len(digits))
+        digits[i], digits[j] = digits[j], digits[i]
+    elif roll < 0.88:
+        digits.insert(i, rng.choice("0123456789"))
+    else:
+        del digits[i]
+    return "".join(digits)

@@ -1,0 +1,98 @@
+"""Tastes and everyday chat, in the lives of the synthetic base: told in the first person, asked of me or of the speaker."""
+from dev.base_threads import NOW, _cap, _fill, _finish_question, stranger
+from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, value
+from dev.base_words import CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTES, TASTES_ANEW, WRAPS_AFTER, WRAPS_BEFORE
+
+
+def _value(rng, pool):
+    return FRAME_MAKERS[pool](rng) if pool in ("mail", "identifier", "path") else value(rng, pool, 0.4)
+
+
+def _ask(rng, form, subject="", noun=""):
+    text = _fill(form.lstrip("~"), subject, noun) if subject else form.lstrip("~").replace("{n}", noun)
+    return _cap(text, (subject,) if subject else ()) if form.startswith("~") else _finish_question(rng, text, keep=(subject,) if subject else ())
+
+
+class Talk:
+    """What somebody says of himself, in a chat of several or (with tastes) alone; what is said again counts from then on."""
+
+    def __init__(self, rng, names, statements=30):
+        self.names, self.tastes = names, rng.random() < 0.55
+        self.kind = "preference" if self.tastes else "chat"
+        alone = self.tastes and not names.taken("I") and rng.random() < 0.6
+        self.speakers = ["I"] if alone else [names.take(rng, "speaker") for _ in range(rng.randint(2, 8))]
+        if alone:
+            names.add("I")
+        self.rows = rng.sample(TASTES, min(len(TASTES), max(3, statements))) if self.tastes else rng.sample(CHAT_LINES, rng.randint(4, len(CHAT_LINES)))
+        self.told, self.anew = {}, rng.choice((0.1, 0.3, 0.5))
+        self.noise = 0.0 if alone else rng.choice((0.0, 0.15, 0.4))
+        self.wrapped = rng.choice((0.0, 0.1, 0.3))
+
+    def tell(self, rng, index):
+        """A remark; noise comes with None instead of a token."""
+        who = rng.choice(self.speakers)
+        if rng.random() < self.noise:
+            return Episode(f"{who}: {rng.choice(SMALL_TALK)}", kind=self.kind), None
+        if self.told and rng.random() < self.anew:
+            key = rng.choice(list(self.told))
+        else:
+            key = next((k for k in ((rng.choice(self.speakers), rng.randrange(len(self.rows))) for _ in range(8)) if k not in self.told), None)
+            key = key or rng.choice(list(self.told))
+        who, r = key
+        item = self.told.setdefault(key, {"key": key, "past": []})
+        v = None
+        while v is None or v in item["past"]:
+            v = _value(rng, self.rows[r][1 if self.tastes else 0])
+            if len(item["past"]) > 5:
+                item["past"] = item["past"][-1:]
+        old = item["past"][-1] if item["past"] else None
+        item["past"].append(v)
+        item["index"] = index
+        if self.tastes:
+            text = rng.choice(TASTE_LINES).replace("{n}", self.rows[r][0])
+            text = rng.choice(TASTES_ANEW).replace("{}", text).replace("{old}", old) if old else text
+        else:
+            text = rng.choice(self.rows[r][1].split("|")).strip()
+            text = rng.choice(("{}", "{}", "news: {}", "change of plan, {}", "{} now", "correction: {}", "oh, and {}")).replace("{}", text) if old else text
+        text = text.replace("{v}", v)
+        if who != "I":
+            text = f"{who}: {_cap(text, (v,)) if rng.random() < 0.4 else text}{rng.choice(('', '', '.', '!', ' :)', '...'))}"
+        elif rng.random() < self.wrapped:
+            text = f"{rng.choice(WRAPS_BEFORE)} {text}. {rng.choice(WRAPS_AFTER)}"
+        else:
+            text = _cap(text, (v,)) + rng.choice((".", ".", ".", "!", ""))
+        return Episode(text, kind=self.kind, facts=((self._key(key), v, None),)), item
+
+    def _key(self, key):
+        return key[0], self.rows[key[1]][0 if self.tastes else 1]
+
+    def _question(self, rng, who, r):
+        if self.tastes:
+            form = rng.choice(TASTE_ASKS if who == "I" else TASTE_ASKS_OF)
+        else:
+            form = rng.choice(self.rows[r][2].split("|")).strip()
+        if rng.random() < 0.12 and form.startswith(("what is", "which", "who is", "where is")) and " did " not in form:
+            form = rng.choice(NOW).replace("{}", form)
+        return _ask(rng, form, "" if who == "I" else who, self.rows[r][0])
+
+    def ask(self, rng, item):
+        """What the last remark about it said."""
+        key = item["key"]
+        return Episode(self._question(rng, *key), item["past"][-1], item["index"], self.kind, ("latest", (self._key(key),), None))
+
+    def unknown(self, rng, told):
+        """A topic on which a speaker has said nothing, or a speaker who has said nothing at all."""
+        who, r = rng.choice(self.speakers), rng.randrange(len(self.rows))
+        fresh = [row for row in TASTES if row not in self.rows] if self.tastes and rng.random() < 0.5 else []
+        if fresh:
+            self.rows.append(rng.choice(fresh))
+            r = len(self.rows) - 1
+        if who != "I" and rng.random() < 0.35:
+            who = stranger(rng, self.names, "speaker", self.speakers, told)
+        if who is None or any(w == who and self._near(self.rows[r], self.rows[x]) for w, x in self.told):
+            return None
+        return Episode(self._question(rng, who, r), UNKNOWN, -2, "unknown", ("unknown", (self._key((who, r)),), None))
+
+    def _near(self, row, other):
+        """Whether what was said of one might answer for the other."""
+        return row == other or self.tastes and (row[1] == other[1] or row[0] in other[0] or other[0] in row[0])
