@@ -419,8 +419,10 @@ class THENGPT(GPT):
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
-        elsewhere = ((targets >= 0) & ~answers & (torch.rand(B, T, device=idx.device) < c.text_fraction)).flatten()
-        text = F.cross_entropy(self.logits(x.flatten(0, 1)[elsewhere]), targets.flatten()[elsewhere], reduction="sum") / elsewhere.sum().clamp(min=1)
+        # a fixed number of slots, so that shapes do not depend on data: those with an ordinary target first, at random
+        elsewhere = (torch.rand(B, T, device=idx.device) + ((targets >= 0) & ~answers)).flatten().topk(int(c.text_fraction * B * T))
+        words = targets.flatten()[elsewhere.indices].masked_fill(elsewhere.values < 1, -1)
+        text = F.cross_entropy(self.logits(x.flatten(0, 1)[elsewhere.indices]), words, reduction="sum", ignore_index=-1) / (words >= 0).sum().clamp(min=1)
         losses = {"text": text, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
                   "route": route, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())

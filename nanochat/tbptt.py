@@ -12,7 +12,7 @@ from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import dealt_anew, furthest
 from nanochat.gpt import THENGPT
 from nanochat.optim import MuonAdamW
-from nanochat.state import detach_state, forget_rows, state_from_plain, state_to_plain
+from nanochat.state import Traces, detach_state, forget_rows, map_state, state_from_plain, state_to_plain
 
 
 class Window(nn.Module):
@@ -22,10 +22,21 @@ class Window(nn.Module):
     One forward, so that DDP, FSDP2 and torch.compile see the window as a whole.
 
     weights: of the losses, see THENGPT.forward. carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
+
+    fixed=True: the state has room for `max_traces` from the beginning (see `begin`), and how much of it is filled is in its tensors. No shape ever
+    changes then, and a step that is compiled stays one graph while the memory grows.
     """
-    def __init__(self, model, weights, max_traces, carry=True):
+    def __init__(self, model, weights, max_traces, carry=True, fixed=False):
         super().__init__()
-        self.model, self.weights, self.max_traces, self.carry = model, weights, max_traces, carry
+        self.model, self.weights, self.max_traces, self.carry, self.fixed = model, weights, max_traces, carry, fixed
+
+    def begin(self, state):
+        """A state as forward takes it and leaves it: with `fixed`, filled up with traces that are empty, its tensors with memory of their own."""
+        if not self.fixed:
+            return state
+        traces = state["traces"]
+        empty = traces.map(lambda t: t.new_zeros(t.shape[0], self.max_traces - t.shape[1], *t.shape[2:]))
+        return own_memory({**state, "traces": Traces.cat([empty, traces])})
 
     def forward(self, segments, state):
         every = []
@@ -38,7 +49,15 @@ class Window(nn.Module):
                 losses = {"text": text, "total": text}
             every.append(losses)
         parts = {name: sum(losses[name] for losses in every) / len(every) for name in every[0]}
-        return parts["total"], {name: part.detach() for name, part in parts.items()}, state and detach_state(state, self.max_traces)
+        if state is not None:
+            state = detach_state(state, self.max_traces)
+            state = own_memory(state) if self.fixed else state
+        return parts["total"], {name: part.detach() for name, part in parts.items()}, state
+
+
+def own_memory(state):
+    """The same state in tensors that are no views: the strides of a view tell where it came from, and torch.compile looks at them."""
+    return map_state(state, lambda t: t.clone(memory_format=torch.contiguous_format))
 
 
 class Run:
@@ -51,13 +70,15 @@ class Run:
     def __init__(self, window, groups, streams, ranks, directory, device, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
         self.model, self.ranks, self.directory, self.sharded, self.seed = window.model, ranks, directory, sharded, seed
         self.streams, self.segments, self.windows = streams, segments, windows
+        self.begin = window.begin
         self.config = self.model.describe()   # sharded, its class has another name
         self.then, self.device = isinstance(self.model, THENGPT), device
         if sharded:
             distributed.shard(self.model, self.device)
         self.optimizer = MuonAdamW(groups(self.model))   # of the sharded weights
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        window = torch.compile(window) if compiled else window
+        # fullgraph: a THENGPT's window is one graph, or an error; the kernels that a GPT may call are not known to torch.compile
+        window = torch.compile(window, fullgraph=self.then, dynamic=False) if compiled else window
         self.window = window if sharded else distributed.replicate(window, ranks)
         self.steps, self.seconds = 0, 0.0
         self.start_streams(None)
@@ -66,7 +87,7 @@ class Run:
 
     def start_streams(self, position):
         self.loader = self.streams(position)
-        self.state = self.model.empty_state(len(self.loader.rows)) if self.then else None
+        self.state = self.begin(self.model.empty_state(len(self.loader.rows))) if self.then else None
 
     def own_seed(self):
         return self.seed + 1_000_003 * (self.steps + 1) + self.ranks.rank
@@ -153,7 +174,7 @@ class Run:
         if meta["shape"] == self.shape():
             lived = load_checkpoint(self.directory, step, self.device, parts=("state",), rank=self.ranks.rank).train_state
             self.loader, self.seconds = self.streams(lived["position"]), lived["seconds"]
-            self.state = state_from_plain(lived["state"]) if self.then else None
+            self.state = self.begin(state_from_plain(lived["state"])) if self.then else None
             set_rng_state(lived["rng"])   # last: building things above has drawn numbers
             return None
         self.start_streams(dealt_anew(meta["reached"], *(self.shape()[name] for name in ("streams", "slots"))))

@@ -114,10 +114,31 @@ def build_model(args, tokenizer, device, dtype):
         raise UserError(f"--set: {error}", code=2) from error
     with torch.device("meta"):   # nothing is allocated, or drawn, twice
         model = {"GPT": GPT, "THENGPT": THENGPT}[args.model_class](config)
-    model.to_empty(device=device)
     model.dtype = dtype
-    model.init_weights(tokenizer.word_tables())
+    if device.type != "meta":
+        model.to_empty(device=device)
+        model.init_weights(tokenizer.word_tables())
     return model
+
+
+def dry_run(args, model, plan, window):
+    """What the run would take, on stdout."""
+    B, T, K = args.device_batch_size, args.max_seq_len, args.tbptt_segments
+    cost, steps = scaling.cost(window, B, T, K), max(plan.steps, 1)
+    flops = cost.flops / (B * T * K)
+    print(f"{args.model_class} depth {args.depth}, {B} streams x {T} slots x {K} segments a device, {str(model.dtype).removeprefix('torch.')}")
+    for name, n in model.parameter_table():
+        print(f"  {name:24s} {n:16,d}")
+    print(f"tokens a step {plan.batch:,}, steps {plan.steps if plan.steps > 0 else 'by time'}, tokens {plan.batch * steps:,}, rates x {plan.lr_scale:.3g}")
+    print(f"FLOPs a token {flops:.3g}, a step {flops * plan.batch:.3g}" + (f", the run {flops * plan.batch * steps:.3g}" if plan.steps > 0 else ""))
+    print("memory of a device, counted on the meta device, in GB")
+    for name in ("weights", "gradients", "optimizer", "activations", "state"):
+        print(f"  {name:24s} {getattr(cost, name) / 1e9:16.2f}")
+    print(f"  {'with room for temporaries':24s} {cost.bytes / 1e9:15.2f}    (activations and state x {scaling.OVERHEAD}, an assumption)")
+    if plan.steps > 0:
+        hours = flops * plan.batch * steps / (args.peak_tflops * 1e12 * args.mfu) / 3600
+        print(f"hours on one device {hours:.3g}, at {args.mfu:.0%} of {args.peak_tflops:g} TFLOP/s, an assumption (--mfu, --peak-tflops)")
+    return 0
 
 
 class Plan(NamedTuple):
@@ -223,8 +244,8 @@ def train(args, device, why_device, ranks):
         if ranks.first:
             print(text, file=sys.stderr, flush=True)
 
-    dtype, why_dtype = choose_dtype(device, args.dtype)
-    if args.fp8:
+    dtype, why_dtype = choose_dtype(device, "bf16" if args.dry_run and args.dtype == "auto" else args.dtype)
+    if args.fp8 and not args.dry_run:
         fp8.check(device, args.fp8_recipe)
     if args.fsdp and ranks.world == 1:
         raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
@@ -233,18 +254,20 @@ def train(args, device, why_device, ranks):
     seed_everything(args.seed)
     try:
         tokenizer = Tokenizer.load()
-        shards = list_shards(args.data_dir)
+        shards = [] if args.dry_run else list_shards(args.data_dir)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     train_shards, val_shards = (shards[:-1], shards[-1:]) if len(shards) > 1 else (shards, shards)
-    model = build_model(args, tokenizer, torch.device("cpu") if args.fsdp else device, dtype)
+    model = build_model(args, tokenizer, torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device, dtype)
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
+    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
+    if args.dry_run:
+        return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:
         fp8.convert(model, args.fp8_recipe)
-    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
     B, T, directory = args.device_batch_size, args.max_seq_len, checkpoint_dir(args.tag or f"d{args.depth}")
-    compiled = device.type == "cuda" and not args.no_compile and not then
+    compiled = device.type == "cuda" and not args.no_compile and not args.fsdp
 
     def groups(model):
         rates = (rate * plan.lr_scale for rate in (args.matrix_lr, args.embedding_lr, args.head_lr, args.recall_lr, args.scalar_lr))
@@ -254,7 +277,7 @@ def train(args, device, why_device, ranks):
         return StreamLoader(train_shards, tokenizer, B, T, rank=ranks.rank, world_size=ranks.world, position=position)
 
     model.backend = resolve_attention(args.attn, device, dtype)
-    run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes"), groups, streams, ranks, directory, device, segments=args.tbptt_segments,
+    run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed=compiled and then), groups, streams, ranks, directory, device, segments=args.tbptt_segments,
               windows=plan.windows, sharded=args.fsdp, fp16=dtype == torch.float16, compiled=compiled, seed=args.seed)
     begin = run.last_step() if args.resume == "latest" else args.resume
     said = run.resume(begin, tokenizer) if begin is not None else "nothing is saved yet, the run begins" if args.resume else None
@@ -270,8 +293,8 @@ def train(args, device, why_device, ranks):
     note(f"attention: {model.backend}")
     if then:
         note("  THENGPT's layers do not use it: episodes, window, memory and sink share one masked softmax, which Flash Attention does not offer")
-    note("torch.compile: " + ("on" if compiled else "off (" + ("--no-compile" if args.no_compile else "a step with growing memory is not one graph yet" if then else
-                                                              "takes minutes a shape without a GPU") + ")"))
+    note("torch.compile: " + ("on, a window is one graph" if compiled else "off (" + ("--no-compile" if args.no_compile else "FSDP2 gathers weights between layers" if args.fsdp else
+                                                                                                     "takes minutes without a GPU") + ")"))
     for name, n in table:
         note(f"  {name:12s} {n:12,d}")
     note(f"tokens a step: {plan.batch:,} = {ranks.world} ranks x {B} streams x {T} slots x {args.tbptt_segments} segments x {plan.windows} | "

@@ -39,7 +39,7 @@ def work(tmp_path_factory):
 
 
 def diary(work, name):
-    return ["--model-path", "data/then-d4", "--data-path", str(work / "diary.txt"), "--output-path", str(work / f"{name}.pt"), "--dtype", "fp32", "--json"]
+    return ["--model-path", str(work / "base_checkpoints/ddp_again"), "--data-path", str(work / "diary.txt"), "--output-path", str(work / f"{name}.pt"), "--dtype", "fp32", "--json"]
 
 
 def flags(work):
