@@ -49,7 +49,7 @@ class THENConfig(GPTConfig):
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     recall: bool = True          # False: ablation without the recall head
     recall_positions: int = 48   # training only: positions of a segment at which the recall head is trained
-    text_fraction: float = 0.5   # training only: share of the other tokens that the language-model loss is taken on
+    text_fraction: float = 0.35  # training only: the language-model loss is taken on so many of the slots, ordinary tokens first (about half of them)
     recall_dim: int = 64
     recall_topk: int = 16        # traces the recall head reads
     address_heads: int = 2
