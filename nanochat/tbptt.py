@@ -11,6 +11,7 @@ from nanochat.checkpoint_manager import find_last_step, keep_last, load_checkpoi
 from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import dealt_anew, furthest
 from nanochat.gpt import THENGPT
+from nanochat.kda import kda_chunk, short_conv
 from nanochat.optim import MuonAdamW
 from nanochat.state import Traces, detach_state, forget_rows, map_state, state_from_plain, state_to_plain
 
@@ -55,6 +56,16 @@ class Window(nn.Module):
         return parts["total"], {name: part.detach() for name, part in parts.items()}, state
 
 
+def compile_window(window, **options):
+    """
+    The window by torch.compile. Of a THENGPT it is one graph, or an error; a GPT may call kernels that torch.compile does not know. KDA, whose
+    backward pass is written out, goes into the graph as it is, to be traced by autograd rather than read.
+    """
+    for function in (kda_chunk, short_conv):
+        torch.compiler.allow_in_graph(function)
+    return torch.compile(window, fullgraph=isinstance(window.model, THENGPT), dynamic=False, **options)
+
+
 def own_memory(state):
     """The same state in tensors that are no views: the strides of a view tell where it came from, and torch.compile looks at them."""
     return map_state(state, lambda t: t.clone(memory_format=torch.contiguous_format))
@@ -77,8 +88,7 @@ class Run:
             distributed.shard(self.model, self.device)
         self.optimizer = MuonAdamW(groups(self.model))   # of the sharded weights
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        # fullgraph: a THENGPT's window is one graph, or an error; the kernels that a GPT may call are not known to torch.compile
-        window = torch.compile(window, fullgraph=self.then, dynamic=False) if compiled else window
+        window = compile_window(window) if compiled else window
         self.window = window if sharded else distributed.replicate(window, ranks)
         self.steps, self.seconds = 0, 0.0
         self.start_streams(None)

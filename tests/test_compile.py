@@ -5,7 +5,7 @@ from torch._dynamo.testing import CompileCounter
 
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.scaling import cost
-from nanochat.tbptt import Window
+from nanochat.tbptt import Window, compile_window
 from scripts.base_train import main
 from tests.test_base_train import TINY
 
@@ -31,7 +31,7 @@ def test_twenty_steps_with_growing_memory_are_one_graph(mixer):
     torch._dynamo.reset()
     model, counter = tiny(mixer), CompileCounter()
     fixed, growing = Window(model, {"text": 0.3}, 24, fixed=True), Window(model, {"text": 0.3}, 24)
-    compiled = torch.compile(fixed, backend=counter, fullgraph=True, dynamic=False)
+    compiled = compile_window(fixed, backend=counter)
     one, two = fixed.begin(model.empty_state(2)), model.empty_state(2)
     filled = []
     for step in range(20):

@@ -1,6 +1,8 @@
 """Training that is interrupted, or goes wrong, or is told to do something else half-way: nothing is lost, and what was asked for is done."""
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import types
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from nanochat.checkpoint_manager import load_checkpoint
-from nanochat.common import UserError
+from nanochat.common import UserError, repo_root
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.optim import MuonAdamW
 from nanochat.tbptt import Run
@@ -140,6 +142,15 @@ def test_one_huge_gradient_moves_no_weight_far(kind, settings):
             optimizer.step()
         moved[size] = (p.detach() - before).abs().max().item()
     assert moved[1e6] < 0.1 * 1.02 and moved[1e6] < 3 * moved[1.0]
+
+
+def test_the_commands_of_the_guides_are_commands():
+    text = "".join((repo_root() / name).read_text(encoding="utf-8") for name in ("CLOUD_SETUP.md", "README.md"))
+    found = re.findall(r"^(?:python|torchrun .*?) -m scripts\.base_train (--.*)$", text, re.MULTILINE)
+    assert len(found) >= 5
+    for line in found:
+        argv = shlex.split(line, comments=True)
+        plan(*argv)
 
 
 def plan(*argv, parameters=27_000_000, ranks=1):
