@@ -131,16 +131,16 @@ def _unknown(rng, threads, weights, said):
 def _threads(rng, n):
     """The threads of a life and how often each speaks."""
     names, roll, threads = Names(), rng.random(), []
-    if roll < 0.3:
+    if roll < 0.45:
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
-    elif roll < 0.6:
+    elif roll < 0.67:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
-    elif roll < 0.75:
+    elif roll < 0.79:
         kinds = [Updates] * rng.choice((1, 1, 2))
-    elif roll < 0.85:
+    elif roll < 0.88:
         kinds = [Talk] * rng.choice((1, 1, 2))
     else:
-        kinds = [rng.choice((Timeline, Facts, Frames, Updates, Talk)) for _ in range(rng.randint(2, 4))]
+        kinds = [rng.choice((Timeline, Timeline, Facts, Frames, Updates, Talk)) for _ in range(rng.randint(2, 4))]
     for kind in kinds:
         if kind is Timeline:  # often the same times again, of someone else: then the subject decides
             sibling = next((t for t in threads if isinstance(t, Timeline)), None)

@@ -7,6 +7,7 @@ torch is imported inside the functions that use it, so that `--help` answers at 
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import functools
 import hashlib
@@ -21,8 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Callable
 
 if TYPE_CHECKING:
-    import argparse
-
     import torch
 
 # -----------------------------------------------------------------------------
@@ -61,6 +60,19 @@ def run_main(main: Callable[[], int | None]) -> int:
         return 130
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return code
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """`--help` that names a flag in one of its spellings, and fits a screen."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=30, width=120)
+
+    def _format_action_invocation(self, action):
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = ", ".join(name for name in action.option_strings if "_" not in name)
+        return names if action.nargs == 0 else f"{names} {self._format_args(action, action.dest.upper())}"
 
 
 def flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *names: str, **kwargs) -> argparse.Action:

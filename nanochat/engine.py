@@ -16,11 +16,14 @@ from nanochat.distributed import Ranks
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, Traces
+from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
 
 SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 64        # episodes that are read at once
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
+QUESTION = 1024  # tokens of a question at most
+TURN = 4096      # tokens of a turn at most, that is remembered live
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -115,55 +118,133 @@ def remember(model, memory, encoded, rows, progress=None, ranks=Ranks()):
             memory.commit()
 
 
+@torch.no_grad()
+def listen(model, state, ids):
+    """
+    The state after some more tokens of an open episode, its first begun by <|bos|>: what does not fill a chunk waits in state["buffer"], every chunk that
+    closes is a trace at once. As model(…) would leave it, by the trunk alone: it can be recalled from, not be continued by an answer.
+    """
+    line = torch.cat([state["buffer"], torch.tensor([ids], device=state["buffer"].device)], dim=1)
+    cut = line.shape[1] // CHUNK * CHUNK
+    for segment in line[:, :cut].split(SEGMENT, dim=1) if cut else ():
+        state = model.encode(segment, state)
+    return {**state, "buffer": line[:, cut:]}
+
+
+@dataclass
+class Episode:
+    """Something that is remembered. An answer from `answer` names it by id and score; LiveMemory fills in the rest."""
+    id: int                # its place among the episodes: 1, 2, …; those after one that is forgotten move up
+    text: str = ""
+    source: str = None     # where it is from: a file, a conversation
+    line: int = None       # of the source
+    time: int = None       # when it was lived, seconds since 1970
+    score: float = None    # share of an answer's copying that was done from it
+
+
 @dataclass
 class Answer:
     text: str
-    confidence: float                              # probability of the answer, the product over its tokens
-    sources: list = field(default_factory=list)    # [{"episode": ordinal, "score": share of the copying done from it}], best first
+    confidence: float                               # probability of the answer: the product over its tokens, and its end
+    episodes: list = field(default_factory=list)    # of Episode, that it was read from, best first
     seconds: float = 0.0
 
 
+def asked(model, tokenizer, state, question):
+    """
+    The token ids (1, T) of a question, and the state in which it is asked: the question is an episode of its own, so it does not see what the buffer
+    holds. UserError where it is too long, or nothing.
+    """
+    ids = question_ids(tokenizer, question)
+    if len(ids) > QUESTION or not question.strip():
+        raise UserError(f"a question of {len(ids):,} tokens: it may have {QUESTION:,}" if question.strip() else "an empty question", code=2)
+    return torch.tensor([ids], device=model.wte.weight.device), {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
+
+
 @torch.no_grad()
-def stream_answer(model, tokenizer, state, question, max_tokens=48, read=True):
+def steps(model, tokenizer, state, question, max_tokens=48, read=True):
     """
-    Ask a question, greedily. Yields (token id, probability, {episode ordinal: mass copied from it}) until <|end|>. The state is not changed;
-    the question is an episode of its own, so it does not see what the buffer holds.
+    Ask a question, greedily. Yields (token id, probability, {episode ordinal: mass copied from it}) up to and with <|end|>, or max_tokens before
+    it. The state is not changed.
     """
-    device = model.wte.weight.device
-    live = {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
-    feed = torch.tensor([question_ids(tokenizer, question)], device=device)
+    feed, live = asked(model, tokenizer, state, question)
     for _ in range(max_tokens):
         log_p, live, copied = model(feed, state=live, read=read, last=True, sources=True)
         token = int(log_p[0, -1].argmax())
+        yield token, float(log_p[0, -1, token].exp()), copied(token)
         if token == tokenizer.end_id:
             return
-        yield token, float(log_p[0, -1, token].exp()), copied(token)
-        feed = torch.tensor([[token]], device=device)
+        feed = torch.tensor([[token]], device=feed.device)
 
 
-def answer(model, tokenizer, state, question, max_tokens=48, read=True, on_text=None):
-    """The whole Answer to a question; on_text is called with each piece of text as it comes."""
-    began, text, confidence, sources = time.perf_counter(), "", 1.0, {}
+def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
+    """
+    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. An answer below min_confidence is REFUSAL, from
+    nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
+    """
+    began, text, confidence, mass = time.perf_counter(), "", 1.0, {}
     decoder = tokenizer.stream_decoder(skip_special=True)
-
-    def emit(piece):
-        nonlocal text
-        piece = piece.lstrip() if not text else piece
+    for token, probability, copied in steps(model, tokenizer, state, question, max_tokens, read):
+        confidence *= probability
+        if confidence < min_confidence:
+            yield REFUSAL
+            return Answer(REFUSAL, confidence, [], time.perf_counter() - began)
+        if token == tokenizer.end_id:
+            break
+        for episode, m in copied.items():
+            mass[episode] = mass.get(episode, 0.0) + m
+        piece = decoder.feed(token)
+        piece = piece if text else piece.lstrip()
         text += piece
-        if on_text and piece:
+        if piece and not min_confidence:
+            yield piece
+    rest = decoder.flush()
+    text += rest
+    if rest := text if min_confidence else rest:
+        yield rest
+    # the question's own chunks, once closed, can be copied from, too: they are not what was remembered
+    mass = {episode: m for episode, m in mass.items() if episode <= int(state["episode"])}
+    total = sum(mass.values())
+    ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
+    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked if m / total >= 0.01][:8], time.perf_counter() - began)
+
+
+def answer(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
+    """The whole Answer to a question."""
+    return result(stream(model, tokenizer, state, question, max_tokens, read, min_confidence))
+
+
+def result(pieces, on_text=None):
+    """What a generator returns; on_text is called with each piece that it yields."""
+    while True:
+        try:
+            piece = next(pieces)
+        except StopIteration as end:
+            return end.value
+        if on_text:
             on_text(piece)
 
-    for token, probability, copied in stream_answer(model, tokenizer, state, question, max_tokens, read):
-        confidence *= probability
-        for episode, mass in copied.items():
-            sources[episode] = sources.get(episode, 0.0) + mass
-        emit(decoder.feed(token))
-    emit(decoder.flush())
-    # the question's own chunks, once closed, can be copied from, too: they are not what was remembered
-    sources = {episode: mass for episode, mass in sources.items() if episode <= int(state["episode"])}
-    total = sum(sources.values())
-    ranked = sorted(sources.items(), key=lambda s: (-s[1], s[0]))
-    return Answer(text, confidence, [{"episode": e, "score": m / total} for e, m in ranked if m / total >= 0.01][:8], time.perf_counter() - began)
+
+@torch.no_grad()
+def routing_scores(model, tokenizer, state, question):
+    """The routing score of every trace for a question, at its last token, and the episode of each: (N,) both. N = 0 where nothing is remembered."""
+    feed, live = asked(model, tokenizer, state, question)
+    length = feed.shape[1]
+    grid = torch.nn.functional.pad(feed, (0, -length % CHUNK), value=tokenizer.pad_id)
+    x, context, _ = model.segment(grid, live, keep=False)
+    copy = model.answer(x, torch.tensor([[length - 1]], device=feed.device), context)[1]
+    if copy is None:
+        return torch.zeros(0), torch.zeros(0, dtype=torch.int32)
+    return copy["score"][0, 0], context["traces"].episode[0]
+
+
+def routing(model, tokenizer, state, question):
+    """How far a question addresses each episode: [(ordinal, share of the softmax of the routing scores)], best first, from 0.0001 on."""
+    score, episode = routing_scores(model, tokenizer, state, question)
+    count = int(state["episode"])
+    own = episode <= count   # not the question's own chunks
+    share = torch.zeros(count + 1, dtype=torch.float64).index_add_(0, episode[own].long().cpu(), torch.softmax(score[own].double(), 0).cpu())
+    return sorted(((int(e), float(share[e])) for e in (share >= 1e-4).nonzero().flatten()), key=lambda s: (-s[1], s[0]))
 
 
 def episode_text(traces, tokenizer, ordinal):

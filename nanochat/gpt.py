@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, RecallHead, grams, top_k, unit
+from nanochat.recall import GRAMS, RecallHead, grams, top_k
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -48,7 +48,7 @@ class THENConfig(GPTConfig):
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     recall: bool = True          # False: ablation without the recall head
-    recall_positions: int = 48   # training only: positions of a segment at which the recall head is trained
+    recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
     text_fraction: float = 0.35  # training only: the language-model loss is taken on so many of the slots, ordinary tokens first (about half of them)
     recall_dim: int = 64
     recall_topk: int = 16        # traces the recall head reads
@@ -193,6 +193,7 @@ class THENGPT(GPT):
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
                      "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
+                     "near": new(B, GRAMS, dtype=wide(self.dtype)),                 # ... and its words, by how much they matter
                      "address": {"word": new(B, 5, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
@@ -266,7 +267,7 @@ class THENGPT(GPT):
             return x
 
         x = run(x, self.blocks[:self.trunk])
-        new, query, keys, carry = self.write(idx, norm(x), state, local, episode, position)
+        new, query, question, keys, carry = self.write(idx, norm(x), state, local, episode, position)
         C = len(new)
         traces = Traces.cat([state["traces"], new]) if keep or C > 1 else state["traces"]
         # nothing of a single chunk is visible within it
@@ -275,7 +276,7 @@ class THENGPT(GPT):
         memory = self.read_context(seen, chunk.expand(idx.shape), C, training) if read else None
         x = run(x, self.blocks[self.trunk:] if not trunk_only else [], memory)
         fresh = torch.cat([state["fresh"], keys], dim=1) if training is not None else state["fresh"][:, :0]
-        context = {"traces": seen if read else None, "new": C, "fresh": fresh, "query": query, "line": torch.cat([r["before"], idx], dim=1), "question": local["question"]}
+        context = {"traces": seen if read else None, "new": C, "fresh": fresh, "query": query, "line": torch.cat([r["before"], idx], dim=1), "question": question}
         state = {"traces": traces, "fresh": fresh, "buffer": idx[:, :0], "episode": episode[:, -1], "position": position[:, -1] + 1,
                  "recurrent": {**carry, "layers": layers + r["layers"][len(layers):], "window": local["slots"][:, -self.config.window:]}}
         return state if trunk_only else (norm(x), context, state)
@@ -304,13 +305,14 @@ class THENGPT(GPT):
         asks = asks.gather(1, last + 1)
         spoke = torch.where(idx == c.assistant_id, slot, -1).cummax(1).values
         answering = (spoke >= begin * CHUNK) & (spoke >= 0) | (begin < 0) & r["answering"][:, None]
-        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"], idx], dim=1)), "before": r["asked"],
+        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"], idx], dim=1)), "before": (r["asked"], r["near"]),
+                    "ends": (idx == c.assistant_id) & asks[:, slot // CHUNK],
                     "carry": {"asking": asks[:, -1], "answering": answering[:, -1]}}
         return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin, "question": question}, episode, position
 
     def write(self, idx, h, state, local, episode, position):
         """
-        From the trunk's output h (B, T, D): the traces of a segment, the address query of each token (see Address), the recall keys (B, C, 16, Dk) that are
+        From the trunk's output h (B, T, D): the traces of a segment, the address query of each token (see Address), what questions say (see asked), the recall keys (B, C, 16, Dk) that are
         still in the graph (those in the traces are not: a gradient buffer of the whole memory would cost more than the model), what is carried on.
         """
         c, r = self.config, state["recurrent"]
@@ -332,28 +334,32 @@ class THENGPT(GPT):
         before = line.unfold(1, CONTEXT, CHUNK)[:, :C].masked_fill(starts[..., None], -1)
         if c.recall:
             every = torch.cat([state["episode"][:, None], episode], dim=1)
-            a, moment, query, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
-            # a trace is made when its chunk has closed, so a key may also see its token and the two after it, within the chunk
-            later = [F.pad((chunks * alive)[:, :, n:], (0, 0, 0, n)) for n in range(3)]
-            around = torch.cat([previous.view(chunks.shape), *later], dim=-1)
-            keys = unit(F.linear(around, self.recall.key.weight.to(h.dtype)).to(wide(h.dtype)))
+            a, moment, query, words, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
+            keys = self.recall.key(chunks, previous.view(chunks.shape), alive, *rotary(torch.arange(CHUNK, device=idx.device)[None], D // c.n_head, h.dtype))
         else:
             a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
+            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T)}
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)
         traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
                         episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
-        last = torch.full((B, 1), T - 1, device=idx.device)
-        return traces, query, keys, {"hidden": h[:, -1], "before": line[:, -CONTEXT:], "address": address, **local["question"]["carry"],
-                                     "asked": self.asked(local["question"], last)[:, 0] > 0}
+        question = {**local["question"], **words}
+        asked, near = self.asked(question, torch.full((B, 1), T - 1, device=idx.device))
+        return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -CONTEXT:], "address": address, **question["carry"], "asked": asked[:, 0] > 0,
+                                               "near": near[:, 0]}
 
     def asked(self, question, positions):
-        """(B, M, 3 * GRAMS), 1 for what the question turn around each of the positions (B, M) has said by then, before its answer began."""
+        """
+        What the question turn around each of the positions (B, M) has said by then, before its answer began: its tokens (B, M, 3 * GRAMS), 0 or 1, see
+        grams, and the weights of its words (B, M, GRAMS).
+        """
         slot = torch.arange(question["grams"].shape[1], device=positions.device)
         begin = question["begin"].gather(1, positions)[..., None]
-        here = (slot <= positions[..., None]) & (slot >= begin) & question["counts"][:, None]
-        out = ((begin < 0) & question["before"][:, None]).to(wide(self.dtype))
-        where = question["grams"][:, None].expand(*here.shape, 3).flatten(2)
-        return out.scatter_add(2, where, here[..., None].expand(*here.shape, 3).flatten(2).to(out.dtype)).clamp(max=1)
+        here = (slot <= positions[..., None]) & (slot >= begin)
+        asked, near = ((begin < 0) * t[:, None].to(wide(self.dtype)) for t in question["before"])
+        tokens = (here & question["counts"][:, None])[..., None].expand(*here.shape, 3).flatten(2)
+        asked = asked.scatter_add(2, question["grams"][:, None].expand(*here.shape, 3).flatten(2), tokens.to(asked.dtype)).clamp(max=1)
+        words = (here & (question["counts"] | question["ends"])[:, None]) * question["weight"][:, None]   # the last word is complete when the answer begins
+        return asked, near.scatter_add(2, question["place"][:, None].expand(here.shape), words.to(near.dtype))
 
     def read_context(self, traces, chunk, new, training):
         """
@@ -380,7 +386,7 @@ class THENGPT(GPT):
         select = top_k(score.detach(), self.config.recall_topk)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
         asked = self.asked(context["question"], positions)
-        x, g, p, entries = self.recall.read(x, score, hints, select, traces, recent, asked, self.wte.weight, context["fresh"])
+        x, g, p, entries = self.recall.read(x, score, hints, select, traces, recent, *asked, self.wte.weight, context["fresh"])
         return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
 
     def log_probs(self, logits, copy):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from nanochat.flash_attention import flash_attn_func
 from nanochat.kda import kda_chunk, kda_gate, short_conv
-from nanochat.recall import gather_traces, top_k, unit
+from nanochat.recall import gather_traces, rotate, top_k, unit
 
 
 def norm(x):
@@ -30,12 +30,6 @@ class Linear(nn.Linear):
 
     def forward(self, x):
         return F.linear(x, self.weight.to(x.dtype))
-
-
-def rotate(x, cos, sin):
-    """Rotary embedding. x (B, T, H, D); cos, sin (B or 1, T, 1, D/2)."""
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1)
 
 
 def rotary(position, dim, dtype, base=10000.0):

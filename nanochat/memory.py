@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nanochat.common import UserError, fsync_dir
 from nanochat.memory_file import HEADER, MAGIC, Content, beside, crc, expect, header, identity, traces_path
@@ -360,46 +361,30 @@ def write_all(fd, data):
 # a whole state, in the form the model works on ---------------------------------------------------------------------------
 
 
-def save_state(path, state, model, facts, sources=()):
+def read_state(store, model, ram_budget=None):
     """
-    Writes the state of one row (B = 1) that `model` has lived through, in the place of whatever is there. facts: from engine.load_model.
-    sources: for the episodes 1, 2, …, as far as known, (name, line) or None.
-
-    Vectors are rounded to the precision of a record. Not stored is what the write layers carry within an episode, so the state must be a run
-    of whole episodes, and the buffer empty or the beginning of one: ValueError otherwise.
+    The state for `model` of an open Store (B = 1; traces on its device, in its dtype; `episode` the ordinal of the last one). ram_budget: bytes its
+    traces may take; where they need more, most of them stay in the file, which must stay open, and are read when they are selected (see tiers.py).
     """
-    traces, buffer, count = state["traces"], state["buffer"], int(state["episode"][0])
-    if buffer.shape[0] != 1:
-        raise ValueError(f"a state file holds one row, not {buffer.shape[0]}")
-    if buffer.shape[1] and buffer[0, 0] != model.config.bos_id:
-        raise ValueError("an episode is open beyond its first chunk: close it before saving")
-    lengths = np.bincount(traces.episode[0].cpu().numpy(), minlength=count + 1)[1:]
-    if len(lengths) != count or lengths.sum() != len(traces) or (lengths < 1).any() or (traces.episode[0, 1:] < traces.episode[0, :-1]).any():
-        raise ValueError("the traces are not those of the episodes 1, 2, … in order")
-    known = [(*sources[i], -1) if i < len(sources) and sources[i] else (None, -1, -1) for i in range(count)]
-    content = Content(identity(model, facts), buffer=buffer[0].cpu().numpy().astype(np.int64))
-    records = Layout(content.identity["geometry"]).pack(traces)
-    with Writer(path, content.identity, anew=True) as memory:
-        memory.rewrite(content.extended(lengths, known, content.checks), [records])
+    state, content = model.empty_state(1), store.content
+    like = state["traces"]
+    fits = ram_budget is None or len(content.checks) * trace_bytes(like) <= ram_budget
+    state["traces"] = store.traces(like) if fits else tiered(store, like, ram_budget)
+    state["buffer"] = state["buffer"].new_tensor(content.buffer[None])
+    state["episode"].fill_(len(content))
+    return state
 
 
 def load_state(path, model, facts, ram_budget=None):
     """
-    (state, sources): the state for `model` (B = 1; traces on its device, in its dtype; `episode` the ordinal of the last one), and for each
-    episode (name, line) or None. ram_budget: bytes its traces may take; where they need more, most of them stay in the file and are read when
-    they are selected (see tiers.py). Raises UserError, in one line, for files that are missing, damaged, or of another model.
+    (state, sources): the state of read_state, and for each episode (name, line) or None. Raises UserError, in one line, for files that are missing,
+    damaged, or of another model.
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(path))
         store.expect(model, facts)
-        state, content = model.empty_state(1), store.content
-        sources = [(name, line) if name is not None else None for name, line, _ in map(content.row, range(1, len(content) + 1))]
-        like = state["traces"]
-        if ram_budget is None or len(store.content.checks) * trace_bytes(like) <= ram_budget:
-            state["traces"] = store.traces(like)
-        else:
-            state["traces"] = tiered(store, like, ram_budget)
+        state = read_state(store, model, ram_budget)
+        if not isinstance(state["traces"].ids, torch.Tensor):
             stack.pop_all()   # the file stays open
-        state["buffer"] = state["buffer"].new_tensor(content.buffer[None])
-        state["episode"].fill_(len(content))
-    return state, sources
+    rows = map(store.content.row, range(1, len(store) + 1))
+    return state, [(name, line) if name is not None else None for name, line, _ in rows]

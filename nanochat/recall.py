@@ -9,7 +9,8 @@ every token by *content* (which word in it). What is copied is a token id, so wo
               - late     episodes whose number is beyond that of the query ("before t=600", "as of t=550")
               - stale    episodes that a newer one matches about as well: of equals the latest counts
     suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
-    asked     d          the words around the entry stand in the question: an answer is what the question does not say
+    nearby    n          words around the entry stand in the question: "the mood was tired", "what was the mood?"
+    asked     d          the entry itself stands in the question: an answer is what the question does not say
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
     p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate) * (1 - mass on the sink)
@@ -29,7 +30,8 @@ MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE = 64           # hidden units of the gate
-GRAMS = 4096        # places in the table of what a question says
+GRAMS = 4096        # places in the tables of what a question says
+BEFORE, AFTER = CONTEXT, 9   # tokens before and after an entry in which a word of the question counts
 
 
 def unit(x):
@@ -121,7 +123,8 @@ class Address(nn.Module):
         self.blend = nn.Parameter(torch.empty(self.heads))   # share of the learned value beside the word code
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
-        self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see `relations`
+        self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see RecallHead.route
+        self.salience = nn.Linear(config.n_embd, 1)          # how much it matters to what is read that a word is in the question
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -135,13 +138,16 @@ class Address(nn.Module):
         nn.init.constant_(self.scale, 12.0)
         nn.init.zeros_(self.order.weight)
         self.order.bias.copy_(torch.tensor([-4.0, -4.0, -1.0, 0.0]))
+        nn.init.zeros_(self.salience.weight)
+        nn.init.zeros_(self.salience.bias)
 
     def forward(self, ids, h, valid, starts, same, carry):
         """
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
         episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
-        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the carry.
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T)};
+        the carry.
         """
         B, T = ids.shape
         C = T // CHUNK
@@ -171,7 +177,8 @@ class Address(nn.Module):
                 earlier = torch.sigmoid(self.fade[1])[:, None] * (total[:, :-1] * reach[:, 0].diagonal(-1, 1, 2)[..., None, None])
                 out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
         query = {"b": out[1], "moment": moments[1], "order": self.order(h)}
-        return out[0], moments[0][:, CHUNK - 1::CHUNK], query, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
+        words = {"place": mix64(hashes) % GRAMS, "weight": torch.sigmoid(self.salience(h)).squeeze(-1) * (hashes != 0)}
+        return out[0], moments[0][:, CHUNK - 1::CHUNK], query, words, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
 
     def score(self, b, a):
         """b (B, M, Ha*Da), a (B, N, Ha*Da) -> (B, M, N), the sum over heads of scale * cosine."""
@@ -243,15 +250,61 @@ def stale(score, episode, margin):
     return 1 - torch.exp(-newer.gather(-1, following[:, None].expand_as(score)))
 
 
+class Keys(nn.Module):
+    """
+    The recall key of each token: what was about to be said there, and what was. A trace is made when its chunk has closed, so a key may look at the
+    tokens after it, too, within the chunk: "mango juice was the drink of the user" tells only later that a drink has been named.
+    """
+    def __init__(self, config):
+        super().__init__()
+        D = config.n_embd
+        self.heads, self.head_dim = config.n_head, D // config.n_head
+        self.near = nn.Linear(4 * D, config.recall_dim, bias=False)      # of the token before, the token, the two after
+        self.qkv = nn.Linear(D, 3 * D, bias=False)                       # attention over the chunk, in both directions
+        self.far = nn.Linear(D, config.recall_dim, bias=False)
+
+    @torch.no_grad()
+    def init_weights(self, query):
+        """query (Dk, D): at the start a key is what the query would be before the token."""
+        nn.init.zeros_(self.near.weight)
+        self.near.weight[:, :query.shape[1]] = query
+        nn.init.normal_(self.qkv.weight, std=self.qkv.in_features ** -0.5)
+        nn.init.zeros_(self.far.weight)
+
+    def forward(self, chunks, before, alive, cos, sin):
+        """
+        chunks (B, C, 16, D) trunk output; before (B, C, 16, D) that of the slot before each; alive (B, C, 16, 1) bool; cos, sin (1, 16, 1, d/2) rotary
+        tables of the slots. Returns unit vectors (B, C, 16, Dk) in fp32 (fp64 in double precision).
+        """
+        B, C, _, D = chunks.shape
+        linear = lambda layer, x: F.linear(x, layer.weight.to(x.dtype))
+        after = [F.pad((chunks * alive)[:, :, n:], (0, 0, 0, n)) for n in range(3)]
+        key = linear(self.near, torch.cat([before, *after], dim=-1))
+        q, k, v = linear(self.qkv, chunks).view(B * C, CHUNK, 3, self.heads, self.head_dim).unbind(2)
+        q, k = (rotate(F.rms_norm(t, (self.head_dim,)), cos, sin) for t in (q, k))
+        score = torch.einsum("nqhd,nkhd->nhqk", q, k) * self.head_dim ** -0.5
+        score = score.masked_fill(~alive.view(B * C, 1, 1, CHUNK), -1e4)
+        y = torch.einsum("nhqk,nkhd->nqhd", torch.softmax(score, dim=-1), v).reshape(chunks.shape)
+        key = key + linear(self.far, y)
+        return unit(key.to(torch.promote_types(key.dtype, torch.float32)))
+
+
+def rotate(x, cos, sin):
+    """Rotary embedding. x (B, T, H, D); cos, sin (B or 1, T, 1, D/2)."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1)
+
+
 class RecallHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.address = Address(config)
-        self.key = nn.Linear(4 * config.n_embd, config.recall_dim, bias=False)   # of the token before, the token, the two after
+        self.key = Keys(config)
         self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
         self.content_scale = nn.Parameter(torch.empty(()))
         self.suffix = nn.Parameter(torch.empty(CONTEXT))
+        self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
         self.feedback = nn.Linear(config.n_embd, config.n_embd, bias=False)
@@ -261,10 +314,10 @@ class RecallHead(nn.Module):
     def init_weights(self, tables=None):
         self.address.init_weights(tables)
         nn.init.normal_(self.query.weight, std=self.query.in_features ** -0.5)
-        nn.init.zeros_(self.key.weight)
-        self.key.weight[:, :self.query.in_features] = self.query.weight
+        self.key.init_weights(self.query.weight)
         nn.init.constant_(self.content_scale, 10.0)
         nn.init.constant_(self.suffix, 1.0)
+        self.nearby.copy_(torch.tensor([0.5, 1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0]))
         self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))
         nn.init.zeros_(self.sink.weight)
         nn.init.constant_(self.sink.bias, 4.0)
@@ -296,10 +349,10 @@ class RecallHead(nn.Module):
         score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
         return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
 
-    def read(self, x, score, hints, select, traces, recent, asked, embed, fresh):
+    def read(self, x, score, hints, select, traces, recent, asked, near, embed, fresh):
         """
         x (B, M, D) final hidden state of the queries; score (B, M, N) and hints (B, M, 3) from route; select (B, M, K) indices of the traces to read;
-        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; embed (V, D) token
+        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, GRAMS) fp, the weight of its words; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
         entries with their token ids, both (B, M, K*16). The sink takes what is missing to 1: all of it where nothing is visible.
@@ -326,6 +379,9 @@ class RecallHead(nn.Module):
         said = grams(line)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
+        words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
+        weight = near.gather(-1, (mix64(words) % GRAMS).flatten(2)).view(line.shape) * (words != 0)
+        entry = entry + F.pad(weight, (0, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) @ self.nearby.to(weight.dtype)
         copyable = (ids < self.config.n_ordinary) & (ids >= 0)
         entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]

@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 
 import torch
 
-from nanochat.engine import answer, episode_text, ingest, question_ids
-from nanochat.state import CHUNK, Traces
+from nanochat.engine import answer, episode_text, ingest, question_ids, routing_scores
+from nanochat.state import Traces
 from nanochat.task_data import REFUSAL, Question, Story
 
 CONTROLS = ("none", "shuffled", "other")
@@ -82,19 +82,12 @@ def as_state(model, traces):
     return {**model.empty_state(1), "traces": traces.to(model.wte.weight.device), "episode": episode.long().to(model.wte.weight.device)}
 
 
-@torch.no_grad()
 def stage(model, tokenizer, state, question, evidence, expected):
     """
     Which stage failed a question: 'address' (the evidence, an ordinal, is not the best-scored episode), 'write' (the answer is not in its traces)
     or 'read'; and how many episodes were scored better.
     """
-    ids = question_ids(tokenizer, question)
-    device = model.wte.weight.device
-    grid = torch.tensor([ids + [tokenizer.pad_id] * (-len(ids) % CHUNK)], device=device)
-    live = {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
-    x, context, _ = model.segment(grid, live, keep=False)
-    score = model.answer(x, torch.tensor([[len(ids) - 1]], device=device), context)[1]["score"][0, 0]
-    episode = context["traces"].episode[0]
+    score, episode = routing_scores(model, tokenizer, state, question)
     best = score[episode == evidence].max()
     rank = len(set(episode[score > best].tolist()) - {evidence})
     if rank:

@@ -6,11 +6,11 @@ Ship a checkpoint: its weights in bf16 and how they were made, as model.pt and m
 import argparse
 import sys
 
-from nanochat.common import flag, run_main
+from nanochat.common import Help, flag, run_main
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", required=True, help="a checkpoint, or a directory of them: then the last")
     flag(parser, "--output-path", required=True)
     args = parser.parse_args(argv)

@@ -12,20 +12,20 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import sys
 import time
 from array import array
 from collections import Counter
 
-from nanochat.common import UserError, flag, resolve_input, run_main
+from nanochat.common import Help, UserError, flag, resolve_input, run_main
+from nanochat.text import split_episodes
 from nanochat.users import add_user, moment, state_path
 
 TEXT_SUFFIXES = (".txt", ".md")
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m scripts.ingest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(usage="python -m scripts.ingest --model_path data/then-d4 --data_path notes.txt --output_path S.pt [options]", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")
@@ -67,24 +67,6 @@ def read_text(path):
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte 0x{data[error.start]:02x} at byte {error.start})") from error
-
-
-def split_episodes(text, unit):
-    """[(text, line number it begins at)] of the episodes in a text. unit: line, paragraph (up to a blank line) or file."""
-    # not splitlines(): a form feed or U+2028 within a line is text
-    lines = re.split(r"\r\n|\r|\n", text)
-    if unit == "line":
-        groups = [(i, i + 1) for i in range(len(lines))]
-    else:
-        ends = [i for i, line in enumerate(lines) if not line.strip()] if unit == "paragraph" else []
-        groups = list(zip([0, *(i + 1 for i in ends)], [*ends, len(lines)]))
-    episodes = []
-    for begin, end in groups:
-        while begin < end and not lines[begin].strip():
-            begin += 1
-        if whole := "\n".join(lines[begin:end]).strip():
-            episodes.append((whole, begin + 1))
-    return episodes
 
 
 def check_output(output, files):

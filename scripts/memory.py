@@ -8,7 +8,6 @@ What is remembered, in words: list, search, delete, carry elsewhere.
 An episode is deleted exactly: both files are then, to the byte, as if it had never been ingested. The episodes after it move up by one.
 """
 import argparse
-import datetime
 import io
 import json
 import os
@@ -16,19 +15,20 @@ import sys
 import tarfile
 from pathlib import Path
 
-from nanochat.common import UserError, atomic_write, flag, run_main
+from nanochat.common import Help, UserError, atomic_write, flag, run_main
+from nanochat.text import iso, printable
 from nanochat.users import add_user, moment, state_path
 
 SHOWN = 10   # episodes named before a deletion
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m scripts.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(usage="python -m scripts.memory list --state_path S.pt\n       python -m scripts.memory COMMAND --help", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(prog="python -m scripts.memory", dest="command", required=True, metavar="COMMAND")
 
     def command(name, run, about, changes=False, model=False):
-        sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+        sub = commands.add_parser(name, help=about, description=about, formatter_class=Help, allow_abbrev=False)
         flag(sub, "--state-path", help="the state file")
         add_user(sub)
         flag(sub, "--json", action="store_true", help="one JSON object a line on stdout")
@@ -45,6 +45,10 @@ def build_parser():
     command("list", list_episodes, "every episode")
     command("show", show, "one episode, whole").add_argument("id", type=int, help="its number in the list")
     command("search", search, "the episodes that hold a text, in any case").add_argument("text")
+    sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed")
+    flag(sub, "--out", metavar="FILE", default="memory.html", help="the page (default: memory.html)")
+    flag(sub, "--answers", metavar="FILE", help="what scripts.query --json --routing printed: the page shows how it was read")
+    flag(sub, "--last", type=int, metavar="N", help="so many of the newest episodes (default: 50,000)")
     command("stats", stats, "how much is remembered, and what it takes")
     command("verify", verify, "check every record")
     command("delete", delete, "forget episodes by number", changes=True).add_argument("ids", nargs="+", metavar="ID", help="a number of the list, or FIRST-LAST")
@@ -85,10 +89,6 @@ def load_tokenizer(store):
     return tokenizer
 
 
-def iso(seconds):
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat() if seconds >= 0 else None
-
-
 def episodes(store, ordinals=None):
     """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of episodes, all by default."""
     tokenizer, content = load_tokenizer(store), store.content
@@ -100,11 +100,11 @@ def episodes(store, ordinals=None):
 
 
 def show_line(episode, as_json):
-    from scripts.query import printable
     if as_json:
         print(json.dumps(episode))
         return
-    source = f"  [{episode['source']}:{episode['line']}]" if episode["source"] else ""
+    line = "" if episode["line"] is None else f":{episode['line']}"
+    source = f"  [{episode['source']}{line}]" if episode["source"] else ""
     print(printable(f"{episode['episode']:6d}  {' '.join(episode['text'].split())}{source}", sys.stdout))
 
 
@@ -115,7 +115,6 @@ def list_episodes(args, path):
 
 
 def show(args, path):
-    from scripts.query import printable
     with open_store(path) as store:
         episode = next(episodes(store, checked(store, [args.id])))
     if args.json:
@@ -134,6 +133,18 @@ def search(args, path):
                 show_line(episode, args.json)
                 found += 1
     return 0 if found else 1
+
+
+def view(args, path):
+    from nanochat.view import MOST, page, read_answers
+    answers = read_answers(args.answers) if args.answers else []
+    if args.last is not None and args.last < 1:
+        args.parser.error("--last must be at least 1")
+    with open_store(path) as store:
+        text = page(store, load_tokenizer(store), answers, args.last or MOST)
+    atomic_write(args.out, lambda file: file.write(text.encode()))
+    summary = {"output": args.out, "episodes": min(len(store), args.last or MOST), "bytes": len(text.encode())}
+    print(json.dumps(summary) if args.json else "{output}: {episodes:,} episodes, {bytes:,} bytes".format(**summary), file=sys.stdout if args.json else sys.stderr)
 
 
 def stats(args, path):

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from nanochat.common import UserError, flag, run_main
+from nanochat.common import Help, UserError, flag, run_main
 from nanochat.task_data import KEYS
 from nanochat.tasks import ASKS, TASKS as OWN
 from nanochat.tasks_public import PUBLIC
@@ -45,7 +45,7 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python -m scripts.memory_eval --model_path data/then-d4 --task timeline [options]", description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True)
     add("--task", choices=TASKS, default="timeline")

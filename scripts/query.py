@@ -1,27 +1,27 @@
 """
-Query: the frozen model answers from a state file, and says which episodes it answered from.
+Query: the frozen model answers from a memory, and says which episodes it answered from.
 
-    python -m scripts.query --model_path base_checkpoints/d8/model_001000.pt --state_path cairo_memory_state.pt
-    python -m scripts.query --model_path base_checkpoints/d8/model_001000.pt --state-dir memories --user alice
-
-Interactive on a terminal (/help lists the commands). One question with -p, one a line piped to stdin, or one JSON object a line in
---questions FILE.jsonl. Answers go to stdout, everything else to stderr.
+Interactive on a terminal: what you say is remembered, what you ask is answered (/help). One question with -p, one a line piped to stdin, or one
+JSON object a line in --questions FILE.jsonl. Answers go to stdout, everything else to stderr.
 """
 import argparse
 import json
-import os
 import re
 import sys
 
-from nanochat.common import UserError, flag, run_main
+from nanochat.chat import Chat, note
+from nanochat.common import Help, UserError, flag, run_main
 from nanochat.users import add_user, state_path
-
-HELP = "ask a question; Ctrl-C stops the answer, Ctrl-D or /quit leaves"
-SHOWN = 3   # episodes named under an answer; --json gives all
 
 
 def positive(text):
     if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+def probability(text):
+    if not 0 <= (value := float(text)) <= 1:
         raise ValueError
     return value
 
@@ -34,20 +34,23 @@ def size(text):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m scripts.query", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python -m scripts.query --model_path data/then-d4 --state_path S.pt [-p QUESTION] [options]",
+                                     description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
-    add("--model-path", required=True, help="model file of a checkpoint, or its directory")
-    add("--state-path", help="the state file to answer from")
+    add("--model-path", metavar="PATH", required=True, help="model file of a checkpoint, or its directory")
+    add("--state-path", metavar="PATH", help="the state file to answer from; a conversation begins it if it is not there")
     add_user(parser)
-    add("--ram-budget", type=size, metavar="BYTES", help="RAM that memory may take (256MB, 4GB): beyond it, traces are read from the file when they are needed")
-    add("--no-memory", action="store_true", help="answer with an emptied state")
     add("-p", "--prompt", metavar="QUESTION", help="one question")
-    add("--questions", metavar="FILE.jsonl", help='{"question": …} a line; prints one JSON object a line')
-    add("--max-tokens", type=positive, default=48, help="of an answer")
+    add("--questions", metavar="FILE", help='JSON lines with a "question"; prints one JSON object a line')
     add("--json", action="store_true", help="print one JSON object for each question")
-    add("--device", default="auto")
-    add("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    add("--routing", action="store_true", help="in the JSON, too: how far each episode was addressed (scripts.memory view draws it)")
+    add("--incognito", action="store_true", help="nothing is written: what you say is known until you leave")
+    add("--no-memory", action="store_true", help="nothing is read or remembered: the answers are those of an empty memory")
+    add("--min-confidence", type=probability, default=0.0, metavar="P", help="less sure answers are \"I don't know\" (0 to 1, default: 0)")
+    add("--max-tokens", type=positive, default=48, metavar="N", help="of an answer (default: 48)")
+    add("--ram-budget", type=size, metavar="BYTES", help="RAM that traces may take (256MB, 4GB); the rest is read from the file when it is needed")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
+    add("--dtype", default="auto", metavar="NAME", help="auto, fp32, bf16 or fp16")
     return parser
 
 
@@ -71,144 +74,75 @@ def read_questions(path):
     return items
 
 
-def printable(text, stream):
-    """What was ingested may hold escape codes: a terminal is not to act on them."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text) if stream.isatty() else text
-
-
-def note(text):
-    """A dim line on stderr, plain where that is not a terminal or $NO_COLOR is set."""
-    dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    text = printable(" ".join(text.split()), sys.stderr)
-    print(f"\x1b[2m{text}\x1b[0m" if dim else text, file=sys.stderr, flush=True)
-
-
-class Memory:
-    """A model with a state, that answers on stdout."""
-
-    def __init__(self, args):
-        from nanochat import engine
-        from nanochat.memory import load_state
-
-        self.engine, self.max_tokens = engine, args.max_tokens
-        self.model, self.tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
-        self.state, self.sources = (self.model.empty_state(1), []) if args.no_memory else load_state(args.path, self.model, facts, args.ram_budget)
-        self.about = f"{len(self.sources):,} episodes in {len(self.state['traces']):,} traces" if not args.no_memory else "no memory"
-        self.about += f" | device: {facts['device']} | dtype: {facts['dtype']}"
-
-    def ask(self, question, on_text=None):
-        return self.engine.answer(self.model, self.tokenizer, self.state, question, self.max_tokens, on_text=on_text)
-
-    def episodes(self, answer):
-        """[{"episode", "text", "score", "source"}], best first; source: FILE:LINE or None."""
-        found = []
-        for source in answer.sources:
-            at = self.sources[source["episode"] - 1]
-            found.append({"episode": source["episode"], "text": self.engine.episode_text(self.state["traces"], self.tokenizer, source["episode"]),
-                          "score": round(source["score"], 4), "source": f"{at[0]}:{at[1]}" if at else None})
-        return found
-
-    def print_text(self, question):
-        def show(piece):
-            print(printable(piece, sys.stdout), end="", flush=True)
-
-        try:
-            answer = self.ask(question, show)
-        finally:
-            print(flush=True)
-        episodes = self.episodes(answer)
-        for e in episodes[:SHOWN]:
-            note(f"from {e['score']:.2f} {e['text']}" + (f" [{e['source']}]" if e["source"] else ""))
-        if not episodes:
-            note("from nothing")
-
-    def print_json(self, item):
-        answer = self.ask(item["question"])
-        out = {"question": item["question"], "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"), "episodes": self.episodes(answer),
-               "seconds": round(answer.seconds, 4)}
-        rest = {name: value for name, value in item.items() if name not in out}
-        if "answer" in item:
-            rest.setdefault("expected", item["answer"])
-        print(json.dumps({**out, **rest}), flush=True)
-
-
-def command(line):
-    """Carries out a /command; True where it was the last."""
-    if line == "/quit":
-        return True
-    print(HELP if line == "/help" else f"error: unknown command {printable(line.split()[0], sys.stderr)} (/help, /quit)", file=sys.stderr)
-    return False
-
-
-def read_line():
-    # readline must know the prompt to redraw the line, and writes it to stdout: only where that is the terminal, too
-    if sys.stdout.isatty():
-        return input("> ")
-    if sys.stderr.isatty():
-        print("> ", end="", file=sys.stderr, flush=True)
-    return input()
-
-
-def interactive(memory, ask):
+def terminal_reader():
+    """Lines typed on a terminal: line editing, and the history of this conversation, in RAM alone."""
     try:
-        import readline  # noqa: F401  line editing and history for input()
+        import readline  # noqa: F401  input() uses it
     except ImportError:
         pass  # Windows
-    note(f"{memory.about} | {HELP}")
-    while True:
-        try:
-            line = read_line().strip()
-            if line.startswith("/"):
-                if command(line):
-                    return 0
-            elif line:
-                ask(line)
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-        except EOFError:
-            print(file=sys.stderr)
-            return 0
-        except UnicodeDecodeError:
-            print("error: that was not UTF-8", file=sys.stderr)
+
+    def read(prompt):
+        # readline must know the prompt to redraw the line, and writes it to stdout: only where that is the terminal, too
+        if sys.stdout.isatty():
+            return input(prompt)
+        if sys.stderr.isatty():
+            print(prompt, end="", file=sys.stderr, flush=True)
+        return input()
+
+    return read
 
 
-def piped(ask):
-    for number, line in enumerate(sys.stdin.buffer, 1):
+def pipe_reader():
+    lines = enumerate(sys.stdin.buffer, 1)
+
+    def read(_):
+        number, line = next(lines, (0, None))
+        if line is None:
+            raise EOFError
         try:
-            line = line.decode("utf-8").strip()
+            return line.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"stdin, line {number}: not UTF-8 text", code=2) from error
-        if line.startswith("/"):
-            if command(line):
-                break
-        elif line:
-            ask(line)
-    return 0
+            error.where = f"stdin, line {number}: "
+            raise
+
+    return read
 
 
 def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
-    args.path = None if args.no_memory else state_path(parser, args, "state_path")
     if args.prompt is not None and args.questions:
         parser.error("-p and --questions exclude each other")
     if args.prompt is not None and not args.prompt.strip():
         parser.error("-p needs a question")
+    if args.routing and not (args.json or args.questions):
+        parser.error("--routing is for --json or --questions")
+    one_way = args.prompt is not None or args.questions is not None
+    talk = not one_way and sys.stdin.isatty()
+    path = None if args.no_memory else state_path(parser, args, "state_path", make=talk and not args.incognito)
     items = read_questions(args.questions) if args.questions else None
 
     from tqdm import tqdm
 
-    memory = Memory(args)
-    ask = (lambda question: memory.print_json({"question": question})) if args.json else memory.print_text
-    if items:
-        # on one terminal, the answers are progress enough
-        for item in tqdm(items, unit=" questions", file=sys.stderr, disable=sys.stdout.isatty() or None):
-            memory.print_json(item)
-        return 0
-    if args.prompt is not None:
-        ask(args.prompt)
-        return 0
-    return interactive(memory, ask) if sys.stdin.isatty() else piped(ask)
+    from nanochat.live_memory import LiveMemory
+
+    # a conversation may begin a memory; to ask one that is not there is a mistake
+    read_only = args.incognito or one_way or path is not None and not talk and not path.exists()
+    with LiveMemory(args.model_path, path, read_only=read_only, ram_budget=args.ram_budget, min_confidence=args.min_confidence, max_tokens=args.max_tokens,
+                    device=args.device, dtype=args.dtype) as memory:
+        chat = Chat(memory, terminal_reader() if talk else pipe_reader(), args.json, args.routing, args.no_memory, talk)
+        if items:
+            # on one terminal, the answers are progress enough
+            for item in tqdm(items, unit=" questions", file=sys.stderr, disable=sys.stdout.isatty() or None):
+                chat.print_json(item)
+            return 0
+        if args.prompt is not None:
+            chat.ask({"question": args.prompt})
+            return 0
+        if talk:
+            new = "" if path is None or path.exists() else f"{path}: a new memory | "
+            note(f"{new}{len(memory):,} episodes | device: {memory.facts['device']} | dtype: {memory.facts['dtype']} | /help")
+        return chat.run()
 
 
 if __name__ == "__main__":

@@ -14,18 +14,16 @@ QUESTION = "What did the user prefer at t=2?"
 
 
 def main(argv=None):
-    from nanochat.common import choose_device, choose_dtype, flag
+    from nanochat.common import Help, choose_device, choose_dtype, flag
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", default="data/then-d4", help="model file of a checkpoint, or its directory (default: the one that ships)")
     flag(parser, "--device", default="auto")
     flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     args = parser.parse_args(argv)
 
-    import torch
-
-    from nanochat import engine
     from nanochat.flash_attention import resolve
+    from nanochat.live_memory import LiveMemory
 
     def note(text):
         print(text, file=sys.stderr)
@@ -35,17 +33,17 @@ def main(argv=None):
     note(resolve(device=device, dtype=dtype))
     note("  (a THENGPT's window and memory share one softmax, which is written out in torch whatever the backend)")
     note(f"device: {device} ({why_device}) | dtype: {str(dtype).removeprefix('torch.')} ({why_dtype})")
-    model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
-    note(f"model: {args.model_path}, step {facts['step']}, {sum(p.numel() for p in model.parameters()):,} parameters, weights {facts['weights'][:12]}")
+    memory = LiveMemory(args.model_path, device=args.device, dtype=args.dtype)
+    note(f"model: {args.model_path}, step {memory.facts['step']}, {sum(p.numel() for p in memory.model.parameters()):,} parameters, "
+         f"weights {memory.facts['weights'][:12]}")
 
-    traces = engine.ingest(model, tokenizer, FACTS)
-    state = {**model.empty_state(1), "traces": traces.to(device), "episode": torch.tensor([len(FACTS)], device=device)}
     for fact in FACTS:
+        memory.say(fact)
         print(f"told:   {fact}")
-    answer = engine.answer(model, tokenizer, state, QUESTION)
+    answer = memory.ask(QUESTION)
     print(f"asked:  {QUESTION}\nanswer: {answer.text}")
-    source = answer.sources[0] if answer.sources else None
-    print(f"from:   {engine.episode_text(traces, tokenizer, source['episode'])} ({source['score']:.2f})" if source else "from:   nothing")
+    source = answer.episodes[0] if answer.episodes else None
+    print(f"from:   {source.text} ({source.score:.2f})" if source else "from:   nothing")
     return 0
 
 

@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from nanochat.common import flag, run_main
+from nanochat.common import Help, flag, run_main
 from nanochat.dataset import list_shards, read_texts
 from nanochat.tokenizer import MARKERS, PATTERN, SPECIAL_NAMES, Tokenizer, save_tokenizer
 
@@ -24,7 +24,7 @@ TYPOGRAPHY = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"
 
 def build_parser():
     parser = argparse.ArgumentParser(prog="python -m scripts.tok_train", description=__doc__.split("\n")[0],
-                                     allow_abbrev=False)
+                                     formatter_class=Help, allow_abbrev=False)
     flag(parser, "--input", nargs="+", required=True, metavar="PATH", help="files or shard directories")
     flag(parser, "--vocab-size", type=int, default=2048, help="with the special tokens")
     flag(parser, "--max-chars", type=int, nargs="+", default=[0], metavar="N",

@@ -6,11 +6,11 @@ import torch
 from nanochat import tiers
 from nanochat.checkpoint_manager import weights_digest
 from nanochat.common import UserError
-from nanochat.memory import Store, load_state, save_state
+from nanochat.memory import Store, load_state
 from nanochat.state import CHUNK
 from nanochat.tiers import Shelf, tiered, trace_bytes
 from scripts.query import size
-from tests.test_live_memory import build, episode, feed, streams
+from tests.test_live_memory import build, episode, feed, save_state, streams
 
 
 @pytest.fixture(scope="module")
