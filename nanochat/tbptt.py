@@ -35,7 +35,7 @@ class Window(nn.Module):
         """A state as forward takes it and leaves it: with `fixed`, filled up with traces that are empty, its tensors with memory of their own."""
         if not self.fixed:
             return state
-        traces = state["traces"]
+        traces = state["traces"][max(len(state["traces"]) - self.max_traces, 0):]
         empty = traces.map(lambda t: t.new_zeros(t.shape[0], self.max_traces - t.shape[1], *t.shape[2:]))
         return own_memory({**state, "traces": Traces.cat([empty, traces])})
 
@@ -166,6 +166,8 @@ class Run:
             raise UserError(f"{where} is of another model configuration: give the flags it was trained with")
         if meta["tokenizer"] != tokenizer.fingerprint:
             raise UserError(f"{where} was trained with another tokenizer")
+        if "shape" not in meta:
+            raise UserError(f"{where} holds a model, but not the run it is from: train anew, or give another step")
         if meta["sharded"] != self.sharded:
             raise UserError(f"{where} was saved {'with' if meta['sharded'] else 'without'} --fsdp, and goes on so")
         if self.sharded:

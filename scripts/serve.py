@@ -50,29 +50,29 @@ class Worker:
 
         from nanochat.tokenizer import Tokenizer
         torch.set_num_threads(threads)
-        self.model, self.facts, self.args, self.tokenizer = model, facts, args, Tokenizer.load()
-        self.open = OrderedDict()   # path -> (version of the file, state, sources), the last used last
+        self.loaded, self.args = (model, Tokenizer.load(), facts), args
+        self.open = OrderedDict()   # path -> (version of the file, LiveMemory), the last used last
 
     def memory(self, path):
-        from nanochat.memory import load_state, stamp
+        from nanochat.live_memory import LiveMemory
+        from nanochat.memory import stamp
         version, held = stamp(path), self.open.pop(path, None)
-        if held is None or held[0] != version:
-            held = (version, *load_state(path, self.model, self.facts, self.args.ram_budget))
-        self.open[path] = held
+        if held and held[0] != version:
+            held[1].close()
+            held = None
+        self.open[path] = held or (version, LiveMemory(self.loaded, path, read_only=True, ram_budget=self.args.ram_budget, max_tokens=self.args.max_tokens))
         while len(self.open) > self.args.open_states:
-            self.open.popitem(last=False)
-        return held[1:]
+            self.open.popitem(last=False)[1][1].close()
+        return self.open[path][1]
 
     def answer(self, item):
-        from nanochat import engine
+        from nanochat.chat import as_dict
         try:
-            state, sources = self.memory(user_path(self.args.state_dir, item["user"]))
-            answer = engine.answer(self.model, self.tokenizer, state, item["question"], self.args.max_tokens)
-            episodes = [{**source, "text": engine.episode_text(state["traces"], self.tokenizer, source["episode"]),
-                         "source": "{}:{}".format(*at) if (at := sources[source["episode"] - 1]) else None} for source in answer.sources]
+            answer = self.memory(user_path(self.args.state_dir, item["user"])).ask(item["question"])
         except UserError as error:
             return {**item, "error": " ".join(str(error).split())}
-        return {**item, "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"), "episodes": episodes, "seconds": round(answer.seconds, 4)}
+        return {**item, "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"), "episodes": [as_dict(episode) for episode in answer.episodes],
+                "seconds": round(answer.seconds, 4)}
 
 
 def start(*args):

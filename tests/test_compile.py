@@ -49,6 +49,16 @@ def test_twenty_steps_with_growing_memory_are_one_graph(mixer):
     assert filled[:3] == sorted(filled[:3]) and filled[0] < filled[2] <= max(filled) == 48   # it has grown until it was full
 
 
+def test_a_state_with_more_traces_keeps_the_newest():
+    """A run that goes on with a smaller --train-memory."""
+    model = tiny()
+    state = model.encode(batch(T=128)["ids"], model.empty_state(2))
+    for room in (3, 8, 12):
+        traces = Window(model, {}, room, fixed=True).begin(state)["traces"]
+        kept = min(room, 8)
+        assert len(traces) == room and torch.equal(traces.ids[:, room - kept:], state["traces"].ids[:, 8 - kept:]) and not traces.valid[:, :room - kept].any()
+
+
 def test_what_a_growing_shape_would_cost():
     """The counter above can count: without room from the beginning, a step is not one graph."""
     torch._dynamo.reset()
