@@ -131,13 +131,13 @@ def _unknown(rng, threads, weights, said):
 def _threads(rng, n):
     """The threads of a life and how often each speaks."""
     names, roll, threads = Names(), rng.random(), []
-    if roll < 0.45:
+    if roll < 0.64:  # what an attribute is called, in every form of sentence, takes the most lives to learn
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
-    elif roll < 0.67:
+    elif roll < 0.78:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
-    elif roll < 0.79:
+    elif roll < 0.86:
         kinds = [Updates] * rng.choice((1, 1, 2))
-    elif roll < 0.88:
+    elif roll < 0.92:
         kinds = [Talk] * rng.choice((1, 1, 2))
     else:
         kinds = [rng.choice((Timeline, Timeline, Facts, Frames, Updates, Talk)) for _ in range(rng.randint(2, 4))]

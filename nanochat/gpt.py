@@ -205,7 +205,7 @@ class THENGPT(GPT):
         sources=True: also returns a function of a token id, the episodes the last position would copy it from: {ordinal: mass} (B = 1).
 
         With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a dict; default 1): "text"
-        over tokens, "answer" over the tokens flagged by answers (B, T) bool, "copy" of the recall head elsewhere, "route" of the address to the
+        over tokens, "answer" over the tokens flagged by answers (B, T) bool, "guess" over the same without memory, "copy" of the recall head elsewhere, "route" of the address to the
         evidence (B, T) (ordinal of the episode that holds the answer, -1 = none, -2 = it was never told), "index" of the lightning indexers. parts=True returns them
         all in a dict, with "total" and the number of "answers", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
         """
@@ -378,9 +378,11 @@ class THENGPT(GPT):
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         x = x[rows, positions]
         traces = context["traces"]
-        if not self.config.recall or traces is None or len(traces) == 0:
+        if not self.config.recall:
             return self.logits(x), None
         x = x.to(wide(x.dtype))
+        if traces is None or len(traces) == 0:
+            return self.logits(self.recall.nothing(x)), None
         seen = visible(traces, positions // CHUNK, context["new"])
         score, hints = self.recall.route({name: t[rows, positions] for name, t in context["query"].items()}, traces, seen)
         select = top_k(score.detach(), self.config.recall_topk)
@@ -429,7 +431,10 @@ class THENGPT(GPT):
         elsewhere = (torch.rand(B, T, device=idx.device) + ((targets >= 0) & ~answers)).flatten().topk(int(c.text_fraction * B * T))
         words = targets.flatten()[elsewhere.indices].masked_fill(elsewhere.values < 1, -1)
         text = F.cross_entropy(self.logits(x.flatten(0, 1)[elsewhere.indices]), words, reduction="sum", ignore_index=-1) / (words >= 0).sum().clamp(min=1)
-        losses = {"text": text, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
+        # what kind of word is asked for must be in x, so that it meets the keys of such words: refusals alone would leave "I" there, whatever the question
+        told = is_answer & (target >= 0) & (proof >= 0)
+        guess = masked_mean(F.cross_entropy(self.logits(x[rows, positions]).transpose(1, 2), target.clamp(min=0), reduction="none"), told)
+        losses = {"text": text, "guess": guess, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
                   "route": route, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()

@@ -31,6 +31,7 @@ MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE = 64           # hidden units of the gate
 GRAMS = 4096        # places in the tables of what a question says
+NO_TRACE = -2.0     # each of the hints where no trace is visible
 BEFORE, AFTER = CONTEXT, 9   # tokens before and after an entry in which a word of the question counts
 
 
@@ -307,7 +308,7 @@ class RecallHead(nn.Module):
         self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
-        self.feedback = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.feedback = nn.Linear(config.n_embd + 5, config.n_embd, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + 5, GATE), nn.ReLU(), nn.Linear(GATE, 1))
 
     @torch.no_grad()
@@ -343,11 +344,15 @@ class RecallHead(nn.Module):
         seen = score.detach().masked_fill(~visible, NEG)
         best = seen.amax(-1, keepdim=True)
         hints = [(seen.masked_fill(~where, NEG).amax(-1, keepdim=True) - best).clamp(min=-20) for where in (equal, later)]
-        hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, -2)
+        hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, NO_TRACE)
         # a trace without a number is not known to be in time: what follows it in its episode may be
         late = 16 * torch.sigmoid(after)[..., None] * (later | ((moment < 0) & (asked >= 0))) + 16 * torch.sigmoid(at)[..., None] * equal
         score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
         return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
+
+    def nothing(self, x):
+        """The hidden state (…, D) as `read` returns it where no trace is visible."""
+        return x + self.feedback(torch.cat([torch.zeros_like(x), x.new_full((*x.shape[:-1], 3), NO_TRACE), x.new_zeros(*x.shape[:-1], 2)], dim=-1))
 
     def read(self, x, score, hints, select, traces, recent, asked, near, embed, fresh):
         """
@@ -389,5 +394,6 @@ class RecallHead(nn.Module):
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = p_copy @ embed.to(p.dtype)
         sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True)], dim=-1)
-        g = torch.sigmoid(self.gate(torch.cat([x, found, hints, sure], dim=-1))).squeeze(-1)
-        return x + self.feedback(found), g, p_copy, (p, ids)
+        recalled = torch.cat([found, hints, sure], dim=-1)
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1))).squeeze(-1)
+        return x + self.feedback(recalled), g, p_copy, (p, ids)

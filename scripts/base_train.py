@@ -261,7 +261,7 @@ def train(args, device, why_device, ranks):
     model = build_model(args, tokenizer, torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device, dtype)
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
-    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
+    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "guess": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
     if args.dry_run:
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:

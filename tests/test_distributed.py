@@ -58,6 +58,7 @@ def alone(work):
     tokenizer = Tokenizer.load()
     seed_everything(args.seed)
     model = build_model(args, tokenizer, torch.device("cpu"), torch.float32)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
     window = Window(model, {"text": 0.3, "copy": 0.3}, args.train_memory)
     optimizer = MuonAdamW(model.parameter_groups())
     lanes = []
@@ -78,12 +79,12 @@ def alone(work):
         optimizer.scale_lr(lr_multiplier(step / 3 + 1e-4, 1.0, 0.01, 0.5, final=0.02))
         optimizer.step()
         optimizer.zero_grad()
-    return model.state_dict(), rows
+    return before, model.state_dict(), rows
 
 
 @pytest.mark.parametrize("tag", ["ddp", "fsdp"])
 def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
-    weights, rows = alone
+    before, weights, rows = alone
     for step, (ours, theirs) in enumerate(zip(rows, metrics(work, tag), strict=True)):
         for name in ("total", "norm"):   # rounding of bf16 in Muon comes in with the first update
             assert theirs[name] == pytest.approx(ours[name], rel=1e-5 if step == 0 else 1e-2), (step, name)
@@ -91,8 +92,9 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
     got = saved.model
     assert saved.meta["config"]["model_class"] == "THENGPT"   # ingest and query take it, however it was trained
     assert got.keys() == weights.keys()
-    for name, w in weights.items():
-        assert (got[name].double() - w.double()).abs().max() < 0.02, name
+    for name, w in weights.items():   # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction
+        moved, apart = (w.double() - before[name].double()).norm(), (got[name].double() - w.double()).norm()
+        assert apart <= 0.05 * moved, (name, moved, apart)
 
 
 def test_a_resumed_run_is_the_same_run_on_every_rank(work):
