@@ -6,6 +6,9 @@ Checkpoints that are whole or not there. A step of a run is four files in one di
     state_000500.pt    live-memory state, data position, random generators    } run reads these
     meta_000500.json   the manifest, written last: size and SHA-256 of the others, `meta`, the run record
 
+Of several ranks each writes what it has lived through (state_000500.3.pt is that of rank 3), the first one the rest. Where the model is sharded, there
+is a directory shards_000500 of torch.distributed.checkpoint in place of optim_000500.pt, and model_000500.pt all the same.
+
 A step without its manifest does not exist. A model alone, to be shipped, is a directory with `model.pt` and
 `model.json`, its manifest, made by `export_model`. Everything is read with weights_only=True: no file can run code.
 """
@@ -18,8 +21,9 @@ import os
 import pickle
 import random
 import re
+import shutil
 from pathlib import Path
-from typing import Collection, NamedTuple
+from typing import Callable, Collection, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,13 +39,14 @@ from nanochat.common import (
     sha256_file,
     stage_file,
 )
+from nanochat.distributed import Ranks
 
 FORMAT = "live-memory-checkpoint"
 VERSION = 1
 PARTS = {"model": ("step", "model", "meta"), "optim": ("step", "optimizer"), "state": ("step", "train_state")}
 MANIFEST = re.compile(r"meta_(\d{6,})\.json")
-OURS = re.compile(r"(?:model|optim|state)_(\d{6,})\.pt")
-LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp")
+OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
+LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp")
 
 
 class Checkpoint(NamedTuple):
@@ -64,8 +69,23 @@ def model_path(directory: str | os.PathLike, step: int) -> Path:
     return Path(directory) / f"model_{step:06d}.pt"
 
 
+def shards_path(directory: str | os.PathLike, step: int) -> Path:
+    """The directory of a step's shards, there if its manifest lists them."""
+    return Path(directory) / f"shards_{step:06d}"
+
+
 def _manifest_path(directory: Path, step: int) -> Path:
     return directory / f"meta_{step:06d}.json"
+
+
+def _step_of(path: Path) -> int | None:
+    """The step a file of ours belongs to."""
+    m = OURS.fullmatch(path.name) or MANIFEST.fullmatch(path.name)
+    return m and int(next(filter(None, m.groups())))
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 # -----------------------------------------------------------------------------
@@ -98,7 +118,11 @@ def _stage_part(path: Path, kind: str, **content) -> tuple[Path, dict]:
     payload = {"format": FORMAT, "version": VERSION, "kind": kind}
     payload.update((key, _portable(value, key)) for key, value in content.items())
     tmp = stage_file(path, lambda f: torch.save(payload, f))
-    return tmp, {"name": path.name, "bytes": tmp.stat().st_size, "sha256": sha256_file(tmp)}
+    return tmp, _entry(tmp, path.name)
+
+
+def _entry(file: Path, name: str) -> dict:
+    return {"name": name, "bytes": file.stat().st_size, "sha256": sha256_file(file)}
 
 
 def _write_manifest(path: Path, step: int, entries: dict, meta: dict, run: dict) -> dict:
@@ -125,20 +149,20 @@ def weights_digest(model_state: dict[str, Tensor]) -> str:
 
 
 def rng_state() -> dict:
-    """The random generators of python and of torch on every device, in a form that `train_state` can hold."""
+    """The random generators of python and of torch, on the CPU and on this process's GPU, in a form that `train_state` can hold."""
     return {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
 def set_rng_state(state: dict) -> None:
-    """Puts back what `rng_state` gave. GPU generators are put back as far as there are GPUs."""
+    """Puts back what `rng_state` gave; the GPU's where there is one, now and then."""
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"].cpu())
-    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(generator.cpu(), device)
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 # -----------------------------------------------------------------------------
@@ -152,13 +176,18 @@ def save_checkpoint(
     optimizer_state: dict | None,
     meta: dict,
     train_state: dict | None = None,
-) -> dict:
+    ranks: Ranks = Ranks(),
+    shards: Callable[[Path], None] | None = None,
+) -> dict | None:
     """
-    Saves a step and returns its manifest. One process writes to a directory at a time.
+    Saves a step and returns its manifest (None on ranks other than the first). One run writes to a directory at a time.
 
     `meta` is plain JSON and must name at least 'config' (of the model) and 'tokenizer' (its fingerprint): ValueError.
     `train_state` is nested dicts, lists and tuples of tensors, numbers, strings and None: TypeError for anything else.
     If writing fails, a step that stood there before still stands, and no temporary file is left.
+
+    All `ranks` must call, on one file system; weights and optimizer are those of the first one. `shards(directory)`, called on all
+    ranks, fills a directory with what is sharded.
     """
     directory = Path(directory)
     for key in ("config", "tokenizer"):
@@ -166,27 +195,43 @@ def save_checkpoint(
             raise ValueError(f"meta needs '{key}': without it the weights cannot be used")
     if json.loads(json.dumps(meta, allow_nan=False)) != meta:
         raise ValueError("meta is not plain JSON: it would be read back different (tuples? keys that are not strings?)")
-    parts = {"model": {"model": model_state, "meta": meta}}
-    if optimizer_state is not None:
+    parts = {}
+    if ranks.first:
+        parts["model"] = {"model": model_state, "meta": meta}
+    if ranks.first and optimizer_state is not None:
         parts["optim"] = {"optimizer": optimizer_state}
     if train_state is not None:
         parts["state"] = {"train_state": train_state}
 
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in directory.iterdir():
-        if LEFTOVER.fullmatch(path.name):  # of a run that was killed while it wrote
-            path.unlink()
-    staged, entries = {}, {}
+    if ranks.first:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in directory.iterdir():
+            if LEFTOVER.fullmatch(path.name):  # of a run that was killed while it wrote
+                _remove(path)
+    ranks.wait()
+    staged, entries, folder = {}, {}, directory / f".shards_{step:06d}.tmp"
     try:
         for kind, content in parts.items():
-            path = directory / f"{kind}_{step:06d}.pt"
-            tmp, entries[kind] = _stage_part(path, kind, step=step, **content)
+            key = kind if ranks.first else f"{kind}.{ranks.rank}"
+            path = directory / f"{kind}_{step:06d}{key.removeprefix(kind)}.pt"
+            tmp, entries[key] = _stage_part(path, kind, step=step, **content)
             staged[tmp] = path
+        if shards:
+            shards(folder)
+        everything = ranks.gather((staged, entries))  # a rank that fails ends them all: then nothing was published
+        if not ranks.first:
+            return None
+        staged, entries = ({k: v for part in parts for k, v in part.items()} for parts in zip(*everything))
+        if shards:
+            target = shards_path(directory, step)
+            entries.update((f"shards/{file.name}", _entry(file, f"{target.name}/{file.name}")) for file in sorted(folder.iterdir()))
         # A step saved again does not exist from here until its new manifest: better than a manifest of files that are
         # partly replaced. The steps before it stay whole.
         _remove_step(directory, step)
         for tmp, path in staged.items():
             publish_file(tmp, path)
+        if shards:
+            publish_file(folder, target)
     except BaseException:
         for tmp in staged:
             tmp.unlink(missing_ok=True)
@@ -215,8 +260,9 @@ def _remove_step(directory: Path, step: int) -> None:
     """The manifest first: from then on the step does not exist, whatever is left of it."""
     _manifest_path(directory, step).unlink(missing_ok=True)
     fsync_dir(directory)
-    for kind in PARTS:
-        (directory / f"{kind}_{step:06d}.pt").unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if _step_of(path) == step:
+            _remove(path)
 
 
 def keep_last(directory: str | os.PathLike, k: int) -> list[int]:
@@ -229,7 +275,7 @@ def keep_last(directory: str | os.PathLike, k: int) -> list[int]:
     directory = Path(directory)
     complete = _complete_steps(directory)
     kept = complete[-k:]
-    seen = {int(m[1]) for p in directory.iterdir() if (m := OURS.fullmatch(p.name) or MANIFEST.fullmatch(p.name))}
+    seen = {step for p in directory.iterdir() if (step := _step_of(p)) is not None}
     removed = sorted(step for step in seen - set(kept) if kept and step < kept[-1])
     for step in removed:
         _remove_step(directory, step)
@@ -317,12 +363,14 @@ def load_checkpoint(
     step: int | None = None,
     map_location: str | torch.device = "cpu",
     parts: Collection[str] = tuple(PARTS),
+    rank: int = 0,
 ) -> Checkpoint:
     """
     Loads a step (default: the last complete one) after checking every file read against the manifest.
 
-    `parts` out of ('model', 'optim', 'state') leaves the others unread, None or {} in the result. Raises UserError, in
-    one line, when the step is not there or a file is missing, truncated, damaged or not of this format.
+    `parts` out of ('model', 'optim', 'state') leaves the others unread, None or {} in the result; 'state' is that of `rank`. Shards are
+    checked, too, where 'shards' is among the parts, and left to `distributed.load_shards`. Raises UserError, in one line, when the
+    step is not there or a file is missing, truncated, damaged or not of this format.
     """
     directory = Path(directory)
     if step is None and (step := find_last_step(directory)) is None:
@@ -333,10 +381,12 @@ def load_checkpoint(
         raise UserError(f"{directory}: no checkpoint of step {step} (no {manifest_path.name}); complete steps: {there}")
     manifest = _read_manifest(manifest_path)
     content = {}
-    for kind, entry in manifest["files"].items():
-        if kind in parts:
+    for key, entry in manifest["files"].items():
+        kind = key.split(".")[0].split("/")[0]
+        if kind in parts and (kind != "state" or key == ("state" if rank == 0 else f"state.{rank}")):
             _verify(directory / entry["name"], entry)
-            content[kind] = _read_part(directory / entry["name"], kind, map_location)
+            if kind != "shards":
+                content[kind] = _read_part(directory / entry["name"], kind, map_location)
     return Checkpoint(
         step=step,
         model=content.get("model", {}).get("model", {}),
@@ -364,8 +414,8 @@ def load_model_file(path: str | os.PathLike, map_location: str | torch.device = 
             resolved = model_path(resolved, step)
         else:
             raise UserError(f"{path}: neither model.json nor a complete checkpoint in this directory")
-    if m := OURS.fullmatch(resolved.name):
-        manifest_path = _manifest_path(resolved.parent, int(m[1]))
+    if (step := _step_of(resolved)) is not None:
+        manifest_path = _manifest_path(resolved.parent, step)
     else:
         manifest_path = resolved.with_suffix(".json")
     manifest = None

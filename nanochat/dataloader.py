@@ -33,6 +33,17 @@ def life_slots(episodes, pad_id, first_ordinal=1):
     return slots
 
 
+def furthest(positions):
+    """How far the data was read by the one of several loaders that came furthest: [epoch, shard, row]."""
+    return max([p["epoch"], *p["next"]] for p in positions)
+
+
+def dealt_anew(reached, batch_size, segment):
+    """The data position of any loader whose rows all begin with the documents from `reached` on."""
+    epoch, *place = reached
+    return {"rows": [{"document": None, "at": 0, "ordinal": 1} for _ in range(batch_size)], "next": place, "turn": 0, "epoch": epoch, "segment": segment}
+
+
 class StreamLoader:
     """
     Iterator over batches: dict of ids, targets, evidence (B, T) int64, answers (B, T) bool, new_life (B,) bool.

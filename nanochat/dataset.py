@@ -7,20 +7,30 @@ prose. A row with evidence was written by a generator: its text is a run of mark
     <|bos|><|user|>Q<|assistant|>A<|end|>           a question and its answer
 
 and `evidence` has one entry for each of them: which episode of the document holds the answer.
+
+    python -m nanochat.dataset -n 8     downloads shards of FineWeb-Edu: prose, some 100 MB each
 """
 
+import argparse
 import gzip
 import io
 import itertools
 import json
 import lzma
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.common import atomic_write
+from nanochat.common import UserError, atomic_write, flag, run_main
+from nanochat.download import fetch
+
+# FineWeb-Edu, 100B tokens, shuffled, repackaged by Andrej Karpathy: the shards nanochat trains on
+FINEWEB = "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main"
+FINEWEB_SHARDS = 1823
 
 ROW_GROUP_SIZE = 1024
 _READ_ROWS = 64  # rows decoded at a time: a few MB even when documents are books
@@ -249,3 +259,46 @@ def _text_blocks(file):
     for filled, lines in itertools.groupby(file, key=lambda line: bool(line.strip())):
         if filled:
             yield "".join(lines).rstrip("\n")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m nanochat.dataset", description="Download shards of FineWeb-Edu, as parquet files that training reads.",
+                                     epilog="Interrupted, it goes on where it was. Other sets: dev/repackage_data_reference.py", allow_abbrev=False)
+    flag(parser, "-n", "--num-shards", type=int, required=True, metavar="N", help=f"the first N, at most {FINEWEB_SHARDS}")
+    flag(parser, "--output-dir", default="data/fineweb", metavar="DIR")
+    flag(parser, "--workers", type=int, default=4, help="downloads at a time")
+    flag(parser, "--url", default=FINEWEB, help="where shard_00000.parquet and the others are: a mirror")
+    flag(parser, "--attempts", type=int, default=6, help="failures in a row, of one shard, after which to give up")
+    flag(parser, "--timeout", type=float, default=30, metavar="SECONDS", help="silence after which a connection is given up")
+    args = parser.parse_args(argv)
+    if not 1 <= args.num_shards <= FINEWEB_SHARDS or min(args.workers, args.attempts) < 1:
+        parser.error(f"--num-shards must be 1 to {FINEWEB_SHARDS}, --workers and --attempts at least 1")
+
+    from tqdm import tqdm
+
+    def download(number):
+        path = Path(args.output_dir) / f"shard_{number:05d}.parquet"
+        how = fetch(f"{args.url}/{path.name}", path, args.attempts, args.timeout, progress=bar.update)
+        if how == "unchecked":   # then at least it must be what it is called
+            try:
+                pq.ParquetFile(path).close()
+            except (pa.ArrowInvalid, OSError) as error:
+                path.unlink()
+                raise UserError(f"{args.url}/{path.name} is no parquet file, and the server names no checksum") from error
+        return how
+
+    with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=None, desc=args.output_dir) as bar, ThreadPoolExecutor(args.workers) as pool:
+        futures = [pool.submit(download, number) for number in range(args.num_shards)]
+        try:
+            found = [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    said = ", ".join(f"{found.count(how)} {what}" for how, what in (("here", "there before"), ("checked", "checked by SHA-256"), ("unchecked", "with no checksum to check"))
+                     if how in found)
+    print(f"{args.num_shards} shards in {args.output_dir}: {said}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

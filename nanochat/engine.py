@@ -7,10 +7,12 @@ the traces of an episode do not depend on which others it was ingested with.
 import time
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from nanochat.checkpoint_manager import load_model_file, weights_digest
 from nanochat.common import UserError, choose_device, choose_dtype
+from nanochat.distributed import Ranks
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, Traces
@@ -106,16 +108,22 @@ def row_length(chunks):
     return power * 3 // 4 if chunks <= power * 3 // 4 and power > 2 else power
 
 
-def remember(model, memory, encoded, rows, progress=None):
+def remember(model, memory, encoded, rows, progress=None, ranks=Ranks()):
     """
-    Adds episodes (token ids of each, and its (source, line, time)) to a memory.Writer, committed every COMMIT of them. What a kill leaves, and the
-    same call without what is there already, give the same files as one that was not killed.
+    Adds episodes (token ids of each, and its (source, line, time)) to a memory.Writer, committed every COMMIT of them (and rank). What a kill leaves,
+    and the same call without what is there already, give the same files as one that was not killed.
+
+    Of several ranks, all with the same arguments, each reads its part, and the first one writes, to the same bytes as if it were alone, since
+    no trace depends on other episodes: `memory` is of no account on the others, `progress` counts what this rank has read.
     """
-    for at in range(0, len(encoded), COMMIT):
-        part = encoded[at:at + COMMIT]
-        traces = ingest_ids(model, memory.layout.geometry["pad_id"], part, progress=progress)
-        memory.append(memory.layout.pack(traces), [-(-len(ids) // CHUNK) for ids in part], rows[at:at + COMMIT])
-        memory.commit()
+    layout, step = Layout(geometry(model)), COMMIT * ranks.world
+    for at in range(0, len(encoded), step):
+        part = encoded[at:at + step]
+        traces = ingest_ids(model, layout.geometry["pad_id"], part[ranks.part(len(part))], progress=progress)
+        every = ranks.gather(layout.pack(traces))
+        if ranks.first:
+            memory.append(np.concatenate(every), [-(-len(ids) // CHUNK) for ids in part], rows[at:at + step])
+            memory.commit()
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ class THENConfig(GPTConfig):
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     recall: bool = True          # False: ablation without the recall head
     recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
-    text_fraction: float = 0.5   # training only: share of the other tokens that the language-model loss is taken on
+    text_fraction: float = 0.35  # training only: the language-model loss is taken on so many of the slots, ordinary tokens first (about half of them)
     recall_dim: int = 64
     recall_topk: int = 16        # traces the recall head reads
     address_heads: int = 2
@@ -434,11 +434,13 @@ class THENGPT(GPT):
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
-        elsewhere = ((targets >= 0) & ~answers & (torch.rand(B, T, device=idx.device) < c.text_fraction)).flatten()
-        text = F.cross_entropy(self.logits(x.flatten(0, 1)[elsewhere]), targets.flatten()[elsewhere], reduction="sum") / elsewhere.sum().clamp(min=1)
+        # a fixed number of slots, so that shapes do not depend on data: those with an ordinary target first, at random
+        elsewhere = (torch.rand(B, T, device=idx.device) + ((targets >= 0) & ~answers)).flatten().topk(int(c.text_fraction * B * T))
+        words = targets.flatten()[elsewhere.indices].masked_fill(elsewhere.values < 1, -1)
+        text = F.cross_entropy(self.logits(x.flatten(0, 1)[elsewhere.indices]), words, reduction="sum", ignore_index=-1) / (words >= 0).sum().clamp(min=1)
         # what kind of word is asked for must be in x, so that it meets the keys of such words: refusals alone would leave "I" there, whatever the question
         told = is_answer & (target >= 0) & (proof >= 0)
-        guess = F.cross_entropy(self.logits(x[rows, positions])[told], target[told], reduction="sum") / told.sum().clamp(min=1)
+        guess = masked_mean(F.cross_entropy(self.logits(x[rows, positions]).transpose(1, 2), target.clamp(min=0), reduction="none"), told)
         losses = {"text": text, "guess": guess, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
                   "route": route, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())

@@ -13,6 +13,7 @@ from collections import defaultdict
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from nanochat.common import fast_dtype
 
@@ -44,6 +45,26 @@ def orthogonalize(G: Tensor, dtype: torch.dtype) -> Tensor:
     return X.mT if tall else X
 
 
+def local(t: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, any other tensor as it is. It shares the memory."""
+    return t.to_local() if isinstance(t, DTensor) else t
+
+
+def gathered(part: Tensor, p: Tensor) -> Tensor:
+    """The whole of a tensor of which this rank holds `part`, cut as the parameter `p` is. All ranks must call."""
+    if not isinstance(p, DTensor):
+        return part
+    return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()).full_tensor()
+
+
+def sharded_like(whole: Tensor, p: Tensor) -> Tensor:
+    """This rank's part of a tensor that every rank holds whole, cut as the parameter `p` is. Nothing is sent."""
+    if not isinstance(p, DTensor):
+        return whole
+    spread = DTensor.from_local(whole, p.device_mesh, [Replicate()] * p.device_mesh.ndim, run_check=False)
+    return spread.redistribute(placements=p.placements).to_local()
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """
     Parameter groups carry `kind`:
@@ -53,6 +74,12 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Only `kind`, `params` and `lr` are required. Each group also keeps `initial_lr`, its peak, which `scale_lr` scales.
     Weight decay is decoupled. Parameters without a gradient are skipped. Raises ValueError for a malformed group.
+
+    Gradients are not clipped: the size of a Muon update does not depend on that of the gradient, and one gradient alone moves a weight
+    by less than lr under AdamW: (1 - 0.8) / sqrt(1 - 0.95) = 0.9, however large it is.
+
+    Parameters may be sharded (FSDP2): AdamW and the momentum work on this rank's part; for Muon every rank gathers whole matrices,
+    orthogonalizes them all, and keeps its part.
     """
 
     DEFAULTS = {
@@ -84,6 +111,20 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * multiplier
 
+    def _state_of(self, p: Tensor, kind: str) -> dict:
+        state = self.state[p]
+        if not state:
+            state.update({"momentum_buffer": torch.zeros_like(p)} if kind == "muon" else
+                         {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)})
+        return state
+
+    @torch.no_grad()
+    def allocate(self) -> None:
+        """Makes the state of every parameter, as the first step would: what a sharded checkpoint is read into."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                self._state_of(p, group["kind"])
+
     @torch.no_grad()
     def step(self, closure=None):
         """One update. Returns what `closure` returns, if there is one."""
@@ -101,47 +142,43 @@ class MuonAdamW(torch.optim.Optimizer):
             if p.grad is not None:
                 stacks[p.shape, p.device, p.dtype].append(p)
         for (shape, device, _), params in stacks.items():
-            for p in params:
-                if not self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            grads = [p.grad for p in params]
-            buffers = [self.state[p]["momentum_buffer"] for p in params]
+            grads = [local(p.grad) for p in params]
+            buffers = [local(self._state_of(p, "muon")["momentum_buffer"]) for p in params]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             # Nesterov: look ahead along the new momentum
-            updates = torch.stack(torch._foreach_lerp(grads, buffers, group["momentum"]))
+            updates = torch._foreach_lerp(grads, buffers, group["momentum"])
+            updates = torch.stack([gathered(u, p) for u, p in zip(updates, params)])
             # fp16 has too little range for the iteration
             ns_dtype = torch.bfloat16 if fast_dtype(device)[0] == torch.bfloat16 else torch.float32
             updates = orthogonalize(updates, ns_dtype).to(params[0].dtype)
+            parts = [local(p) for p in params]
             if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
             # a tall matrix maps few inputs to many outputs: the scale keeps the change of its output per entry alike
             scale = math.sqrt(max(1.0, shape[0] / shape[1]))
-            torch._foreach_add_(params, list(updates.unbind()), alpha=-group["lr"] * scale)
+            torch._foreach_add_(parts, [sharded_like(u, p) for u, p in zip(updates.unbind(), params)], alpha=-group["lr"] * scale)
 
     def _step_adamw(self, group: dict) -> None:
         stacks = defaultdict(list)
         for p in group["params"]:
             if p.grad is None:
                 continue
-            state = self.state[p]
-            if not state:
-                state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            state = self._state_of(p, "adamw")
             state["step"] += 1
             stacks[p.device, p.dtype, state["step"]].append(p)
         beta1, beta2 = group["betas"]
         for (device, _, step), params in stacks.items():
             # the kernel walks raw memory, so a gradient must be laid out like its parameter
-            grads = [
-                p.grad if p.grad.stride() == p.stride() else torch.empty_like(p).copy_(p.grad) for p in params
-            ]  # fmt: skip
+            parts, grads = [local(p) for p in params], [local(p.grad) for p in params]
+            grads = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in zip(parts, grads)]
             count = torch.full((), float(step), device=device)
             torch._fused_adamw_(
-                params,
+                parts,
                 grads,
-                [self.state[p]["exp_avg"] for p in params],
-                [self.state[p]["exp_avg_sq"] for p in params],
+                [local(self.state[p]["exp_avg"]) for p in params],
+                [local(self.state[p]["exp_avg_sq"]) for p in params],
                 [],  # max_exp_avg_sqs, of amsgrad
-                [count] * len(params),
+                [count] * len(parts),
                 lr=group["lr"],
                 beta1=beta1,
                 beta2=beta2,

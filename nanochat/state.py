@@ -50,7 +50,7 @@ class Traces:
 
     @staticmethod
     def cat(parts):
-        return Traces(*(torch.cat([getattr(p, f.name) for p in parts], dim=1) for f in fields(Traces)))
+        return Traces(*(torch.cat([getattr(p, f.name) for p in parts], dim=1) for f in fields(parts[0])))
 
     def as_dict(self):
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -3,17 +3,33 @@ Pretraining by truncated backpropagation through time, the state carried from ba
 
     python -m scripts.base_train --model-class THENGPT --depth 4 --data-dir data/base --time-budget 3000
     python -m scripts.base_train --model-class THENGPT --depth 8 --total-batch-size 524288 --wandb-project "livemem-then" --run-name "phase1-pretrain" --save-every 1000
+    torchrun --standalone --nproc_per_node=8 -m scripts.base_train ...     one process a GPU; --fsdp where the model does not fit one
 
+A run goes on with --resume latest and the flags it was started with. SIGTERM saves and ends it with exit code 0; so does a loss that is not finite, with 1.
 Checkpoints and metrics.jsonl go to base_checkpoints/d<depth> under the repository root, or $NANOCHAT_BASE_DIR.
 """
 import argparse
+import contextlib
 import importlib
 import json
 import math
+import signal
 import sys
 import time
+from typing import NamedTuple
 
+from nanochat import scaling
 from nanochat.common import UserError, choose_device, choose_dtype, flag, run_main, run_record, seed_everything
+
+
+def auto(kind):
+    """For argparse: 'auto', or a number."""
+    return lambda text: text if text == "auto" else kind(text)
+
+
+def resumed(text):
+    """For argparse: 'latest', or a step."""
+    return text if text == "latest" else int(text)
 
 
 def build_parser():
@@ -22,20 +38,23 @@ def build_parser():
     add("--model-class", choices=["GPT", "THENGPT"], default="THENGPT")
     add("--depth", type=int, default=4, help="layers; the width is 64 times as much")
     add("--data-dir", default="data/base", help="parquet shards; the last one is held out for evaluation")
-    add("--total-batch-size", type=int, default=-1, help="tokens an optimizer step (default: one accumulation step)")
+    add("--total-batch-size", type=auto(int), default=-1, help="tokens an optimizer step; auto: by the size of the model (default: one accumulation step)")
     add("--device-batch-size", type=int, default=8, help="streams a device")
     add("--max-seq-len", type=int, default=512, help="slots of a segment")
     add("--tbptt-segments", type=int, default=2, help="segments the gradient flows through before the state is detached")
     add("--train-memory", type=int, default=2048, help="traces a stream remembers beyond the gradient")
-    add("--num-iterations", type=int, default=-1)
+    add("--num-iterations", type=int, default=-1, help="optimizer steps (default, without a time budget: --tokens-per-parameter, at least 1000)")
+    add("--tokens-per-parameter", type=float, default=20, help="length of the run by the size of the model")
     add("--time-budget", type=float, default=-1, help="seconds of training; bounds the run and the learning-rate schedule")
     add("--write-mixer", choices=["swa", "kda"], default="swa")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of the model configuration, for ablations")
+    add("--lr-scale", type=auto(float), default="auto", help="factor on the rates below; auto: 1, above 524,288 tokens a step the square root of the batch")
     add("--matrix-lr", type=float, default=0.02)
     add("--embedding-lr", type=float, default=0.3)
     add("--head-lr", type=float, default=0.004)
     add("--recall-lr", type=float, default=0.001, help="recall head and indexers")
     add("--scalar-lr", type=float, default=0.01, help="gains and other vectors")
+    add("--weight-decay", type=auto(float), default=0.0, help="of the matrices; auto: nanochat's 0.28, scaled to this run")
     add("--warmdown", type=float, default=0.5, help="fraction of the run over which the learning rate falls")
     add("--text-loss-weight", type=float, default=0.3)
     add("--answer-loss-weight", type=float, default=1.0)
@@ -44,14 +63,20 @@ def build_parser():
     add("--eval-every", type=int, default=250)
     add("--eval-segments", type=int, default=12)
     add("--save-every", type=int, default=-1, help="steps (default: at the end only)")
-    add("--resume-from-step", type=int, default=-1)
+    add("--keep", type=int, default=-1, metavar="K", help="checkpoints kept, the last ones (default: all)")
+    add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
+    add("--dry-run", action="store_true", help="say what the run would take (parameters, FLOPs, memory, tokens, hours), and end")
+    add("--peak-tflops", type=float, default=989, help="for --dry-run: of one device in bf16 (default: H100 SXM)")
+    add("--mfu", type=float, default=0.2, help="for --dry-run: share of the peak that is reached, an assumption")
     add("--tag", default="", help="name of the run's directory (default: d<depth>)")
     add("--seed", type=int, default=0)
     add("--device", default="auto")
     add("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     add("--attn", choices=["auto", "fa3", "fa2", "sdpa", "naive"], default="auto", help="attention of GPT; THENGPT masks by episode and memory, written out")
     add("--no-compile", action="store_true", help="never torch.compile")
-    add("--fp8", action="store_true")
+    add("--fsdp", action="store_true", help="under torchrun: weights and optimizer sharded over the ranks, not replicated")
+    add("--fp8", action="store_true", help="matrices of the blocks multiply in fp8 (SM 8.9 and newer)")
+    add("--fp8-recipe", choices=["tensorwise", "rowwise"], default="tensorwise", help="one scale a tensor, or one a row (SM 9.0)")
     add("--wandb-project", default="", help="log to wandb, too")
     add("--run-name", default="")
     return parser
@@ -81,168 +106,253 @@ def build_model(args, tokenizer, device, dtype):
     from nanochat.gpt import GPT, THENGPT, config_from_depth
     overrides = {"vocab_size": tokenizer.vocab_size, **model_overrides(args.set)}
     if args.model_class == "THENGPT":
-        overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id, "pad_id": tokenizer.pad_id,
-                     "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
+        overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id,
+                     "pad_id": tokenizer.pad_id, "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
     try:
         config = config_from_depth(args.model_class, args.depth, **overrides)
     except TypeError as error:
         raise UserError(f"--set: {error}", code=2) from error
     with torch.device("meta"):   # nothing is allocated, or drawn, twice
         model = {"GPT": GPT, "THENGPT": THENGPT}[args.model_class](config)
-    model.to_empty(device=device)
     model.dtype = dtype
-    model.init_weights(tokenizer.word_tables())
+    if device.type != "meta":
+        model.to_empty(device=device)
+        model.init_weights(tokenizer.word_tables())
     return model
 
 
+def dry_run(args, model, plan, window):
+    """What the run would take, on stdout."""
+    B, T, K = args.device_batch_size, args.max_seq_len, args.tbptt_segments
+    cost, steps = scaling.cost(window, B, T, K), max(plan.steps, 1)
+    flops = cost.flops / (B * T * K)
+    print(f"{args.model_class} depth {args.depth}, {B} streams x {T} slots x {K} segments a device, {str(model.dtype).removeprefix('torch.')}")
+    for name, n in model.parameter_table():
+        print(f"  {name:24s} {n:16,d}")
+    print(f"tokens a step {plan.batch:,}, steps {plan.steps if plan.steps > 0 else 'by time'}, tokens {plan.batch * steps:,}, rates x {plan.lr_scale:.3g}")
+    print(f"FLOPs a token {flops:.3g}, a step {flops * plan.batch:.3g}" + (f", the run {flops * plan.batch * steps:.3g}" if plan.steps > 0 else ""))
+    print("memory of a device, counted on the meta device, in GB")
+    for name in ("weights", "gradients", "optimizer", "activations", "state"):
+        print(f"  {name:24s} {getattr(cost, name) / 1e9:16.2f}")
+    print(f"  {'with room for temporaries':24s} {cost.bytes / 1e9:15.2f}    (activations and state x {scaling.OVERHEAD}, an assumption)")
+    if plan.steps > 0:
+        hours = flops * plan.batch * steps / (args.peak_tflops * 1e12 * args.mfu) / 3600
+        print(f"hours on one device {hours:.3g}, at {args.mfu:.0%} of {args.peak_tflops:g} TFLOP/s, an assumption (--mfu, --peak-tflops)")
+    return 0
+
+
+class Plan(NamedTuple):
+    """What follows from the flags and the size of the model."""
+    batch: int        # slots a step, over all ranks
+    windows: int      # that a step accumulates
+    steps: int        # -1: the run is bounded by time alone
+    lr_scale: float
+    weight_decay: float
+
+    @staticmethod
+    def of(args, parameters, ranks):
+        """parameters: how many multiply. UserError where the flags contradict each other."""
+        B, T, K = args.device_batch_size, args.max_seq_len, args.tbptt_segments
+        if min(B, T, K) < 1:
+            raise UserError("--device-batch-size, --max-seq-len and --tbptt-segments must be at least 1", code=2)
+        if T % 16:
+            raise UserError(f"--max-seq-len {T} must be a multiple of 16, the chunk", code=2)
+        window, batch = B * T * K * ranks, args.total_batch_size
+        tokens = scaling.training_tokens(parameters, args.tokens_per_parameter)
+        if batch == "auto":
+            batch = max(1, round(scaling.batch_tokens(tokens) / window)) * window
+        batch = window if batch < 0 else batch
+        if batch < 1 or batch % window:
+            raise UserError(f"--total-batch-size {batch} must be a multiple of device-batch-size x max-seq-len x tbptt-segments x ranks = {window}", code=2)
+        steps = scaling.steps_of(tokens, batch) if args.num_iterations < 0 and args.time_budget < 0 else args.num_iterations
+        if args.weight_decay == "auto" and steps < 0:
+            raise UserError("--weight-decay auto needs the number of steps: give --num-iterations, or leave --time-budget out", code=2)
+        return Plan(batch, batch // window, steps, scaling.lr_scale(batch) if args.lr_scale == "auto" else args.lr_scale,
+                    scaling.weight_decay(0.28, batch, steps) if args.weight_decay == "auto" else args.weight_decay)
+
+
 def start_wandb(args, config):
-    if not args.wandb_project:
-        return None
     try:
         wandb = importlib.import_module("wandb")
     except ImportError as error:
         raise UserError("--wandb-project needs wandb: pip install wandb, or leave the flag out (metrics.jsonl is always written)") from error
-    return wandb.init(project=args.wandb_project, name=args.run_name or None, config=config)
+    try:
+        return wandb.init(project=args.wandb_project, name=args.run_name or None, config=config)
+    except wandb.errors.Error as error:
+        raise UserError(f"wandb: {error} (wandb login, or WANDB_MODE=offline, or leave --wandb-project out)") from error
+
+
+class Log:
+    """metrics.jsonl of a run, always, and wandb beside it where it is asked for. Ranks other than the first write nothing."""
+    def __init__(self, args, config, step, directory, first):
+        self.wandb = start_wandb(args, config) if first and args.wandb_project else None
+        self.file = open(directory / "metrics.jsonl", "a", encoding="utf-8") if first else None
+        self("config", step, **config)
+
+    def __call__(self, kind, step, **values):
+        if self.file:
+            self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self.file.flush()
+        if self.wandb and kind != "config":
+            self.wandb.log({"step": step, **values})
+
+    def close(self, code):
+        if self.wandb:
+            self.wandb.finish(exit_code=code)
+        if self.file:
+            self.file.close()
+
+
+@contextlib.contextmanager
+def sigterm():
+    """A list that is not empty once SIGTERM has come: a spot instance is warned by it before it is taken away."""
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    from nanochat import distributed
+
+    device, why = choose_device(args.device)
+    ranks = distributed.start(device)
+    try:
+        return train(args, device, why, ranks)
+    finally:
+        distributed.stop()
+
+
+def train(args, device, why_device, ranks):
     import torch
 
-    from nanochat.checkpoint_manager import checkpoint_dir, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+    from nanochat import fp8
+    from nanochat.checkpoint_manager import checkpoint_dir
     from nanochat.dataloader import StreamLoader
     from nanochat.dataset import list_shards
+    from nanochat.distributed import total_norm, whole
     from nanochat.evaluate import recall_accuracy
     from nanochat.flash_attention import resolve as resolve_attention
-    from nanochat.optim import MuonAdamW, lr_multiplier
-    from nanochat.state import detach_state, forget_rows, state_from_plain, state_to_plain
+    from nanochat.optim import lr_multiplier
+    from nanochat.tbptt import Run, Window
     from nanochat.tokenizer import Tokenizer
 
-    if args.num_iterations < 0 and args.time_budget < 0:
-        args.num_iterations = 1000
-    device, why_device = choose_device(args.device)
-    dtype, why_dtype = choose_dtype(device, args.dtype)
-    if args.fp8:
-        raise UserError(f"--fp8 is not to be had: {'it needs an H100-class GPU, and the device is ' + str(device) if device.type != 'cuda' else 'not built yet'}; leave it out")
-    B, T, K = args.device_batch_size, args.max_seq_len, args.tbptt_segments
-    window = B * T * K
-    total = window if args.total_batch_size < 0 else args.total_batch_size
-    if min(B, T, K, args.depth) < 1 or total % window:
-        raise UserError(f"--total-batch-size {total} must be a multiple of device-batch-size x max-seq-len x tbptt-segments = {window}", code=2)
-    if T % 16:
-        raise UserError(f"--max-seq-len {T} must be a multiple of 16, the chunk", code=2)
+    def note(text):
+        if ranks.first:
+            print(text, file=sys.stderr, flush=True)
+
+    dtype, why_dtype = choose_dtype(device, "bf16" if args.dry_run and args.dtype == "auto" else args.dtype)
+    if args.fp8 and not args.dry_run:
+        fp8.check(device, args.fp8_recipe)
+    if args.fsdp and ranks.world == 1:
+        raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
+    if args.fsdp and dtype == torch.float16:
+        raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
     seed_everything(args.seed)
     try:
         tokenizer = Tokenizer.load()
-        shards = list_shards(args.data_dir)
+        shards = [] if args.dry_run else list_shards(args.data_dir)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     train_shards, val_shards = (shards[:-1], shards[-1:]) if len(shards) > 1 else (shards, shards)
-    model = build_model(args, tokenizer, device, dtype)
-    then = args.model_class == "THENGPT"
-    optimizer = MuonAdamW(model.parameter_groups(args.matrix_lr, args.embedding_lr, args.head_lr, args.recall_lr, args.scalar_lr))
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    directory = checkpoint_dir(args.tag or f"d{args.depth}")
+    model = build_model(args, tokenizer, torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device, dtype)
+    table, then = model.parameter_table(), args.model_class == "THENGPT"
+    plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
     weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "guess": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
+    if args.dry_run:
+        return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
+    if args.fp8:
+        fp8.convert(model, args.fp8_recipe)
+    B, T, directory = args.device_batch_size, args.max_seq_len, checkpoint_dir(args.tag or f"d{args.depth}")
+    compiled = device.type == "cuda" and not args.no_compile and not args.fsdp
 
-    # where the run stands
-    step, position, state, elapsed = 0, None, None, 0.0
-    if args.resume_from_step >= 0:
-        saved = load_checkpoint(directory, args.resume_from_step)
-        if saved.meta["config"] != model.describe():
-            raise UserError(f"step {args.resume_from_step} in {directory} is of another model configuration: give the flags it was trained with")
-        if saved.meta["tokenizer"] != tokenizer.fingerprint:
-            raise UserError(f"step {args.resume_from_step} in {directory} was trained with another tokenizer")
-        model.load_state_dict(saved.model)
-        optimizer.load_state_dict(saved.optimizer)
-        train = saved.train_state
-        step, position, elapsed = args.resume_from_step, train["position"], train["elapsed"]
-        if then:
-            state = state_from_plain(train["state"])
-        scaler.load_state_dict(train["scaler"])
-    loader = StreamLoader(train_shards, tokenizer, B, T, position=position)
-    state = model.empty_state(B) if then and state is None else state
-    if args.resume_from_step >= 0:
-        set_rng_state(train["rng"])   # last: building things above has drawn numbers
+    def groups(model):
+        rates = (rate * plan.lr_scale for rate in (args.matrix_lr, args.embedding_lr, args.head_lr, args.recall_lr, args.scalar_lr))
+        return [{**group, "weight_decay": plan.weight_decay if group["kind"] == "muon" else 0.0} for group in model.parameter_groups(*rates)]
 
-    run_compiled = device.type == "cuda" and not args.no_compile and not then
-    config = {**vars(args), **model.describe(), "run": run_record()}
-    directory.mkdir(parents=True, exist_ok=True)
-    note(f"Live Memory pretraining: {args.model_class} depth {args.depth} -> {directory}")
-    note(f"device: {device} ({why_device}) | dtype: {str(dtype).removeprefix('torch.')} ({why_dtype})")
+    def streams(position):
+        return StreamLoader(train_shards, tokenizer, B, T, rank=ranks.rank, world_size=ranks.world, position=position)
+
     model.backend = resolve_attention(args.attn, device, dtype)
+    run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed=compiled and then), groups, streams, ranks, directory, device, segments=args.tbptt_segments,
+              windows=plan.windows, sharded=args.fsdp, fp16=dtype == torch.float16, compiled=compiled, seed=args.seed)
+    begin = run.last_step() if args.resume == "latest" else args.resume
+    said = run.resume(begin, tokenizer) if begin is not None else "nothing is saved yet, the run begins" if args.resume else None
+
+    config = {**vars(args), **run.config, "plan": plan._asdict(), "run": {**run_record(), "ranks": ranks.world}}
+    if ranks.first:
+        directory.mkdir(parents=True, exist_ok=True)
+    note(f"Live Memory pretraining: {args.model_class} depth {args.depth} -> {directory}" + (f", from step {run.steps} on" if run.steps else ""))
+    if said:
+        note(f"--resume {args.resume}: {said}")
+    note(f"device: {device} ({why_device}) | dtype: {str(dtype).removeprefix('torch.')} ({why_dtype})"
+         + (f" | {ranks.world} ranks, {'FSDP2' if args.fsdp else 'DDP'}" if ranks.world > 1 else "") + (f" | fp8, {args.fp8_recipe}" if args.fp8 else ""))
     note(f"attention: {model.backend}")
     if then:
         note("  THENGPT's layers do not use it: episodes, window, memory and sink share one masked softmax, which Flash Attention does not offer")
-    note("torch.compile: " + ("on" if run_compiled else "off (" + ("--no-compile" if args.no_compile else "a step with growing memory is not one graph yet" if then else
-                                                                  "takes minutes a shape without a GPU") + ")"))
-    for name, n in model.parameter_table():
+    note("torch.compile: " + ("on, a window is one graph" if compiled else "off (" + ("--no-compile" if args.no_compile else "FSDP2 gathers weights between layers" if args.fsdp else
+                                                                                                     "takes minutes without a GPU") + ")"))
+    for name, n in table:
         note(f"  {name:12s} {n:12,d}")
-    note(f"tokens a step: {total:,} = {B} streams x {T} slots x {K} segments x {total // window} | data: {len(train_shards)} shards, {len(val_shards)} for evaluation"
-         + (" (the same: only one is there)" if len(shards) == 1 else ""))
-    wandb_run = start_wandb(args, config)
-    forward = torch.compile(model) if run_compiled else model
-    log = open(directory / "metrics.jsonl", "a", encoding="utf-8")
-    record = lambda **entry: (log.write(json.dumps(entry) + "\n"), log.flush(), wandb_run and wandb_run.log({k: v for k, v in entry.items() if k != "kind"}))
-    if step == 0:
-        record(kind="config", **config)
+    note(f"tokens a step: {plan.batch:,} = {ranks.world} ranks x {B} streams x {T} slots x {args.tbptt_segments} segments x {plan.windows} | "
+         f"steps: {plan.steps if plan.steps > 0 else 'by time'} | rates x {plan.lr_scale:.3g} | weight decay {plan.weight_decay:.3g}")
+    note(f"data: {len(train_shards)} shards, {len(val_shards)} for evaluation" + (" (the same: only one is there)" if len(shards) == 1 else ""))
+    log = Log(args, config, run.steps, directory, ranks.first)
 
-    def save():
-        meta = {"config": model.describe(), "tokenizer": tokenizer.fingerprint, "args": vars(args), "seconds": round(elapsed, 1)}
-        train = {"position": loader.position(), "elapsed": elapsed, "rng": rng_state(), "scaler": scaler.state_dict(), "state": state_to_plain(state) if then else None}
-        save_checkpoint(directory, step, model.state_dict(), optimizer.state_dict(), meta, train)
-        note(f"saved {directory}/model_{step:06d}.pt")
+    def save(lived=None):
+        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args)}, lived, args.keep)
+        note(f"saved {directory}/model_{run.steps:06d}.pt")
 
     def progress():
-        return max(step / args.num_iterations if args.num_iterations > 0 else 0.0, elapsed / args.time_budget if args.time_budget > 0 else 0.0)
+        return max(run.steps / plan.steps if plan.steps > 0 else 0.0, run.seconds / args.time_budget if args.time_budget > 0 else 0.0)
 
-    while progress() < 1:
-        t0 = time.perf_counter()
-        multiplier = lr_multiplier(progress() + 1e-4, 1.0, 0.01, args.warmdown, final=0.02)
-        optimizer.scale_lr(multiplier)
-        sums, windows = {}, total // window
-        for _ in range(windows):
-            loss = 0
-            for _ in range(K):
-                batch = {name: t.to(device) for name, t in next(loader).items()}
-                if then:
-                    if args.carry_state == "no":
-                        batch["new_life"][:] = True
-                    state = forget_rows(state, batch["new_life"])
-                    losses, state = forward(batch["ids"], batch["targets"], state, batch["answers"], batch["evidence"], weights=weights, parts=True)
-                else:
-                    text = forward(batch["ids"], batch["targets"])
-                    losses = {"text": text, "total": text}
-                loss = loss + losses["total"] / (K * windows)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.detach() / (K * windows)
-            scaler.scale(loss).backward()
-            if then:
-                state = detach_state(state, args.train_memory)
-        sums = {name: float(value) for name, value in sums.items()}
-        if not math.isfinite(sums["total"]):
-            record(kind="error", step=step, **sums)
-            raise UserError(f"the loss is not finite at step {step} ({', '.join(f'{k} {v:.3g}' for k, v in sums.items())}): stopped before the weights were touched; "
-                            f"lower the learning rates, or resume from the last checkpoint in {directory}")
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        dt = time.perf_counter() - t0
-        elapsed, step = elapsed + dt, step + 1
-        done = progress()
-        parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "route", "index") if name in sums)
-        print(f"step {step:05d} ({100 * min(done, 1):5.1f}%) | loss {parts} | lr {multiplier:.2f} | {dt * 1000:.0f} ms | {total / dt:,.0f} tok/s | "
-              f"traces {len(state['traces']) if then else 0} | {elapsed / 60:.1f} min, {elapsed * (1 / done - 1) / 60:.1f} left", flush=True)
-        record(kind="step", step=step, lr=multiplier, seconds=dt, elapsed=elapsed, **sums)
-        if then and (step % args.eval_every == 0 or done >= 1):
-            got = recall_accuracy(model, val_shards, tokenizer, B, T, args.eval_segments, args.train_memory, device)
-            print(f"recall at step {step} (n={got['n']}): first answer token {got['first']:.1f}% (memory emptied {got['first_empty']:.1f}%), "
-                  f"rest {got['rest']:.1f}% ({got['rest_empty']:.1f}%), evidence ranked first {got['routed']:.1f}%, refused {got['refused']:.1f}%", flush=True)
-            record(kind="eval", step=step, **got)
-        if (args.save_every > 0 and step % args.save_every == 0) or done >= 1:
-            save()
-    log.close()
-    return 0
+    if progress() >= 1:
+        note("that was the last step: nothing is left to do")
+    code = 1
+    try:
+        with sigterm() as asked:
+            while (done := progress()) < 1:
+                t0, lived = time.perf_counter(), run.lived()
+                multiplier = lr_multiplier(done + 1e-4, 1.0, 0.01, args.warmdown, final=0.02)
+                sums = run.losses()
+                if not run.is_finite(sums):
+                    log("error", run.steps, **{name: f"{value:g}" for name, value in sums.items()})   # JSON has no nan
+                    sound = math.isfinite(total_norm(list(model.parameters())))
+                    if sound:
+                        save(lived)
+                    raise UserError(f"loss or gradients are not finite at step {run.steps} ({', '.join(f'{k} {v:.3g}' for k, v in sums.items())}): stopped before "
+                                    + ("the weights were touched, and saved: --resume replays this very step" if sound else "they were saved, since the weights are not "
+                                       f"finite either: lower the learning rates, or --resume from the last checkpoint in {directory}"))
+                run.update(multiplier)
+                dt, ended = ranks.mean({"seconds": time.perf_counter() - t0, "ended": float(bool(asked))}).values()   # agreed upon by all
+                run.seconds += dt
+                done = progress()
+                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "route", "index") if name in sums)
+                if ranks.first:
+                    print(f"step {run.steps:05d} ({100 * min(done, 1):5.1f}%) | loss {parts} | norm {sums['norm']:.2f} | lr {multiplier:.2f} | {dt * 1000:.0f} ms | "
+                          f"{plan.batch / dt:,.0f} tok/s | traces {len(run.state['traces']) if then else 0} | {run.seconds / 60:.1f} min, "
+                          f"{run.seconds * (1 / done - 1) / 60:.1f} left", flush=True)
+                log("step", run.steps, lr=multiplier, seconds=dt, elapsed=run.seconds, **sums)
+                if then and (run.steps % args.eval_every == 0 or done >= 1):
+                    with whole(model):
+                        got = recall_accuracy(model, val_shards, tokenizer, B, T, args.eval_segments, args.train_memory, device)
+                    if ranks.first:
+                        print(f"recall at step {run.steps} (n={got['n']}): first answer token {got['first']:.1f}% (memory emptied {got['first_empty']:.1f}%), "
+                              f"rest {got['rest']:.1f}% ({got['rest_empty']:.1f}%), evidence ranked first {got['routed']:.1f}%, "
+                              f"refused {got['refused']:.1f}%", flush=True)
+                    log("eval", run.steps, **got)
+                if (args.save_every > 0 and run.steps % args.save_every == 0) or done >= 1 or ended:
+                    save()
+                if ended:
+                    note(f"SIGTERM: saved at step {run.steps}; the same command with --resume latest goes on")
+                    break
+        code = 0
+    finally:
+        log.close(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 Ingest: a frozen model reads text once, and what it remembers of it becomes a state: S.pt and, beside it, S.traces.
 
     python -m scripts.ingest --model_path base_checkpoints/d8/model_001000.pt --data_path data/synthetic-cairo-episodes.txt --output_path cairo_memory_state.pt
+    torchrun --standalone --nproc_per_node=8 -m scripts.ingest ...     episodes are read by one process a GPU, the files are the same to the byte
 
 The state is that of this text, whatever was there before; --append adds to what is there. What is there of it already is not read again, so
 the same command twice does nothing, and one that was killed goes on where it was.
 """
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -120,25 +122,34 @@ def main(argv=None):
     import numpy as np
     from tqdm import tqdm
 
-    from nanochat import engine
+    from nanochat import distributed, engine
     from nanochat.memory import Writer
     from nanochat.memory_file import Content, identity
 
     model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
-    if not args.json:
-        print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}", file=sys.stderr)
+    ranks = distributed.start(model.wte.weight.device)
+    if not args.json and ranks.first:
+        print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}"
+              + (f" | {ranks.world} ranks" if ranks.world > 1 else ""), file=sys.stderr)
     began = time.perf_counter()
     rows, encoded = [(name, line, args.time) for _, name, line in found], []
     for at in range(0, len(found), BATCH):   # a list takes nine times the memory of an array
         encoded += [np.array(ids, np.int32) for ids in engine.episode_ids(tokenizer, [text for text, _, _ in found[at:at + BATCH]])]
     del found
     mine = identity(model, facts)
-    with Writer(output, mine, anew=not args.append) as memory:
-        kept, new = new_episodes(memory, encoded, rows, args.append)
-        if not memory.whole or kept < len(memory):
-            memory.rewrite(Content(mine), [])
-        with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None) as bar:
-            engine.remember(model, memory, [encoded[i] for i in new], [rows[i] for i in new], bar.update)
+    with contextlib.ExitStack() as stack:
+        stack.callback(distributed.stop)
+        memory, new = None, None
+        if ranks.first:
+            memory = stack.enter_context(Writer(output, mine, anew=not args.append))
+            kept, new = new_episodes(memory, encoded, rows, args.append)
+            if not memory.whole or kept < len(memory):
+                memory.rewrite(Content(mine), [])
+        new = ranks.share(new)
+        with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None if ranks.first else True) as bar:
+            engine.remember(model, memory, [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks)
+        if not ranks.first:
+            return 0
         seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)
         summary = {"episodes": len(memory), "added": len(new), "skipped": len(encoded) - len(new), "tokens": tokens, "traces": len(memory.content.checks),
                    "bytes": memory.bytes, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds), "output": str(output)}

@@ -1,0 +1,31 @@
+"""The joint softmax of a read layer over window, memory and sink: no gradient is lost, towards what is read nor towards how much of it is."""
+import pytest
+import torch
+
+from nanochat.gpt import THENGPT, THENConfig
+from nanochat.state import Traces
+
+
+@pytest.mark.parametrize("topk", [8, 2])   # all traces in one matrix; selected ones gathered for each query
+@pytest.mark.parametrize("n_kv_head", [1, 2])
+def test_gradients_of_the_joint_softmax(topk, n_kv_head):
+    model = THENGPT(THENConfig(vocab_size=64, n_layer=2, ratio=1, n_head=2, n_kv_head=n_kv_head, n_embd=8, window=16, n_ordinary=60, bos_id=60, pad_id=63, gist_dim=4,
+                               index_dim=4, recall_dim=8, read_topk=topk)).double()
+    model.init_weights()
+    model.dtype = torch.float64
+    attn = model.blocks[1].attn
+    torch.nn.init.normal_(attn.proj.weight)   # it starts at zero
+    torch.nn.init.normal_(attn.sink)
+    state = model.empty_state(1)
+    local = model.local_context(torch.randint(0, 60, (1, 16)), state)[0]
+    traces = state["traces"].map(lambda t: t.new_zeros(1, 3, *t.shape[2:])).as_dict() | {"index": torch.randn(1, 3, 1, 4, dtype=torch.float64)}
+    visible = torch.ones(1, 16, 3, dtype=torch.bool)
+    visible[0, :5, 1:] = False
+
+    def layer(x, gist, sink, k, v):
+        return torch.func.functional_call(attn, {"sink": sink}, (x, local, [k, v], {"traces": Traces(**{**traces, "gist": gist}), "visible": visible, "training": None}))[0]
+
+    new = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    inputs = new(1, 16, 8), new(1, 3, 4), new(2, 4), new(1, 16, n_kv_head, 4), new(1, 16, n_kv_head, 4)
+    local["mask"] = torch.ones_like(local["mask"])   # the carried window is seen as well
+    assert torch.autograd.gradcheck(layer, inputs, eps=1e-6, atol=1e-6)
