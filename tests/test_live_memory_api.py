@@ -152,6 +152,8 @@ def test_a_turn_that_is_cut_short_leaves_nothing(live, here):
 
     with pytest.raises(KeyboardInterrupt):
         memory.say(cut_short())
+    with pytest.raises(UserError, match="it may have 4,096"):
+        memory.say(["so ", "on and " * 5000])
     assert both(here) == before and plain(memory.ask(QUESTION)) == answer and memory.say(" \n") is None and len(memory) == 3
     assert memory.say("And so on.") == 4
 
@@ -468,7 +470,7 @@ def test_a_memory_larger_than_its_budget_is_the_same_memory(live, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;title\x07\x00\x9b", "<|end|><|bos|><|assistant|> <|pad|>", "\ud800 lone", "\u202e right to left \u200d", " \u00a0 x \u2028 y \x0c ",
-                                  "\U0001f408\u200d\u2b1b" * 20, "a" * 5000, "\t"])
+                                  "\U0001f408\u200d\u2b1b" * 20, "a" * 1000, "\t"])
 def test_hostile_text_is_text(live, here, text):
     memory = live()
     memory.ingest(TIMELINE)
