@@ -119,8 +119,9 @@ class Timeline:
 
     kind = "timeline"
 
-    def __init__(self, rng, names, n, sibling=None):
+    def __init__(self, rng, names, n, sibling=None, plain=False):
         self.clock = sibling.clock if sibling else Clock(rng, n)
+        self.plain = plain   # only what was at a time is asked, not what was before it, as of it or last
         while True:
             roll = rng.random()
             self.subject = "the user" if roll < 0.1 else rng.choice(SUBJECTS) if roll < 0.5 else names.propose(rng, "person")
@@ -185,7 +186,7 @@ class Timeline:
 
     def ask(self, rng, line):
         """A question about one attribute, or two, at one time, just before it, as of a time without a line, or now."""
-        roll, js, number = rng.random(), rng.sample(list(line.answers), len(line.answers)), self.clock.numbers[line.i]
+        roll, js, number = 1 if self.plain else rng.random(), rng.sample(list(line.answers), len(line.answers)), self.clock.numbers[line.i]
         ordered, op = self.clock.kind != "unordered", "at"
         if roll < 0.06 and ordered:
             j = js[0]

@@ -1,16 +1,16 @@
 """
-What the memory on disk costs: reading records, a user's turn, a store of many traces. One JSON line a cell.
+What the memory on disk costs: reading records, a user's turn, the routing search, a store of many traces. One JSON line a cell.
 
-    python dev/bench_memory.py [--model-path data/then-d4] [--users 1000] [--traces 6250 62500 625000]
+    python dev/bench_memory.py [--model-path data/then-d4] [--users 1000] [--traces 6250 62500 625000] [--state-path S.pt]
 
-Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its own, for its peak RSS.
+Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its own, for its peak RSS. With
+faiss-cpu installed its flat inner product is timed on the same keys; --state-path: how far bounds would prune the search of a real memory.
 """
 import argparse
 import json
 import mmap
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -64,19 +64,82 @@ def reading(path):
 
 
 def users(model, tokenizer, facts, directory, n):
-    """n users with 20 facts each: open, one question, close."""
+    """n users with 20 facts each: open, one question, close. own: answers that hold the user's own number; crossed: that of another user."""
     from nanochat import engine
     from nanochat.memory import Writer, load_state
     from nanochat.memory_file import identity
-    paths = [directory / f"user{i}.pt" for i in range(n)]
-    for i, path in enumerate(paths):
+    paths, numbers, answers = [directory / f"user{i}.pt" for i in range(n)], [str(10000 + 37 * i) for i in range(n)], []
+    for path, number in zip(paths, numbers):
         with Writer(path, identity(model, facts)) as memory:
-            texts = [f"t={t}: The user was in room {i}, and preferred drink {i * 20 + t}." for t in range(20)]
+            texts = [f"t={t}: The user was in room {number}, and preferred drink {t}." for t in range(20)]
             engine.remember(model, memory, engine.episode_ids(tokenizer, texts), [(None, -1, -1)] * 20)
-    turns = iter(paths)
-    turn = lambda: engine.answer(model, tokenizer, load_state(next(turns), model, facts)[0], QUESTION, max_tokens=8)
-    opens = iter(paths)
-    return {"cell": "users", "users": n, "open_ms": 1e3 * timed(lambda: load_state(next(opens), model, facts), n), "turn_ms": 1e3 * timed(turn, n)}
+    opens, turns = iter(paths), iter(paths)
+    ask = lambda state: answers.append(engine.answer(model, tokenizer, state, "Which room was the user in at t=7?", max_tokens=8).text)
+    turn = lambda: ask(load_state(next(turns), model, facts)[0])
+    cell = {"cell": "users", "users": n, "open_ms": 1e3 * timed(lambda: load_state(next(opens), model, facts), n), "turn_ms": 1e3 * timed(turn, n)}
+    held = [{number for number in numbers if number in text} for text in answers]
+    own = sum(number in found for number, found in zip(numbers, held))
+    crossed = sum(bool(found - {number}) for number, found in zip(numbers, held))
+    return {**cell, "own": own, "crossed": crossed}
+
+
+def routing(layout, n, dtype):
+    """The search for the 16 best of n random keys, one query at a time, and faiss's flat inner product on the same keys."""
+    import torch
+
+    from nanochat.search import Keys, best
+    parts, dim, bits, length = layout.vectors["address"]
+    generator = torch.Generator().manual_seed(0)
+    keys, top = Keys(n, (parts, dim), bits, length, torch.empty(1, 0, parts * dim, dtype=dtype)), 2 ** (bits - 1) - 1
+    for at in range(0, n, 10000):
+        keys.fill(at, torch.randint(-top, top + 1, (min(10000, n - at), parts, dim), generator=generator, dtype=torch.int8))
+    queries = 12 * keys.values(torch.randint(n, (50,), generator=generator)).float() + torch.randn(50, parts, dim, generator=generator)
+    visible, turn, found = torch.ones(1, n, dtype=torch.bool), iter(queries[:, None]), []
+    ours = timed(lambda: found.append(best(keys, next(turn), 16, visible)[0][0]), 50)
+    cell = {"cell": "routing", "traces": n, "threads": torch.get_num_threads(), "search_ms": 1e3 * ours}
+    try:
+        import faiss
+    except ImportError:
+        print("faiss-cpu is not installed: the search is not compared", file=sys.stderr)
+        return cell
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    flat = faiss.IndexFlatIP(parts * dim)
+    for at in range(0, n, 10000):
+        flat.add(keys[:, at:at + 10000][0].float().numpy())
+    lines, theirs = iter(queries.flatten(1).numpy()[:, None]), []
+    cell["faiss_ms"] = 1e3 * timed(lambda: theirs.append(flat.search(next(lines), 16)[1][0]), 50)
+    return {**cell, "faiss_over_search": cell["faiss_ms"] / cell["search_ms"], "same_best": sum(int(a[0]) == int(b[0]) for a, b in zip(found, theirs)) / 50}
+
+
+def pruning(path):
+    """
+    Which share of a real memory's traces an exact search still has to score if blocks of consecutive traces are left out whose centre and radius say that
+    none of the 16 best can be in them. Queries: addresses that are there, the easiest case.
+    """
+    import torch
+
+    from nanochat.memory import Store
+    from nanochat.search import Keys
+    with Store(path) as store:
+        parts, dim, bits, length = store.layout.vectors["address"]
+        keys, at = Keys(len(store.content.checks), (parts, dim), bits, length, torch.empty(1, 0, parts * dim)), 0
+        for rows in store.blocks():
+            keys.fill(at, store.layout.quantised(rows, "address"))
+            at += len(rows)
+    values = keys.values(torch.arange(keys.n))                                  # (N, P, d)
+    queries = values[torch.randint(keys.n, (100,), generator=torch.Generator().manual_seed(0))]
+    least = (queries.flatten(1) @ values.flatten(1).T).topk(16).values[:, -1:]
+    for size in (4, 16, 64, 256):
+        blocks = values[:keys.n // size * size].unflatten(0, (-1, size))
+        centre = blocks.mean(1)
+        radius = (blocks - centre[:, None]).norm(dim=-1).amax(1)                # (blocks, P)
+        bound = queries.flatten(1) @ centre.flatten(1).T + queries.norm(dim=-1) @ radius.T
+        yield {"cell": "pruning", "traces": keys.n, "block": size, "scored": float((bound >= least).float().mean())}
+
+
+def peak_mb():
+    """Of this process alone: ru_maxrss begins with what its parent held."""
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def many(path, load, budget, pipe):
@@ -85,14 +148,12 @@ def many(path, load, budget, pipe):
     model, tokenizer, facts = load()
     ask = lambda state: engine.answer(model, tokenizer, state, QUESTION, max_tokens=1)
     ask(model.empty_state(1))
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = peak_mb(), time.perf_counter()
     state = load_state(path, model, facts, budget)[0]
-    opened = time.perf_counter() - began
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = timed(lambda: ask(state), 3)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pipe.send({"cell": "many", "traces": len(state["traces"]), "budget_mb": budget // 2 ** 20, "in_file": type(state["traces"].ids).__name__ == "Column", "open_s": opened,
-               "question_ms": 1e3 * seconds, "held_mb": (held - before) / 1024, "peak_mb": (peak - before) / 1024})
+    opened, held = time.perf_counter() - began, peak_mb()
+    seconds = timed(lambda: ask(state), 5)
+    pipe.send({"cell": "many", "traces": len(state["traces"]), "budget_mb": budget // 2 ** 20, "in_file": type(state["traces"].ids).__name__ == "Column",
+               "open_s": opened, "question_ms": 1e3 * seconds, "held_mb": held - before, "peak_mb": peak_mb() - before})
 
 
 def main(argv=None):
@@ -101,22 +162,28 @@ def main(argv=None):
     flag(parser, "--users", type=int, default=1000)
     flag(parser, "--traces", type=int, nargs="*", default=[6250, 62500, 625000])
     flag(parser, "--ram-budget-mb", type=int, default=256)
+    flag(parser, "--state-path", help="a real memory, for how far its search could be pruned")
     args = parser.parse_args(argv)
     from functools import partial
 
     from nanochat import engine
     from nanochat.memory_file import identity
+    from nanochat.record import Layout, geometry
     load = partial(engine.load_model, args.model_path)
     model, tokenizer, facts = load()
     rounded = lambda cell: print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in cell.items()}), flush=True)
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
-        rounded(users(model, tokenizer, facts, directory, args.users))
+        if args.users:
+            rounded(users(model, tokenizer, facts, directory, args.users))
+        for cell in pruning(args.state_path) if args.state_path else ():
+            rounded(cell)
         for n in args.traces:
             path = directory / f"{n}.pt"
             random_store(path, identity(model, facts), n)
             for cell in reading(path):
                 rounded(cell)
+            rounded(routing(Layout(geometry(model)), n, model.dtype))
             here, there = multiprocessing.get_context("spawn").Pipe()
             child = multiprocessing.get_context("spawn").Process(target=many, args=(path, load, args.ram_budget_mb * 2 ** 20, there))
             child.start()

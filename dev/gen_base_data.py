@@ -81,24 +81,27 @@ def clean(text):
     return text.replace("<|", "< |")
 
 
-def life(rng, episodes=None, question_share=None, prose=None):
-    """One life as a list of Episode. Length and share of questions are drawn where not given; prose is a Prose or None."""
+def life(rng, episodes=None, question_share=None, prose=None, plain=False):
+    """
+    One life as a list of Episode. Length and share of questions are drawn where not given; prose is a Prose or None. plain: timelines and facts only, asked
+    for what was said once.
+    """
     n = episodes or round(20 * 40 ** rng.random())
     share = question_share if question_share is not None else rng.uniform(0.24, 0.32)
     if prose and rng.random() < 0.08:
         return [Episode(p) for p in islice(prose.paragraphs(rng), max(5, n // 4))]
-    threads, weights = _threads(rng, n)
+    threads, weights = _threads(rng, n, plain)
     warm = rng.randint(1, max(1, n // 6))
     ask = min(1.0, share * n / max(1, n - warm))  # what the warm-up leaves out is asked later
     noise = rng.uniform(0.15, 0.25) if prose else 0.0
     out, said, askable, words, prose_words = [], [], [], 0, 0
-    early = rng.random() < 0.3  # asked before nearly anything was told
+    early = rng.random() < 0.3 and not plain  # asked before nearly anything was told
     for i in range(n):
         episode = None
         if early and i < 4 and rng.random() < ask:
             episode = _unknown(rng, threads, weights, said)
         elif i >= warm and askable and rng.random() < ask:
-            if rng.random() < UNKNOWN_SHARE:
+            if rng.random() < UNKNOWN_SHARE and not plain:
                 episode = _unknown(rng, threads, weights, said)
             else:
                 thread, token = askable[-rng.randint(1, min(12, len(askable)))] if rng.random() < 0.25 else rng.choice(askable)
@@ -128,10 +131,12 @@ def _unknown(rng, threads, weights, said):
     return None
 
 
-def _threads(rng, n):
+def _threads(rng, n, plain):
     """The threads of a life and how often each speaks."""
     names, roll, threads = Names(), rng.random(), []
-    if roll < 0.64:  # what an attribute is called, in every form of sentence, takes the most lives to learn
+    if plain:
+        kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3)) if roll < 0.7 else [rng.choice((Timeline, Facts)) for _ in range(rng.randint(1, 4))]
+    elif roll < 0.64:  # what an attribute is called, in every form of sentence, takes the most lives to learn
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
     elif roll < 0.78:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
@@ -144,17 +149,17 @@ def _threads(rng, n):
     for kind in kinds:
         if kind is Timeline:  # often the same times again, of someone else: then the subject decides
             sibling = next((t for t in threads if isinstance(t, Timeline)), None)
-            threads.append(Timeline(rng, names, n, sibling if rng.random() < 0.6 else None))
+            threads.append(Timeline(rng, names, n, sibling if rng.random() < 0.6 else None, plain))
         else:
             threads.append(kind(rng, names, n // (2 * len(kinds))))
     return threads, [rng.uniform(0.3, 2) for _ in threads]
 
 
-def lives(seed, start=0, episodes=None, question_share=None, prose=None, prose_lives=1.0):
-    """Yield lives number start, start + 1, … of a seed; each depends on (seed, number) alone. A fraction prose_lives of them meets prose."""
+def lives(seed, start=0, episodes=None, question_share=None, prose=None, prose_lives=1.0, plain=False):
+    """Yield lives number start, start + 1, … of a seed; each depends on the arguments and its number alone. A fraction prose_lives of them meets prose."""
     while True:
         rng = random.Random(f"base-{seed}-{start}")
-        yield life(rng, episodes, question_share, prose if rng.random() < prose_lives else None)
+        yield life(rng, episodes, question_share, prose if rng.random() < prose_lives else None, plain)
         start += 1
 
 
@@ -188,6 +193,7 @@ def main(argv=None):
     parser.add_argument("--output-dir", "--output_dir", default=os.path.join("data", "base"))
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--lives-per-shard", "--lives_per_shard", type=int, default=500)
+    parser.add_argument("--plain-shards", "--plain_shards", type=int, default=0, help="the first shards hold timelines and facts only, asked for what was said once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, help="episodes of every life (default: random, 20 to 800)")
     parser.add_argument("--question-share", "--question_share", type=float, help="share of questions (default: random, 0.24 to 0.32)")
@@ -205,7 +211,7 @@ def main(argv=None):
         prose = Prose(args.prose) if args.prose else None
         os.makedirs(args.output_dir, exist_ok=True)
         for shard in range(args.shards):
-            stream = lives(args.seed, shard * args.lives_per_shard, args.episodes, args.question_share, prose, args.prose_lives)
+            stream = lives(args.seed, shard * args.lives_per_shard, args.episodes, args.question_share, prose, args.prose_lives, shard < args.plain_shards)
             rows = []
             for episodes in islice(stream, args.lives_per_shard):
                 rows.append(render(episodes))

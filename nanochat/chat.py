@@ -93,8 +93,10 @@ class Chat:
                 self.refuse(getattr(error, "where", "") + "not UTF-8 text", 2)
             except UserError as error:
                 self.refuse(error, error.code)
-            except (IndexError, OSError) as error:
-                self.refuse(error, 1)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                self.refuse(f"{error.strerror or error}" + (f": {error.filename}" if error.filename is not None else ""), 1)
         return 0 if self.talk else self.code
 
     def refuse(self, error, code):
@@ -170,6 +172,14 @@ class Chat:
     def holding(self, text):
         return [e for e in self.memory.episodes() if text.casefold() in e.text.casefold()]
 
+    def numbered(self, text, command):
+        if not text.isdecimal():
+            raise UserError(f"{command} needs the number of an episode (/memory lists them)", code=2)
+        try:
+            return self.memory[int(text)]
+        except IndexError as error:
+            raise UserError(str(error)) from error
+
     def list(self, text):
         found = self.holding(text) if text else [self.memory[id] for id in range(max(1, len(self.memory) - LISTED + 1), len(self.memory) + 1)]
         for episode in found[-LISTED:]:
@@ -178,7 +188,7 @@ class Chat:
         note(f"{there:,} episodes" + (" hold this text" if text else "") + (f", the last {LISTED} are shown" if there > LISTED else ""))
 
     def show(self, text):
-        episode = self.memory[number(text, "/show")]
+        episode = self.numbered(text, "/show")
         if self.as_json:
             self.print_episode(episode)
             return
@@ -197,7 +207,7 @@ class Chat:
             if not found:
                 raise UserError("nothing to forget: " + (f"no episode holds '{shortened(text, 40)}'" if text else "no episode was named"))
             text = str(found[0].id) if len(found) == 1 else self.read(f"{len(found):,} episodes hold it; which ID? ").strip()
-        episode = self.memory[number(text, "/forget")]
+        episode = self.numbered(text, "/forget")
         self.print_episode(episode)
         if self.read("forget it? [y/N] ").strip().lower() not in ("y", "yes"):
             note("nothing was changed")
@@ -231,9 +241,3 @@ class Chat:
             raise UserError("incognito: nothing is written")
         self.memory.save(path or None)
         note(f"{len(self.memory):,} episodes are on disk in {path or self.memory.path}")
-
-
-def number(text, command):
-    if not text.isdecimal():
-        raise UserError(f"{command} needs the number of an episode (/memory lists them)", code=2)
-    return int(text)

@@ -5,7 +5,7 @@ Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows ar
 the traces of an episode do not depend on which others it was ingested with.
 """
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
 
 SEGMENT = 512    # slots of an episode that are read at once
-ROWS = 64        # episodes that are read at once
+ROWS = 64        # episodes that are read at once, as long as they have no more than
+SLOTS = 8192     # slots together
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 QUESTION = 1024  # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
+COPIED = 0.1     # share of an answer's probability that must have been copied for it to have a source
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -75,16 +77,16 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
     """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
     shapes = {}
     for i, ids in enumerate(encoded):
-        chunks = -(-len(ids) // CHUNK)
-        shapes.setdefault(chunks if chunks <= 4 else -(-chunks // 4) * 4, []).append(i)
+        shapes.setdefault(row_length(-(-len(ids) // CHUNK)), []).append(i)
     parts = [None] * len(encoded)
     for chunks, members in sorted(shapes.items()):
-        for at in range(0, len(members), ROWS):
-            rows = members[at:at + ROWS]
-            grid = torch.full((ROWS, chunks * CHUNK), pad_id)
+        height = max(min(SLOTS // (chunks * CHUNK), ROWS), 1)
+        for at in range(0, len(members), height):
+            rows = members[at:at + height]
+            grid = torch.full((height, chunks * CHUNK), pad_id)
             for row, i in enumerate(rows):
                 grid[row, :len(encoded[i])] = torch.as_tensor(encoded[i])
-            state = model.empty_state(ROWS)
+            state = model.empty_state(height)
             for segment in grid.to(model.wte.weight.device).split(SEGMENT, dim=1):
                 state = model.encode(segment, state)
             traces = state["traces"].to("cpu")
@@ -98,6 +100,12 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
     counts = torch.tensor([len(p) for p in parts])
     merged["episode"] = torch.repeat_interleave(torch.arange(first_ordinal, first_ordinal + len(parts), dtype=torch.int32), counts)[None]
     return Traces(**merged)
+
+
+def row_length(chunks):
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: few shapes, so that their rows fill, and less than a third of a row is padding."""
+    power = 1 << (chunks - 1).bit_length()
+    return power * 3 // 4 if chunks <= power * 3 // 4 and power > 2 else power
 
 
 def remember(model, memory, encoded, rows, progress=None, ranks=Ranks()):
@@ -179,10 +187,11 @@ def steps(model, tokenizer, state, question, max_tokens=48, read=True):
 
 def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
     """
-    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. An answer below min_confidence is REFUSAL, from
+    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. One that was said rather than copied has no
+    source. An answer below min_confidence is REFUSAL, from
     nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
     """
-    began, text, confidence, mass = time.perf_counter(), "", 1.0, {}
+    began, text, confidence, mass, spoken = time.perf_counter(), "", 1.0, {}, 0.0
     decoder = tokenizer.stream_decoder(skip_special=True)
     for token, probability, copied in steps(model, tokenizer, state, question, max_tokens, read):
         confidence *= probability
@@ -191,6 +200,7 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
             return Answer(REFUSAL, confidence, [], time.perf_counter() - began)
         if token == tokenizer.end_id:
             break
+        spoken += probability
         for episode, m in copied.items():
             mass[episode] = mass.get(episode, 0.0) + m
         piece = decoder.feed(token)
@@ -205,7 +215,7 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
     # the question's own chunks, once closed, can be copied from, too: they are not what was remembered
     mass = {episode: m for episode, m in mass.items() if episode <= int(state["episode"])}
     total = sum(mass.values())
-    ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
+    ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0])) if total >= COPIED * spoken else []
     return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked if m / total >= 0.01][:8], time.perf_counter() - began)
 
 
@@ -229,6 +239,7 @@ def result(pieces, on_text=None):
 def routing_scores(model, tokenizer, state, question):
     """The routing score of every trace for a question, at its last token, and the episode of each: (N,) both. N = 0 where nothing is remembered."""
     feed, live = asked(model, tokenizer, state, question)
+    live["traces"] = replace(live["traces"], address=live["traces"].address[:, :])   # a score for each trace, not only for the best
     length = feed.shape[1]
     grid = torch.nn.functional.pad(feed, (0, -length % CHUNK), value=tokenizer.pad_id)
     x, context, _ = model.segment(grid, live, keep=False)

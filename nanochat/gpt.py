@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
 from nanochat.recall import GRAMS, RecallHead, grams, top_k
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
@@ -221,8 +222,8 @@ class THENGPT(GPT):
         logits, origin = [], [None]
 
         def advance(part, state, offset, length, keep=True):
-            x, context, state = self.segment(part, state, read, keep=keep)
             lo, hi = max(begin - offset, 0), length
+            x, context, state = self.segment(part, state, read, keep=keep, begin=min(lo, part.shape[1]))
             if lo < hi:
                 positions = torch.arange(lo, hi, device=idx.device).expand(idx.shape[0], -1)
                 plain, copy = self.answer(x, positions, context)
@@ -247,11 +248,12 @@ class THENGPT(GPT):
         """The state after whole chunks idx (B, T): the trunk and the traces only, for ingest. The layers above are not run, nor carried on."""
         return self.segment(idx, state, read=False, trunk_only=True)
 
-    def segment(self, idx, state, read=True, training=None, trunk_only=False, keep=True):
+    def segment(self, idx, state, read=True, training=None, trunk_only=False, keep=True, begin=0):
         """
         idx (B, T), T a multiple of 16. Returns the normalised final hidden state (B, T, D), the context to answer from and the state after it.
         training: {"positions": (B, M), "losses": []}: the read layers see their newest traces densely and train their indexers there.
-        keep=False: the caller drops the state, so that its traces (many, to copy) are left as they were.
+        keep=False: the caller drops the state, so that its traces (many, to copy) are left as they were. begin: hidden states before this slot are not
+        wanted, so the last layer need not search memory for them.
         """
         r = state["recurrent"]
         local, episode, position = self.local_context(idx, state)
@@ -260,7 +262,7 @@ class THENGPT(GPT):
 
         def run(x, blocks, memory=None):
             for block in blocks:
-                y, carry = block.attn(norm(x), local, r["layers"][len(layers)], memory)
+                y, carry = block.attn(norm(x), local, r["layers"][len(layers)], memory, begin if block is self.blocks[-1] else 0)
                 layers.append(carry)
                 x = x + y
                 x = x + block.mlp(norm(x))
@@ -363,17 +365,17 @@ class THENGPT(GPT):
 
     def read_context(self, traces, chunk, new, training):
         """
-        The traces the read layers see and from which slot on. chunk (B, T): the chunk of each slot within the segment, whose own traces
-        are the `new` newest.
+        The traces the read layers see, and as a function of a slot which of them the slots from there on see, (B, T - slot, N) bool. chunk (B, T): the
+        chunk of each slot within the segment, whose own traces are the `new` newest.
         """
         if training is not None:
             traces = traces[max(len(traces) - self.config.read_reach - new, 0):]
-        return {"traces": traces, "visible": visible(traces, chunk, new), "training": training}
+        return {"traces": traces, "visible": lambda begin: visible(traces, chunk[:, begin:], new), "training": training}
 
     def answer(self, x, positions, context):
         """
         Final hidden states x (B, T, D) at positions (B, M) with memory recalled: the language model's logits (B, M, V), and None or
-        {"g", "p", "entries"} of the copy distribution (see RecallHead.read) with {"score", "select"} of the routing.
+        {"g", "p", "entries"} of the copy distribution (see RecallHead.read) with {"score", "select"} of the routing; score is None where it was a search.
         """
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         x = x[rows, positions]
@@ -384,11 +386,16 @@ class THENGPT(GPT):
         if traces is None or len(traces) == 0:
             return self.logits(self.recall.nothing(x)), None
         seen = visible(traces, positions // CHUNK, context["new"])
-        score, hints = self.recall.route({name: t[rows, positions] for name, t in context["query"].items()}, traces, seen)
-        select = top_k(score.detach(), self.config.recall_topk)
+        query, score = {name: t[rows, positions] for name, t in context["query"].items()}, None
+        if isinstance(traces.address, search.Keys):
+            select, address, hints = search.route(self.recall, query, traces, seen, self.config.recall_topk)
+        else:
+            score, hints = self.recall.route(query, traces, seen)
+            select = top_k(score.detach(), self.config.recall_topk)
+            address = score.gather(2, select)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
         asked = self.asked(context["question"], positions)
-        x, g, p, entries = self.recall.read(x, score, hints, select, traces, recent, *asked, self.wte.weight, context["fresh"])
+        x, g, p, entries = self.recall.read(x, address, hints, select, traces, recent, *asked, self.wte.weight, context["fresh"])
         return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
 
     def log_probs(self, logits, copy):
@@ -461,5 +468,8 @@ def visible(traces, chunk, new):
     Which traces a slot may read: filled, and closed before its chunk. chunk (B, M) counts within the segment, whose `new` chunks
     are the newest traces. Returns (B, M, N) bool.
     """
-    order = torch.arange(len(traces), device=chunk.device) - (len(traces) - new)
-    return (order < chunk[..., None]) & (traces.valid > 0)[:, None]
+    alive = (traces.valid > 0)[:, None].expand(-1, chunk.shape[1], -1)
+    if new == 0:
+        return alive
+    order = torch.arange(new, device=chunk.device)
+    return torch.cat([alive[..., :-new], alive[..., -new:] & (order < chunk[..., None])], dim=-1)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from nanochat.flash_attention import flash_attn_func
 from nanochat.kda import kda_chunk, kda_gate, short_conv
 from nanochat.recall import gather_traces, rotate, top_k, unit
+from nanochat.search import Keys, best
 
 
 def norm(x):
@@ -125,8 +126,11 @@ class HybridTHENAttention(CausalSelfAttention):
                     torch.zeros(B, 3, 3 * self.config.n_embd, device=device, dtype=dtype)]
         return [torch.zeros(B, W, self.n_kv_head, d, device=device, dtype=dtype) for _ in range(2)]
 
-    def forward(self, x, local, carry, memory=None):
-        """x (B, T, D), T a multiple of 16 -> (B, T, D), carry. memory: see THENGPT.read_context; None = the layer sees its window only."""
+    def forward(self, x, local, carry, memory=None, begin=0):
+        """
+        x (B, T, D), T a multiple of 16 -> (B, T, D), carry. memory: see THENGPT.read_context; None = the layer sees its window only. begin: the slots
+        before it are not wanted, and may see less.
+        """
         if self.kind == "kda":
             return self.kda(x, local, carry)
         q, k, v, q_plain = self.qkv(x, local["cos"], local["sin"])
@@ -140,7 +144,7 @@ class HybridTHENAttention(CausalSelfAttention):
             group = self.n_head // self.n_kv_head
             y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"], self.head_dim ** -0.5)
         else:
-            y = self.dsa(x, q, q_plain, k, v, local["mask"], memory)
+            y = self.dsa(x, q, q_plain, k, v, local["mask"], memory, begin)
         return self.proj(y.view(x.shape)), carry
 
     def kda(self, x, local, carry):
@@ -158,17 +162,19 @@ class HybridTHENAttention(CausalSelfAttention):
 
     # -- DSA ---------------------------------------------------------------------------------------------------------
 
-    def index_scores(self, x, index):
-        """Lightning indexer (DeepSeek-V3.2, eq. 1): x (B, M, D), index (B, N, Di) -> (B, M, N). It learns from its own loss alone."""
-        B, M, _ = x.shape
-        x = x.detach()
-        c = self.config
-        q = self.index_q(x).view(B, M * c.index_heads, c.index_dim)
-        dots = F.relu(q @ index.to(q.dtype).transpose(1, 2)).view(B, M, c.index_heads, -1)
-        weight = self.index_w(x) * (c.index_heads * c.index_dim) ** -0.5
-        return (weight[:, :, None] @ dots).squeeze(2).to(wide(x.dtype))
+    def index_query(self, x):
+        """x (B, M, D) -> the indexer's queries (B, M, H, Di) and weights (B, M, H). It learns from its own loss alone."""
+        x, c = x.detach(), self.config
+        q = self.index_q(x).view(*x.shape[:2], c.index_heads, c.index_dim)
+        return q.to(wide(x.dtype)), self.index_w(x).to(wide(x.dtype)) * (c.index_heads * c.index_dim) ** -0.5
 
-    def dsa(self, x, q, q_plain, k, v, mask, memory):
+    def index_scores(self, x, index):
+        """Lightning indexer (DeepSeek-V3.2, eq. 1): x (B, M, D), index (B, N, Di) -> (B, M, N)."""
+        q, weight = self.index_query(x)
+        dots = F.relu(q.flatten(1, 2) @ index.to(q.dtype).transpose(1, 2)).view(*weight.shape, index.shape[1])
+        return (weight[:, :, None] @ dots).squeeze(2)
+
+    def dsa(self, x, q, q_plain, k, v, mask, memory, begin):
         """
         One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); the other
         arguments in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
@@ -184,7 +190,7 @@ class HybridTHENAttention(CausalSelfAttention):
             if memory is not None and len(memory["traces"]):
                 mk, mv = (t.repeat_interleave(n, 0) for t in self.memory_kv(memory["traces"].gist, x.dtype))
                 far.insert(0, (zero(mk), mk, mv))
-                seen = torch.cat([memory["visible"].view(rows, 1, S, -1), seen], dim=-1)
+                seen = torch.cat([memory["visible"](0).view(rows, 1, S, -1), seen], dim=-1)
             near = (k, zero(k), v)
             k_rotary, k_plain, v = (torch.cat(parts, dim=1) for parts in zip(near, *far))
             q, k = torch.cat([q, q_plain], dim=-1), torch.cat([k_rotary, k_plain], dim=-1)
@@ -193,11 +199,18 @@ class HybridTHENAttention(CausalSelfAttention):
                 memory["training"]["losses"].append(self.index_loss(x, q, k, mask, memory))
             return masked_attention(q, k, v, mask, d ** -0.5)
         # only the selected traces are touched
-        traces, visible = memory["traces"], memory["visible"]
-        score = self.index_scores(x, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
-        select = top_k(score, self.config.read_topk)                                                       # (B, T, K)
+        traces, visible, wanted = memory["traces"], memory["visible"](begin), x[:, begin:]
+        if isinstance(traces.index, Keys):
+            query, weight = self.index_query(wanted)
+            select, score = (t[None] for t in best(traces.index.part(self.read_layer), query[0], self.config.read_topk, visible[0], weight[0]))
+            seen = score > float("-inf")
+        else:
+            score = self.index_scores(wanted, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
+            select = top_k(score, self.config.read_topk)
+            seen = visible.gather(2, select)
+        select, seen = (F.pad(t, (0, 0, begin, 0)) for t in (select, seen))                                # (B, T, K)
         mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
-        seen = visible.gather(2, select).view(rows, 1, S, -1)
+        seen = seen.view(rows, 1, S, -1)
         near = torch.einsum("bthd,bshd->bhts", q, k).masked_fill(~mask, float("-inf"))
         far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen, float("-inf"))
         none = torch.einsum("bthd,bshd->bhts", q_plain, sink)
@@ -227,7 +240,7 @@ class HybridTHENAttention(CausalSelfAttention):
             p = torch.softmax(logits, dim=-1)[..., -N - 1:-1].sum(1).view(-1, M, N)
             p = p / p.sum(-1, keepdim=True).clamp(min=1e-9)
         score = self.index_scores(x[rows, positions], traces.index[:, :, self.read_layer])
-        seen = memory["visible"][rows, positions]
+        seen = memory["visible"](0)[rows, positions]
         log_q = torch.log_softmax(score.masked_fill(~seen, -1e9), dim=-1)
         kl = (p * (p.clamp(min=1e-9).log() - log_q)).sum(-1)
         return masked_mean(kl, seen.any(-1))

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanochat import engine
+from nanochat import engine, tiers
 from nanochat.common import UserError
 from nanochat.engine import Answer, Episode
 from nanochat.memory import Store, Writer, read_state, stamp
-from nanochat.memory_file import Content, crc, identity
+from nanochat.memory_file import HEADER, Content, crc, identity
 from nanochat.record import Layout
 from nanochat.state import CHUNK, Traces
 from nanochat.text import LINE_END, split_episodes
@@ -112,8 +112,12 @@ class LiveMemory:
 
     def __getitem__(self, id: int) -> Episode:
         """The episode 1, 2, …; IndexError where there is none."""
+        view = self._view
         with self._reading:
-            return self._episode(self._view, self._checked([id])[0])
+            return self._episode(view, self._checked(view, [id])[0])
+
+    def __iter__(self) -> Iterator[Episode]:
+        return self.episodes()
 
     def episodes(self) -> Iterator[Episode]:
         """Every episode, in order, as they were when this was called."""
@@ -125,7 +129,7 @@ class LiveMemory:
         content = self._view.content
         on_disk = len(content.checks) - sum(len(records) for records, _ in self._unwritten)
         return {"episodes": len(content), "unwritten": len(self._unwritten), "traces": len(content.checks), "path": None if self.path is None else str(self.path),
-                "bytes": 64 + on_disk * self._layout.stride + os.stat(self.path).st_size if self.path is not None and self.path.exists() else 0}
+                "bytes": HEADER.size + on_disk * self._layout.stride + os.stat(self.path).st_size if self.path is not None and self.path.exists() else 0}
 
     @property
     def read_only(self) -> bool:
@@ -192,7 +196,7 @@ class LiveMemory:
         """
         with self._lock:
             self.hold()
-            gone = set(self._checked([ids] if isinstance(ids, int) else ids))
+            gone = set(self._checked(self._view, [ids] if isinstance(ids, int) else ids))
             stored = len(self._stored.content)
             if self._read_only and any(i <= stored for i in gone):
                 raise UserError("the memory is opened read-only: what is on disk can't be forgotten")
@@ -221,7 +225,7 @@ class LiveMemory:
     def save(self, path: str | os.PathLike | None = None) -> None:
         """
         Without a path: what was ingested is on disk already, so this only says, with a UserError, where it can't be. With one: writes the
-        whole memory there, whatever was there before, also what is in RAM alone.
+        whole memory there, also what is in RAM alone; UserError where there is a file already.
         """
         with self._lock:
             if path is None:
@@ -231,8 +235,8 @@ class LiveMemory:
                 self._stamp = stamp(self.path)
                 return
             path = Path(path).expanduser()
-            if self.path is not None and path.exists() and self.path.exists() and path.samefile(self.path):
-                raise UserError(f"{path}: is this very memory", code=2)
+            if path.exists():
+                raise UserError(f"{path}: is there already", code=2)
             with contextlib.ExitStack() as stack:
                 blocks = [records for records, _ in self._unwritten]
                 if len(self._stored.content):
@@ -260,7 +264,8 @@ class LiveMemory:
         """The memory as it is on disk now; without a file to be there, an empty one."""
         self._stamp = None if self.path is None else stamp(self.path)
         if self.path is None or self._stamp is None and not self._read_only:
-            self._stored = View(self.model.empty_state(1), Content(self._identity))
+            state = self.model.empty_state(1)
+            self._stored = View({**state, "traces": tiers.nothing(self._layout, state["traces"])}, Content(self._identity))
         else:
             with contextlib.ExitStack() as stack:
                 store = stack.enter_context(Store(self.path))
@@ -321,10 +326,10 @@ class LiveMemory:
         state = {**view.state, "traces": Traces.cat([view.state["traces"], new]), "episode": view.state["episode"] + len(lengths)}
         return View(state, view.content.extended(lengths.tolist(), rows, crc(records)))
 
-    def _checked(self, ids):
+    def _checked(self, view, ids):
         for id in (ids := list(ids)):
-            if not 1 <= id <= len(self):
-                raise IndexError(f"no episode {id}, there are {len(self):,}")
+            if not 1 <= id <= len(view.content):
+                raise IndexError(f"no episode {id}, there are {len(view.content):,}")
         return ids
 
     def _part(self, view, begin, end):

@@ -11,11 +11,12 @@ releases when it dies.
 A deletion writes both files anew, without the episode. In between, S.pt says "pending" and the records lie in S.traces.new: the
 commit is the one instant at which S.pt is replaced, and whoever opens the memory next to write ends what a crash has interrupted.
 
-Records are read at their position, not through a mapping: a file cut short under a reader is then an error of one line, not SIGBUS. It costs
-about 3 microseconds a record instead of 1 (dev/bench_memory.py), beside a question of tens of milliseconds.
+Records are read at their position, not through a mapping: a file cut short under a reader is then an error of one line, not SIGBUS
+(docs/state-format.md says what that costs).
 """
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch
 from nanochat.common import UserError, fsync_dir
 from nanochat.memory_file import HEADER, MAGIC, Content, beside, crc, expect, header, identity, traces_path
 from nanochat.record import Layout
-from nanochat.tiers import tiered, trace_bytes
+from nanochat.tiers import tiered
 
 try:
     import fcntl
@@ -161,10 +162,6 @@ class Store:
         """The episode (ordinal) of each record, and its position in the episode: (N,) int64 both."""
         count = self.content.traces.astype(np.int64)
         return np.repeat(np.arange(1, len(count) + 1), count), np.arange(count.sum()) - np.repeat(self.content.first[:-1], count)
-
-    def traces(self, like):
-        """All of them as Traces (B = 1), with the device and dtype of the empty Traces `like`."""
-        return self.layout.unpack(self.records(), *self.places(), like)
 
 
 def stamp(file):
@@ -367,9 +364,7 @@ def read_state(store, model, ram_budget=None):
     traces may take; where they need more, most of them stay in the file, which must stay open, and are read when they are selected (see tiers.py).
     """
     state, content = model.empty_state(1), store.content
-    like = state["traces"]
-    fits = ram_budget is None or len(content.checks) * trace_bytes(like) <= ram_budget
-    state["traces"] = store.traces(like) if fits else tiered(store, like, ram_budget)
+    state["traces"] = tiered(store, state["traces"], ram_budget)
     state["buffer"] = state["buffer"].new_tensor(content.buffer[None])
     state["episode"].fill_(len(content))
     return state
@@ -386,5 +381,22 @@ def load_state(path, model, facts, ram_budget=None):
         state = read_state(store, model, ram_budget)
         if not isinstance(state["traces"].ids, torch.Tensor):
             stack.pop_all()   # the file stays open
-    rows = map(store.content.row, range(1, len(store) + 1))
-    return state, [(name, line) if name is not None else None for name, line, _ in rows]
+    return state, Sources(store.content)
+
+
+class Sources(Sequence):
+    """Where the episodes 1, 2, … came from: (name, line) or None of each."""
+    def __init__(self, content):
+        self.content = content
+
+    def __len__(self):
+        return len(self.content)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[j] for j in range(len(self))[i]]
+        name, line, _ = self.content.row(range(1, len(self) + 1)[i])
+        return None if name is None else (name, line)
+
+    def __eq__(self, other):
+        return list(self) == list(other)

@@ -354,9 +354,9 @@ class RecallHead(nn.Module):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
         return x + self.feedback(torch.cat([torch.zeros_like(x), x.new_full((*x.shape[:-1], 3), NO_TRACE), x.new_zeros(*x.shape[:-1], 2)], dim=-1))
 
-    def read(self, x, score, hints, select, traces, recent, asked, near, embed, fresh):
+    def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
         """
-        x (B, M, D) final hidden state of the queries; score (B, M, N) and hints (B, M, 3) from route; select (B, M, K) indices of the traces to read;
+        x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
         recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, GRAMS) fp, the weight of its words; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
@@ -365,7 +365,6 @@ class RecallHead(nn.Module):
         B, M, K = select.shape
         ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
         before = gather_traces(traces.before, select).long()
-        address = score.gather(2, select)
         q = unit(self.query(x)) * self.content_scale
         keys = gather_traces(traces.keys, select).flatten(2, 3)
         content = (keys @ q.to(keys.dtype)[..., None]).view(B, M, K, CHUNK).to(x.dtype)

@@ -1,48 +1,75 @@
 """
-A memory larger than RAM: what every query touches is held, the rest stays in the file until it is selected.
+A memory larger than RAM: what every query scans is held, the rest stays in the file until it is selected.
 
-    held        address, moment and index key of every trace, which episode it belongs to   on the model's device
-    cached      records that were selected, the oldest given up first                   in RAM, what the budget leaves
-    file        everything                                                              read at its position, checked each time
+    held        address and index key of every trace as the integers of its record (search.Keys);      on the model's device
+                its moment, episode, position and number of tokens
+    cached      records that were selected, the oldest given up first                                  in RAM, what the budget leaves
+    file        everything                                                                             read at its position, checked each time
 
-A Column stands in a Traces where a tensor would: the model only ever gathers from ids, keys and gists, or appends to them.
+What fits the budget whole is held whole, the rest of a trace then as tensors. Otherwise a Column stands in a Traces where a tensor would: the model only ever
+gathers from ids, keys and gists, or appends to them.
 """
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from nanochat.common import UserError
+from nanochat.search import Keys
 from nanochat.state import Traces
 
-HELD = ("address", "moment", "index", "episode", "position", "valid")
+KEYS = ("address", "index")
+NUMBERS = ("moment", "episode", "position", "valid")
+REST = ("ids", "before", "keys", "gist")
 LEAST_CACHE = 1024   # records: a question that selects more than are cached would read them twice
 
 
-def trace_bytes(like, fields=None):
-    """Bytes of a trace in RAM, or of some of its fields, in the dtypes of the empty Traces `like`."""
-    return sum(t.element_size() * int(np.prod(t.shape[2:])) for name, t in like.as_dict().items() if fields is None or name in fields)
+def held_bytes(layout, like):
+    """Bytes of a trace in RAM of what is always held, beside those of the empty Traces `like` that are not: (held, rest)."""
+    keys = sum(count * (dim * bits // 8 + 4) for count, dim, bits, _ in (layout.vectors[name] for name in KEYS))
+    size = lambda names: sum(t.element_size() * int(np.prod(t.shape[2:])) for name, t in like.as_dict().items() if name in names)
+    return keys + size(NUMBERS), size(REST)
 
 
-def tiered(store, like, budget):
+def keys_of(layout, like, n):
+    """The Keys of n traces, to be filled, with the device and dtypes of the empty Traces `like`."""
+    return {name: Keys(n, (count, dim), bits, length, getattr(like, name)) for name, (count, dim, bits, length) in layout.vectors.items() if name in KEYS}
+
+
+def nothing(layout, like):
+    """The Traces of an empty memory: what is appended to it is routed by search, as if it were read from a file."""
+    return replace(like, **keys_of(layout, like, 0))
+
+
+def tiered(store, like, budget=None):
     """
-    The Traces (B = 1) of a memory.Store that stays open, within `budget` bytes: HELD as tensors like those of `like`, the rest as Columns. Reads, and so
-    checks, the whole file once. UserError where the budget is too small.
+    The Traces (B = 1) of a memory.Store, with the device and dtypes of the empty Traces `like`, within `budget` bytes (None: any): all of it as
+    tensors and Keys or, where the budget is too small, REST as Columns, while the store must stay open. Reads, and so checks, the whole file once.
+    UserError where the budget is too small for that, too.
     """
-    N, stride = len(store.content.checks), store.layout.stride
-    held = N * (trace_bytes(like, HELD) + 4)
-    capacity = (budget - held) // (stride + 8)
-    if capacity < LEAST_CACHE:
-        need = held + LEAST_CACHE * (stride + 8)
-        raise UserError(f"{store.path}: {N:,} traces need a RAM budget of {-(-need // 2 ** 20):,} MB at least, not {budget // 2 ** 20:,}")
-    columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in HELD}
-    scanned = {name: columns[name] for name in ("address", "moment", "index", "valid")}
-    at = 0
+    N, layout = len(store.content.checks), store.layout
+    held, rest = (N * size for size in held_bytes(layout, like))
+    columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in NUMBERS}
+    columns.update(keys_of(layout, like, N))
+    if budget is None or held + rest <= budget:
+        columns.update({name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in REST})
+    else:
+        held += 4 * N
+        capacity = (budget - held) // (layout.stride + 8)
+        if capacity < LEAST_CACHE:
+            need = held + LEAST_CACHE * (layout.stride + 8)
+            raise UserError(f"{store.path}: {N:,} traces need a RAM budget of {-(-need // 2 ** 20):,} MB at least, not {budget // 2 ** 20:,}")
+        shelf = Shelf(store, min(capacity, N))
+        columns.update({name: Column(shelf, name, t) for name, t in like.as_dict().items() if name in REST})
+    stored, at = {name: column for name, column in columns.items() if isinstance(column, torch.Tensor) and name not in ("episode", "position")}, 0
     for rows in store.blocks():
-        store.layout.fill(scanned, at, rows)
+        layout.fill(stored, at, rows)
+        for name in KEYS:
+            columns[name].fill(at, layout.quantised(rows, name))
         at += len(rows)
     for name, values in zip(("episode", "position"), store.places()):
         columns[name][0] = torch.from_numpy(values)
-    shelf = Shelf(store, min(capacity, N))
-    return Traces(**columns, **{name: Column(shelf, name, t) for name, t in like.as_dict().items() if name not in HELD})
+    return Traces(**columns)
 
 
 class Shelf:
@@ -101,7 +128,9 @@ class Column:
         return out
 
     def __getitem__(self, key):
-        return self.index_select(0, key[1])   # [0, indices]
+        """[0, index], rows, and [:, index], with the dimension of size 1: index a slice or integers."""
+        rows = self.index_select(0, torch.arange(self.shape[1], device=self.like.device)[key[1]])
+        return rows if isinstance(key[0], int) else rows[None]
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

@@ -22,6 +22,7 @@ from nanochat.text import split_episodes
 from nanochat.users import add_user, moment, state_path
 
 TEXT_SUFFIXES = (".txt", ".md")
+BATCH = 1024   # episodes tokenized at once
 
 
 def build_parser():
@@ -83,7 +84,7 @@ def check_output(output, files):
 
 def new_episodes(memory, encoded, rows, append=True):
     """
-    (how many episodes of `memory` are kept, indices of those that are to be added to them). encoded: token ids of each; rows: its (source, line, time).
+    (how many episodes of `memory` are kept, indices of those that are to be added to them). encoded: token ids of each (sequences); rows: its (source, line, time).
     With append all are kept, and a text is new where it occurs more often in its source than the memory holds of that source.
     Without, the memory is kept if it is the beginning of these episodes: all of it or nothing.
     """
@@ -118,6 +119,7 @@ def main(argv=None):
     if not found:
         raise UserError(f"nothing to remember: {', '.join(args.data_path)} {'is empty or' if len(files) == 1 else 'hold nothing but'} white space")
 
+    import numpy as np
     from tqdm import tqdm
 
     from nanochat import distributed, engine
@@ -130,7 +132,10 @@ def main(argv=None):
         print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}"
               + (f" | {ranks.world} ranks" if ranks.world > 1 else ""), file=sys.stderr)
     began = time.perf_counter()
-    encoded, rows = engine.episode_ids(tokenizer, [text for text, _, _ in found]), [(name, line, args.time) for _, name, line in found]
+    rows, encoded = [(name, line, args.time) for _, name, line in found], []
+    for at in range(0, len(found), BATCH):   # a list takes nine times the memory of an array
+        encoded += [np.array(ids, np.int32) for ids in engine.episode_ids(tokenizer, [text for text, _, _ in found[at:at + BATCH]])]
+    del found
     mine = identity(model, facts)
     with contextlib.ExitStack() as stack:
         stack.callback(distributed.stop)

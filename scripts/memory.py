@@ -136,11 +136,14 @@ def search(args, path):
 
 
 def view(args, path):
+    from nanochat.memory_file import traces_path
     from nanochat.view import MOST, page, read_answers
     answers = read_answers(args.answers) if args.answers else []
     if args.last is not None and args.last < 1:
         args.parser.error("--last must be at least 1")
     with open_store(path) as store:
+        if any(there.exists() and Path(args.out).exists() and there.samefile(args.out) for there in (path, traces_path(path))):
+            args.parser.error(f"--out {args.out} is the memory itself")
         text = page(store, load_tokenizer(store), answers, args.last or MOST)
     atomic_write(args.out, lambda file: file.write(text.encode()))
     summary = {"output": args.out, "episodes": min(len(store), args.last or MOST), "bytes": len(text.encode())}

@@ -496,16 +496,17 @@ def state_file(mixer):
                 assert again.with_suffix(suffix).read_bytes() == path.with_suffix(suffix).read_bytes(), "saved again, it is another file"
         assert table == sources + [None] * (count - len(sources)) and int(loaded["episode"]) == count
         rounded = Layout(geometry(model)).rounded(state["traces"])
-        assert_same(loaded["traces"], rounded, "traces")
+        assert_same(loaded["traces"][:len(rounded)], rounded, "traces")
         for name, most in (("address", 0.1), ("index", 0.02), ("gist", 0.4), ("keys", 0.1)):
             assert_close(getattr(rounded, name), getattr(state["traces"], name), f"rounding of {name}", most)
         assert_same(loaded["buffer"], state["buffer"], "buffer")
         kept = {**state, "traces": rounded}
         more = streams(1, 30, seed=6)[:, 1:]
-        assert_same(feed(model, [more], loaded)[0], feed(model, [more], kept)[0], "what comes after")
+        # routed by search, or by scoring everything: a score may differ in its last bits
+        assert_close(feed(model, [more], loaded)[0], feed(model, [more], kept)[0], "what comes after", 1e-4)
         question = episode(9, seed=11)
         closed = lambda s: {**model.empty_state(1), "traces": s["traces"], "episode": s["episode"]}
-        assert_same(feed(model, [question], closed(loaded))[0], feed(model, [question], closed(kept))[0], "answer")
+        assert_close(feed(model, [question], closed(loaded))[0], feed(model, [question], closed(kept))[0], "answer", 1e-4)
 
 
 @check("a state file that is damaged or of another model is refused in one line", mixers=())
@@ -553,7 +554,8 @@ def refused():
             flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             bad.write_bytes(flipped)
             try:
-                assert_same(load_state(bad, model, facts)[0], load_state(good, model, facts)[0], "a flipped bit was not seen")
+                plain = lambda state: {**state, "traces": state["traces"][:len(state["traces"])]}
+                assert_same(plain(load_state(bad, model, facts)[0]), plain(load_state(good, model, facts)[0]), "a flipped bit was not seen")
                 harmless += 1   # in the padding between the parts of the file
             except UserError:
                 pass

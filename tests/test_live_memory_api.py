@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_costs_what_was_being_said_and_no_more(live, here, m
         patch.setattr(Writer, fails, full)
         with pytest.raises(OSError):
             memory.say("This does not fit.")
-    assert told(memory) == TIMELINE[:2]
+    assert told(memory) == TIMELINE[:2] == [e.text for e in memory]
     assert memory.ingest(TIMELINE[2]) == [3] and told(live(read_only=True)) == TIMELINE
     assert both(here)[1].startswith(before[1])
 
@@ -205,6 +205,19 @@ def test_confidence_is_the_probability_of_the_words_and_of_their_end(live, loade
         ids.append(token)
     answer = memory.ask(QUESTION)
     assert answer.confidence == product and answer.text == tokenizer.decode(ids, skip_special=True).lstrip()
+
+
+def test_what_is_said_rather_than_copied_has_no_source(live, loaded):
+    memory = live()
+    memory.ingest(TIMELINE)
+    gate = loaded[0].recall.gate
+    bias = gate.bias.clone()
+    try:
+        assert memory.ask(QUESTION).episodes
+        gate.bias.fill_(-20.0)
+        assert memory.ask(QUESTION).episodes == []
+    finally:
+        gate.bias.copy_(bias)
 
 
 @pytest.mark.parametrize("question, message", [("", "empty question"), (" \n", "empty question"), ("why " * 2000, "it may have 1,024")])
@@ -363,10 +376,12 @@ def test_without_a_path_it_lives_in_ram_and_can_be_kept(live, here):
     assert plain(memory.ask(QUESTION)) == plain(live(read_only=True).ask(QUESTION)) and seen(here) == before
     memory.save("T.pt")
     assert both(here) == both(here, "T")
-    live().save("T.pt")
+    live().save("U.pt")
+    assert both(here) == both(here, "U")
+    for there in ("T.pt", "S.pt", "data.txt"):
+        with pytest.raises(UserError, match="is there already"):
+            live().save(there)
     assert both(here) == both(here, "T")
-    with pytest.raises(UserError, match="this very memory"):
-        live().save(here / "S.pt")
 
 
 def test_users_are_apart(loaded, here):

@@ -1,4 +1,5 @@
 """scripts/ingest.py, query.py, test_chat.py: from text to answers, what is refused and how, what goes to which stream."""
+import importlib
 import io
 import json
 import shutil
@@ -330,7 +331,17 @@ def test_chat_says_what_runs_and_where_the_answer_came_from(call):
     assert code == 1 and out == "" and one_line(err, "none: no such model file")
 
 
-@pytest.mark.parametrize("script", ["scripts.ingest", "scripts.query", "scripts/test_chat.py"])
+@pytest.mark.parametrize("script", ["query", "ingest", "memory", "export_model", "tok_train"])
+def test_help_fits_a_screen_and_begins_with_the_usual_call(script, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"scripts.{script}").main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 32 and lines[0].startswith(f"usage: python -m scripts.{script} " if script != "export_model" else "usage: ")
+    flags = " ".join(lines[2:])
+    assert "--state_" not in flags.replace("--state_path S.pt", "") and "--model_" not in flags.replace("--model_path", ""), "one spelling is enough"
+
+
+@pytest.mark.parametrize("script", [*(f"scripts.{p.stem}" for p in sorted((repo_root() / "scripts").glob("[!_]*.py"))), "scripts/test_chat.py"])
 def test_help_does_not_wait_for_torch(script, tmp_path):
     run = f"runpy.run_path({str(repo_root() / script)!r}, run_name='__main__')" if script.endswith(".py") else f"runpy.run_module({script!r}, run_name='__main__')"
     code = f"import atexit, runpy, sys; sys.argv[1:] = ['--help']; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {run}"

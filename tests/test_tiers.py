@@ -1,14 +1,18 @@
 """nanochat/tiers.py: a memory that is mostly in its file answers as one that is held, to the bit, and stays within its budget."""
+import random
+
 import numpy as np
 import pytest
 import torch
 
-from nanochat import tiers
+from nanochat import engine, tiers
 from nanochat.checkpoint_manager import weights_digest
 from nanochat.common import UserError
-from nanochat.memory import Store, load_state
+from nanochat.memory import Store, Writer, load_state
+from nanochat.memory_file import Content, identity
 from nanochat.state import CHUNK
-from nanochat.tiers import Shelf, tiered, trace_bytes
+from nanochat.tiers import Shelf, held_bytes, tiered
+from nanochat.users import user_path
 from scripts.query import size
 from tests.test_live_memory import build, episode, feed, save_state, streams
 
@@ -31,7 +35,7 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
     whole = load_state(path, model, facts)[0]
     with Store(path) as store:
         like = model.empty_state(1)["traces"]
-        budget = 300 * (trace_bytes(like, tiers.HELD) + 4) + capacity * (store.layout.stride + 8)
+        budget = 300 * (held_bytes(store.layout, like)[0] + 4) + capacity * (store.layout.stride + 8)
         part = {**whole, "traces": tiered(store, like, budget)}
         assert part["traces"].ids.shelf.capacity == capacity and len(part["traces"]) == 300
         for seed in range(3):
@@ -46,8 +50,9 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
 
 def test_a_budget_that_holds_everything_is_used(lived):
     model, facts, path = lived
-    like = model.empty_state(1)["traces"]
-    assert isinstance(load_state(path, model, facts, 300 * trace_bytes(like))[0]["traces"].ids, torch.Tensor)
+    with Store(path) as store:
+        whole = 300 * sum(held_bytes(store.layout, model.empty_state(1)["traces"]))
+    assert isinstance(load_state(path, model, facts, whole)[0]["traces"].ids, torch.Tensor)
     with pytest.raises(UserError, match="300 traces need a RAM budget of 1 MB at least"):
         load_state(path, model, facts, 1000)
 
@@ -64,13 +69,15 @@ def test_the_cache_holds_what_the_file_holds(lived):
             assert len(cached) <= 20 and np.array_equal(shelf.rows[shelf.place[cached]], everything[cached])
 
 
-def test_damage_is_found_when_it_is_read(lived, tmp_path):
+def test_damage_is_found_when_it_is_read(lived, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiers, "LEAST_CACHE", 10)
     model, facts, path = lived
     copy = tmp_path / "S.pt"
     for suffix in (".pt", ".traces"):
         copy.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
     with Store(copy) as store:
-        traces = tiered(store, model.empty_state(1)["traces"], 10 ** 7)
+        like = model.empty_state(1)["traces"]
+        traces = tiered(store, like, 300 * (held_bytes(store.layout, like)[0] + 4) + 10 * (store.layout.stride + 8))
         data = bytearray(copy.with_suffix(".traces").read_bytes())
         data[-3] ^= 1
         copy.with_suffix(".traces").write_bytes(data)
@@ -84,3 +91,27 @@ def test_sizes():
     for text in ("", "much", "1.2.3", "-5"):
         with pytest.raises(ValueError):
             size(text)
+
+
+def test_users_do_not_meet(lived, tmp_path):
+    """Thirty users, told their lives in turns: each has the files, to the byte, and the answers of a user who is alone."""
+    model, facts, _ = lived
+    names, rng = [f"user{i}" for i in range(30)], random.Random(0)
+    lives = {name: [episode(rng.randrange(5, 40), rng.randrange(10 ** 6))[0].tolist() for _ in range(4)] for name in names}
+    tell = lambda path, part: engine.remember(model, path, part, [(None, -1, -1)] * len(part))
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "all").mkdir()
+    for part in (slice(0, 2), slice(2, 4)):
+        for name in rng.sample(names, len(names)):
+            with Writer(user_path(tmp_path / "all", name), identity(model, facts)) as memory:
+                tell(memory, lives[name][part])
+    for name in rng.sample(names, len(names)):
+        with Writer(tmp_path / "alone/S.pt", identity(model, facts), anew=True) as memory:
+            memory.rewrite(Content(identity(model, facts)), [])
+            tell(memory, lives[name])
+        here = user_path(tmp_path / "all", name)
+        for suffix in (".pt", ".traces"):
+            assert here.with_suffix(suffix).read_bytes() == (tmp_path / "alone/S.pt").with_suffix(suffix).read_bytes()
+        states = [load_state(path, model, facts)[0] for path in (here, tmp_path / "alone/S.pt")]
+        assert len({feed(model, [episode(12, 7)], state)[0].numpy().tobytes() for state in states}) == 1
+    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == sorted(f"{name}{suffix}" for name in names for suffix in (".pt", ".traces"))

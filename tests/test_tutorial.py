@@ -1,4 +1,6 @@
 """docs/tutorial.md: every command in it, as it is typed there, in order, in an empty directory."""
+import importlib
+import io
 import json
 import os
 import re
@@ -6,41 +8,81 @@ import shlex
 import subprocess
 import sys
 
-from nanochat.common import repo_root
+import pytest
+
+from nanochat.common import repo_root, run_main
+from tests.test_view import data_of
 
 TUTORIAL = (repo_root() / "docs/tutorial.md").read_text(encoding="utf-8")
+COMMAND = re.compile(r"(?:(?P<feed>.+?) \| )?python -m (?P<module>\S+) (?P<flags>.*?)(?: > (?P<file>\S+))?")
 
 
 def blocks(kind):
     return re.findall(rf"^```{kind}\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL)
 
 
-def test_every_command_of_the_tutorial(tmp_path):
-    (program,) = blocks("python")
-    (tmp_path / "program.py").write_text(program)
-    # `python` is this one; `done` after each block says on both streams where its output ends
+def shell(command):
+    return subprocess.run(["bash", "-euo", "pipefail", "-c", command], capture_output=True, check=True).stdout
+
+
+def in_this_process(monkeypatch, capsys):
+    """Yields (stdout, stderr) of each block. Commands of python are run here: torch is imported once."""
+    for block in blocks("bash"):
+        capsys.readouterr()
+        if "python -m" not in block:
+            shell(block)
+        else:
+            for line in block.splitlines():
+                command = COMMAND.fullmatch(line)
+                assert command, line
+                monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(shell(command["feed"]) if command["feed"] else b"")))
+                before = capsys.readouterr()
+                assert run_main(lambda: importlib.import_module(command["module"]).main(shlex.split(command["flags"]))) == 0, line
+                out, err = capsys.readouterr()
+                if command["file"]:
+                    with open(command["file"], "w") as file:
+                        file.write(out)
+                    out = ""
+                sys.stdout.write(before.out + out)
+                sys.stderr.write(before.err + err)
+        yield capsys.readouterr()
+    exec(compile(blocks("python")[0], "tutorial.md", "exec"), {})
+    yield capsys.readouterr()
+
+
+def in_a_shell(monkeypatch, capsys):
+    """The same, by bash."""
+    with open("program.py", "w") as file:
+        file.write(blocks("python")[0])
+    # `done` after each block says on both streams where its output ends
     script = f"set -euo pipefail\npython() {{ {shlex.quote(sys.executable)} \"$@\"; }}\n"
     script += "".join(block + "echo done; echo done >&2\n" for block in [*blocks("bash"), "python program.py\n"])
-    env = {**os.environ, "PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(["bash", "-c", script], env={**os.environ, "PYTHONPATH": str(repo_root())}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    outs, errs = (stream.split("done\n")[:-1] for stream in (done.stdout, done.stderr))
-    _, ingested, asked, unsure, piped, talked, looked, forgotten, program_said = zip(outs, errs)
+    yield from zip(*(stream.split("done\n")[:-1] for stream in (done.stdout, done.stderr)))
+
+
+@pytest.mark.parametrize("run", [in_this_process, pytest.param(in_a_shell, marks=pytest.mark.slow)])
+def test_every_command_of_the_tutorial(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NANOCHAT_BASE_DIR", raising=False)
+    _, ingested, asked, unsure, piped, talked, looked, forgotten, program = run(monkeypatch, capsys)
     assert "4 episodes added" in ingested[1]
-    assert asked[0].strip() and re.search(r"^from \d\.\d\d  .*\[notes.txt:\d\]$", asked[1], re.MULTILINE)
+    assert asked[0].strip() and re.search(r"^from \d\.\d\d .* \[notes.txt:\d\]$", asked[1], re.MULTILINE)
     assert unsure[0].strip() and "from " in unsure[1]
     answer = json.loads((tmp_path / "answers.jsonl").read_text())
-    assert answer["question"] == "Where is the key of the garden shed?" and answer["routing"] and piped == ("", "")
+    assert answer["question"] == "Where is the key of the garden shed?" and answer["routing"] and tuple(piped) == ("", "")
     assert "remembered as episode 5" in talked[1] and "I moved to Luxor.  [chat]" in talked[0] and "1 episodes hold" in talked[1]
-    assert looked[0].count("\n") == 5 and "5 episodes" in looked[1] and "swordfish" in (tmp_path / "memory.html").read_text()
+    assert looked[0].count("\n") == 5 and "5 episodes" in looked[1]
+    assert "swordfish" in "".join(map(str.strip, sum((e[0] for e in data_of((tmp_path / "memory.html").read_text())["episodes"]), [])))
     assert "1 forgotten, 4 left" in forgotten[1] and "1 forgotten, 3 left" in forgotten[1] and "good: 3 episodes" in forgotten[0]
-    assert "The bicycle is in the cellar." in program_said[0]
-    left = (tmp_path / "notes.traces").read_bytes()
-    fresh = f"{shlex.quote(sys.executable)} -m scripts.ingest --model_path data/then-d4 --data_path notes.txt --output_path fresh.pt"
+    assert "The bicycle is in the cellar." in program[0]
     lines = (tmp_path / "notes.txt").read_text().splitlines()
     (tmp_path / "notes.txt").write_text("\n".join([*lines[:2], "", lines[3]]) + "\n")
-    assert subprocess.run(["bash", "-c", fresh], cwd=tmp_path, env=env, capture_output=True).returncode == 0
-    assert left == (tmp_path / "fresh.traces").read_bytes() and (tmp_path / "notes.pt").read_bytes() == (tmp_path / "fresh.pt").read_bytes()
+    ingest = importlib.import_module("scripts.ingest")
+    assert ingest.main(["--model_path", "data/then-d4", "--data_path", "notes.txt", "--output_path", "fresh.pt"]) == 0
+    for name in ("pt", "traces"):
+        assert (tmp_path / f"notes.{name}").read_bytes() == (tmp_path / f"fresh.{name}").read_bytes(), "as if the others had never been said"
 
 
 def test_what_is_shown_and_not_run_is_only_what_needs_a_terminal_or_a_network():

@@ -59,7 +59,8 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing_of_the_memory(kep
     assert call(memory, *VIEW, "--answers", answers)[0] == 0
     text = (kept / "memory.html").read_text()
     assert "default-src 'none'" in text and not re.search(r"(?:src|href)\s*=|url\(|https?:|@import|fetch\(|innerHTML|\beval\b", text.replace("src=x onerror", ""))
-    assert text.count("<script") == 2 and "<img" not in text and text.count("{{data}}") == 1, "what stands in the memory is data"
+    assert text.count("<script") == 2 and "<img" not in text, "what stands in the memory is data"
+    assert text.count("{{data}}") == 2, "in an episode, and in a question"
 
 
 def test_the_newest_of_many(kept, call):
@@ -83,6 +84,8 @@ def test_what_is_no_answer_is_refused_and_leaves_the_page_as_it_was(kept, call, 
         (kept / "bad.jsonl").write_text(content)
         code, out, err = call(memory, *VIEW, "--answers", "bad.jsonl")
         assert code in (1, 2) and out == "" and one_line(err, message) and (kept / "memory.html").read_text() == "before"
+    before = [(kept / name).read_bytes() for name in ("S.pt", "S.traces")]
+    assert all(call(memory, *VIEW, "--out", name)[0] == 2 for name in ("S.pt", "S.traces")) and before == [(kept / name).read_bytes() for name in ("S.pt", "S.traces")]
     assert call(memory, *VIEW, "--last", "0")[0] == 2 and call(memory, *VIEW, "--answers", "none.jsonl")[0] == 1
 
 
