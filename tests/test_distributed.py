@@ -59,7 +59,7 @@ def alone(work):
     seed_everything(args.seed)
     model = build_model(args, tokenizer, torch.device("cpu"), torch.float32)
     before = {name: w.clone() for name, w in model.state_dict().items()}
-    window = Window(model, {"text": 0.3, "copy": 0.3}, args.train_memory)
+    window = Window(model, {"text": 0.3, "copy": 0.3, "guess": 0.3}, args.train_memory)
     optimizer = MuonAdamW(model.parameter_groups())
     lanes = []
     for rank in range(2):
