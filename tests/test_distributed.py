@@ -94,7 +94,7 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
     assert got.keys() == weights.keys()
     for name, w in weights.items():   # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction
         moved, apart = (w.double() - before[name].double()).norm(), (got[name].double() - w.double()).norm()
-        assert apart <= 0.05 * moved, (name, moved, apart)
+        assert apart <= 0.1 * moved, (name, moved, apart)
 
 
 def test_a_resumed_run_is_the_same_run_on_every_rank(work):
