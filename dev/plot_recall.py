@@ -1,7 +1,7 @@
 """
 The picture in the README: recall during training, and on timelines never seen, against the controls.
 
-    python dev/plot_recall.py --metrics base_checkpoints/then-d4/metrics.jsonl --cells docs/timeline.jsonl --output docs/recall.png
+    python dev/plot_recall.py --metrics base_checkpoints/then-d4/metrics.jsonl --cells docs/results.jsonl --output docs/recall.png
 
 cells: what `python -m scripts.memory_eval --json` printed. Needs matplotlib (requirements-dev.txt).
 """
