@@ -30,7 +30,7 @@ def main(argv=None):
     import matplotlib.pyplot as plt
     read = lambda path: [json.loads(line) for line in open(path, encoding="utf-8")]
     evals = [m for m in read(args.metrics) if m["kind"] == "eval"]
-    cells = read(args.cells)
+    cells = [c for c in read(args.cells) if c["task"] == "timeline" and c["ask"] == "point"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     steps = [e["step"] for e in evals]
     left.plot(steps, [e["first"] for e in evals], "o-", color="tab:blue", label="first word piece of the answer, with the state")
