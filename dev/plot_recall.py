@@ -45,7 +45,7 @@ def main(argv=None):
         values = [next((x["exact"] for x in cells if x["seed"] == seed and x["control"] == c), 0) for c in controls]
         bars = right.bar([k + (i - (len(seeds) - 1) / 2) * width for k in range(len(controls))], values, width * 0.92, label=f"timeline seed {seed}")
         right.bar_label(bars, [f"{v:.0f}" for v in values], fontsize=8)
-    guess = max(x["guess"] for x in cells)
+    guess = max(x["guess"] for x in cells if x["control"] == "memory")
     right.axhline(guess, color="tab:red", lw=0.8, ls=":", label="most frequent answer")
     right.set_xticks(range(len(controls)), [NAMES[c] for c in controls])
     right.set(ylabel="exact match, %", ylim=(0, 108), title=f"Zero-shot recall, {cells[0]['steps']:,} episodes, weights frozen")
