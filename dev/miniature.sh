@@ -10,7 +10,7 @@ WORK="$(mktemp -d)"
 trap 'rm -rf "$WORK"' EXIT
 export NANOCHAT_BASE_DIR="$WORK"
 
-"$PY" dev/gen_base_data.py --output-dir "$WORK/base" --shards 2 --lives-per-shard 60 --seed 1 --question-share 0.5
+"$PY" dev/gen_base_data.py --output-dir "$WORK/base" --shards 2 --lives-per-shard 60 --plain-shards 2 --seed 1 --question-share 0.5
 "$PY" -m scripts.base_train --data-dir "$WORK/base" --tag mini --num-iterations 70 --matrix-lr 0.015 --warmdown 0.7 --eval-every 1000 --eval-segments 4
 MODEL="base_checkpoints/mini"
 "$PY" dev/gen_cairo_data.py --steps 200 --output "$WORK/cairo.txt"
