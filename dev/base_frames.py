@@ -3,6 +3,9 @@ from dev.base_threads import _cap, _finish_question, _possessive
 from dev.base_values import UNKNOWN, Episode, frame_key, frame_value, name, word
 from dev.base_words import FILLERS, FRAME_NOUNS, FRAME_VERBS, FRAMES, PREPOSITIONS, WRAPS_AFTER, WRAPS_BEFORE
 
+# what a value may stand in: the answer is the value alone
+DRESSES = ("{}",) * 20 + ('"{}"', "'{}'", "<{}>", "[{}]", "({})", "*{}*", "`{}`", "#{}", "{{{}}}", "**{}**")
+
 
 def _third(verb):
     """she mends, she catches"""
@@ -36,6 +39,7 @@ class Frames:
             self.frames.append((words, rng.sample(options, rng.randint(1, len(options))), asks.split("|"), reverse.split("|") if reverse else []))
         self.several = rng.choice((0.0, 0.0, 0.3, 0.9))  # share of episodes with two to four pairs
         self.wrapped = rng.choice((0.0, 0.0, 0.2, 0.6))
+        self.dress = rng.choice(DRESSES)
 
     def tell(self, rng, index):
         """One pair, or some of them, none of them told before."""
@@ -54,7 +58,7 @@ class Frames:
             if not token["unique"]:
                 self.holders[f, v]["unique"] = False
             self.holders[f, v] = self.told[f, k] = token
-            parts.append(self._put(form, words, k, v))
+            parts.append(self._put(form, words, k, self.dress.format(v)))
             pairs.append(token)
         end = rng.choice((".", ".", ".", ".", "", "!"))
         fixed = tuple(x for t in pairs for x in (t["key"], t["value"]))
