@@ -63,16 +63,37 @@ def run_main(main: Callable[[], int | None]) -> int:
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """`--help` that names a flag in one of its spellings, and fits a screen."""
+    """
+    `--help` that fits a screen: a flag in one of its spellings, with its default in the place of a metavar (of choices, the default is the first), and
+    flags whose help is "" on the line of the next one, whose help speaks for all of them.
+    """
 
     def __init__(self, prog):
-        super().__init__(prog, max_help_position=30, width=120)
+        super().__init__(prog, max_help_position=34, width=120)
+        self.lines = {}  # last flag of a line -> all of them
+
+    def add_arguments(self, actions):
+        line = []
+        for action in actions:
+            line.append(action)
+            if action.help != "":
+                self.lines[action], line = line, []
+                self.add_argument(action)
 
     def _format_action_invocation(self, action):
         if not action.option_strings:
             return super()._format_action_invocation(action)
+        return ", ".join(map(self._with_default, self.lines.get(action, [action])))
+
+    def _with_default(self, action):
         names = ", ".join(name for name in action.option_strings if "_" not in name)
-        return names if action.nargs == 0 else f"{names} {self._format_args(action, action.dest.upper())}"
+        if action.nargs == 0:
+            return names
+        if action.metavar is None and action.choices:
+            return f"{names} {'|'.join(sorted(action.choices, key=lambda choice: choice != action.default))}"
+        if action.metavar is None and isinstance(action.default, (str, int, float)) and action.default != "":
+            return f"{names} {action.default}"
+        return f"{names} {self._format_args(action, action.dest.upper())}"
 
 
 def flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *names: str, **kwargs) -> argparse.Action:

@@ -1,11 +1,6 @@
 """
-Pretraining by truncated backpropagation through time, the state carried from batch to batch:
-
-    python -m scripts.base_train --model-class THENGPT --depth 4 --data-dir data/base --time-budget 3000
-    python -m scripts.base_train --model-class THENGPT --depth 8 --total-batch-size 524288 --wandb-project "livemem-then" --run-name "phase1-pretrain" --save-every 1000
-    torchrun --standalone --nproc_per_node=8 -m scripts.base_train ...     one process a GPU; --fsdp where the model does not fit one
-
-A run goes on with --resume latest and the flags it was started with. SIGTERM saves and ends it with exit code 0; so does a loss that is not finite, with 1.
+Pretraining by truncated backpropagation through time, the state carried from batch to batch. Flags are listed with their defaults.
+SIGTERM saves and ends the run with exit code 0, a loss that is not finite with 1. With --resume latest and the flags it was started with, it goes on.
 Checkpoints and metrics.jsonl go to base_checkpoints/d<depth> under the repository root, or $NANOCHAT_BASE_DIR.
 """
 import argparse
@@ -19,7 +14,7 @@ import time
 from typing import NamedTuple
 
 from nanochat import scaling
-from nanochat.common import UserError, choose_device, choose_dtype, flag, run_main, run_record, seed_everything
+from nanochat.common import Help, UserError, choose_device, choose_dtype, flag, run_main, run_record, seed_everything
 
 
 def auto(kind):
@@ -33,57 +28,56 @@ def resumed(text):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python -m scripts.base_train --depth 4 --data-dir data/base --time-budget 3000 [options]\n"
+                                           "       torchrun --standalone --nproc_per_node=8 -m scripts.base_train ...     (one process a GPU)",
+                                     description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
-    add("--model-class", choices=["GPT", "THENGPT"], default="THENGPT")
+    add("--model-class", choices=["GPT", "THENGPT"], default="THENGPT", help="THENGPT has a memory; GPT is a plain one, without")
     add("--depth", type=int, default=4, help="layers; the width is 64 times as much")
     add("--data-dir", default="data/base", help="parquet shards; the last one is held out for evaluation")
-    add("--total-batch-size", type=auto(int), default=-1, help="tokens an optimizer step; auto: by the size of the model (default: one accumulation step)")
-    add("--device-batch-size", type=int, default=8, help="streams a device")
-    add("--max-seq-len", type=int, default=512, help="slots of a segment")
-    add("--tbptt-segments", type=int, default=2, help="segments the gradient flows through before the state is detached")
+    add("--total-batch-size", type=auto(int), default=-1, metavar="N", help="tokens a step; auto: by the size of the model (default: no accumulation)")
+    add("--device-batch-size", type=int, default=8, help="")
+    add("--max-seq-len", type=int, default=512, help="")
+    add("--tbptt-segments", type=int, default=2, help="streams a device, slots of a segment, segments the gradient flows through")
     add("--train-memory", type=int, default=2048, help="traces a stream remembers beyond the gradient")
-    add("--num-iterations", type=int, default=-1, help="optimizer steps (default, without a time budget: --tokens-per-parameter, at least 1000)")
-    add("--tokens-per-parameter", type=float, default=20, help="length of the run by the size of the model")
-    add("--time-budget", type=float, default=-1, help="seconds of training; bounds the run and the learning-rate schedule")
-    add("--write-mixer", choices=["swa", "kda"], default="swa")
+    add("--num-iterations", type=int, default=-1, metavar="N", help="optimizer steps (default: by one of the two below)")
+    add("--tokens-per-parameter", type=float, default=20, help="length of the run by the size of the model, 1,000 steps at least")
+    add("--time-budget", type=float, default=-1, metavar="SECONDS", help="bounds the run and its learning-rate schedule (default: none)")
+    add("--write-mixer", choices=["swa", "kda"], default="swa", help="sliding-window attention, or Kimi Delta Attention (a recurrence)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of the model configuration, for ablations")
-    add("--lr-scale", type=auto(float), default="auto", help="factor on the rates below; auto: 1, above 524,288 tokens a step the square root of the batch")
-    add("--matrix-lr", type=float, default=0.02)
-    add("--embedding-lr", type=float, default=0.3)
-    add("--head-lr", type=float, default=0.004)
-    add("--recall-lr", type=float, default=0.001, help="recall head and indexers")
-    add("--scalar-lr", type=float, default=0.01, help="gains and other vectors")
+    add("--lr-scale", type=auto(float), default="auto", help="on the rates below; auto: grows with the square root of batches above 524,288")
+    add("--matrix-lr", type=float, default=0.02, help="")
+    add("--embedding-lr", type=float, default=0.3, help="")
+    add("--head-lr", type=float, default=0.004, help="")
+    add("--recall-lr", type=float, default=0.001, help="")
+    add("--scalar-lr", type=float, default=0.01, help="learning rates; recall: of recall head and indexers, scalar: of gains and other vectors")
     add("--weight-decay", type=auto(float), default=0.0, help="of the matrices; auto: nanochat's 0.28, scaled to this run")
     add("--warmdown", type=float, default=0.5, help="fraction of the run over which the learning rate falls")
-    add("--text-loss-weight", type=float, default=0.3)
-    add("--answer-loss-weight", type=float, default=1.0)
-    add("--route-loss-weight", type=float, default=1.0)
+    add("--text-loss-weight", type=float, default=0.3, help="")
+    add("--answer-loss-weight", type=float, default=1.0, help="")
+    add("--route-loss-weight", type=float, default=1.0, help="losses: of the next token, of answers, of finding the evidence")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: the state is emptied at every step, for ablations")
-    add("--eval-every", type=int, default=250)
-    add("--eval-segments", type=int, default=12)
-    add("--save-every", type=int, default=-1, help="steps (default: at the end only)")
-    add("--keep", type=int, default=-1, metavar="K", help="checkpoints kept, the last ones (default: all)")
+    add("--eval-every", type=int, default=250, help="")
+    add("--eval-segments", type=int, default=12, help="steps between measurements of recall, and segments each takes")
+    add("--save-every", type=int, default=-1, metavar="N", help="")
+    add("--keep", type=int, default=-1, metavar="K", help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
-    add("--dry-run", action="store_true", help="say what the run would take (parameters, FLOPs, memory, tokens, hours), and end")
-    add("--peak-tflops", type=float, default=989, help="for --dry-run: of one device in bf16 (default: H100 SXM)")
-    add("--mfu", type=float, default=0.2, help="for --dry-run: share of the peak that is reached, an assumption")
+    add("--dry-run", action="store_true", help="")
+    add("--peak-tflops", type=float, default=989, help="")
+    add("--mfu", type=float, default=0.2, help="only say what the run would take; hours: with this peak in bf16 (989: H100), of which "
+                                               "this share is reached")
     add("--tag", default="", help="name of the run's directory (default: d<depth>)")
     add("--seed", type=int, default=0)
     add("--device", default="auto")
-    add("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    add("--dtype", default="auto", help="of the computation: auto, fp32, bf16 or fp16")
     add("--attn", choices=["auto", "fa3", "fa2", "sdpa", "naive"], default="auto", help="attention of GPT; THENGPT masks by episode and memory, written out")
-    add("--no-compile", action="store_true", help="never torch.compile")
+    add("--no-compile", action="store_true", help="never torch.compile (with CUDA and without --fsdp it is on)")
     add("--fsdp", action="store_true", help="under torchrun: weights and optimizer sharded over the ranks, not replicated")
-    add("--fp8", action="store_true", help="matrices of the blocks multiply in fp8 (SM 8.9 and newer)")
-    add("--fp8-recipe", choices=["tensorwise", "rowwise"], default="tensorwise", help="one scale a tensor, or one a row (SM 9.0)")
-    add("--wandb-project", default="", help="log to wandb, too")
-    add("--run-name", default="")
+    add("--fp8", action="store_true", help="")
+    add("--fp8-recipe", choices=["tensorwise", "rowwise"], default="tensorwise", help="blocks multiply in fp8, one scale a tensor (SM 8.9) or a row (SM 9.0)")
+    add("--wandb-project", default="", metavar="NAME", help="")
+    add("--run-name", default="", metavar="NAME", help="log to wandb, too")
     return parser
-
-
-def note(text):
-    print(text, file=sys.stderr, flush=True)
 
 
 def model_overrides(pairs):

@@ -1,7 +1,5 @@
 """
 Ship a checkpoint: its weights in bf16 and how they were made, as model.pt and model.json in a directory.
-
-    python -m scripts.export_model --model-path base_checkpoints/then-d4 --output-path data/then-d4
 """
 import argparse
 import sys
@@ -10,9 +8,10 @@ from nanochat.common import Help, flag, run_main
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python -m scripts.export_model --model-path base_checkpoints/then-d4 --output-path data/then-d4", description=__doc__,
+                                     formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", required=True, help="a checkpoint, or a directory of them: then the last")
-    flag(parser, "--output-path", required=True)
+    flag(parser, "--output-path", required=True, help="the directory")
     args = parser.parse_args(argv)
     import torch
 

@@ -1,16 +1,14 @@
 """
 Query for many users: N worker processes answer from a directory of states, with one copy of the weights between them.
 
-    python -m scripts.serve --model_path data/then-d4 --state-dir memories --workers 4
-
 One JSON object a line on stdin, one on stdout for each, as soon as it is answered:
 
     {"user": "alice", "question": "Where was I at t=7?", "id": 1}
     {"id": 1, "user": "alice", "answer": "Zamalek", "confidence": 0.98, "episodes": [...], "seconds": 0.12}     or {"id": 1, "user": ..., "error": "one line"}
 
-Whatever else the object holds comes back with the answer. A user's questions all go to one worker, in their order, which keeps the states last asked
-for open and looks before every answer whether the file has changed: what is ingested, or deleted, counts from the next question on. Lines and pipes rather than a
-port: whoever may ask is a matter of what is put in front (a chat bot, a web server, socat), and is not decided here.
+Whatever else the object holds comes back with the answer. A user's questions go to one worker, in their order, which looks before every answer whether
+the file has changed: what is ingested, or deleted, counts from the next question on. Lines and pipes rather than a port: whoever may ask is a
+matter of what is put in front (a chat bot, a web server, socat), and is not decided here.
 """
 import argparse
 import json
@@ -21,7 +19,7 @@ import zlib
 from collections import OrderedDict
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
-from nanochat.common import UserError, flag, run_main
+from nanochat.common import Help, UserError, flag, run_main
 from nanochat.users import user_path
 from scripts.query import positive, size
 
@@ -29,16 +27,17 @@ WAITING = 64   # questions that are read ahead of the answers
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(prog="python -m scripts.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python -m scripts.serve --model_path data/then-d4 --state-dir memories --workers 4", description=__doc__, formatter_class=Help,
+                                     allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
-    add("--model-path", required=True, help="model file of a checkpoint, or its directory")
-    add("--state-dir", required=True, metavar="DIR", help="a directory with one state for each user, as ingest --state-dir writes it")
-    add("--workers", type=positive, default=min(4, os.cpu_count() or 1), help="processes that answer")
+    add("--model-path", metavar="PATH", required=True, help="model file of a checkpoint, or its directory")
+    add("--state-dir", metavar="DIR", required=True, help="a directory with one state for each user, as ingest --state-dir writes it")
+    add("--workers", type=positive, default=min(4, os.cpu_count() or 1), metavar="N", help="processes that answer (default: the cores, at most 4)")
     add("--open-states", type=positive, default=64, help="states that a worker keeps open")
-    add("--ram-budget", type=size, metavar="BYTES", help="RAM that the memory of a user may take (256MB): beyond it, traces are read from the file when they are needed")
+    add("--ram-budget", type=size, metavar="BYTES", help="RAM that the memory of a user may take (256MB); the rest is read from the file when it is needed")
     add("--max-tokens", type=positive, default=48, help="of an answer")
-    add("--device", default="auto")
-    add("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    add("--device", default="auto", help="")
+    add("--dtype", default="auto", help="device: cpu, cuda, cuda:N or mps; dtype: fp32, bf16 or fp16")
     return parser
 
 
