@@ -62,6 +62,7 @@ def build_parser():
     add("--save-every", type=int, default=-1, metavar="N", help="")
     add("--keep", type=int, default=-1, metavar="K", help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
+    add("--init-from", metavar="MODEL", help="begin a new run with these weights: data/then-d4, or a checkpoint")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2, help="only say what the run would take; hours: with this peak in bf16 (989: H100), of which "
@@ -224,7 +225,7 @@ def train(args, device, why_device, ranks):
     import torch
 
     from nanochat import fp8
-    from nanochat.checkpoint_manager import checkpoint_dir
+    from nanochat.checkpoint_manager import checkpoint_dir, load_model_file
     from nanochat.dataloader import StreamLoader
     from nanochat.dataset import list_shards
     from nanochat.distributed import total_norm, whole
@@ -253,6 +254,14 @@ def train(args, device, why_device, ranks):
         raise UserError(str(error)) from error
     train_shards, val_shards = (shards[:-1], shards[-1:]) if len(shards) > 1 else (shards, shards)
     model = build_model(args, tokenizer, torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device, dtype)
+    if args.init_from and not args.dry_run:
+        begun = load_model_file(args.init_from)
+        try:
+            model.load_state_dict(begun["model"])
+        except RuntimeError as error:
+            raise UserError(f"--init-from {args.init_from} is of another model configuration: give the flags it was trained with") from error
+        if begun["meta"]["tokenizer"] != tokenizer.fingerprint:
+            raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
     weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "guess": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}

@@ -63,6 +63,18 @@ def test_metrics_and_output(data, capsys):
     assert lines[0]["kind"] == "config" and "git_commit" in lines[0]["run"]
 
 
+def test_a_run_begins_with_given_weights(data):
+    train = lambda *more: main([*TINY, "--data-dir", str(data / "data"), "--num-iterations", "1", *more])
+    first = str(data / "base_checkpoints/first")
+    assert train("--tag", "first") == 0 and train("--tag", "second", "--init-from", first, "--lr-scale", "0", "--seed", "5") == 0
+    a, b = (load_checkpoint(data / "base_checkpoints" / tag, 1).model for tag in ("first", "second"))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(UserError, match="--init-from .* is of another model configuration"):
+        train("--tag", "third", "--init-from", first, "--set", "recall_dim=8")
+    with pytest.raises(UserError, match="nowhere: no such model file"):
+        train("--tag", "third", "--init-from", "nowhere")
+
+
 def test_plain_gpt_trains(data, capsys):
     assert main(["--model-class", "GPT", "--device-batch-size", "2", "--max-seq-len", "64", "--num-iterations", "3", "--depth", "2", "--set", "n_embd=32",
                  "--set", "n_head=2", "--set", "n_kv_head=1", "--data-dir", str(data / "data"), "--tag", "g"]) == 0
