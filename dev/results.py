@@ -2,12 +2,13 @@
 Every number of docs/results.md: run the suite, or write the page from what was measured.
 
     python dev/results.py run --model-path data/then-d4 --bench DIR --chat DIR --prose FILE.jsonl      appends to docs/results.jsonl
-    python dev/results.py page                                                                         docs/results.jsonl -> docs/results.md
+    python dev/results.py page               docs/results_notes.md, docs/results.jsonl, docs/ablations.jsonl (dev/ablate.py) -> docs/results.md
 
-run: --only NAME … measures some of it again (its old rows are replaced). What needs data that is not given is left out, and said. docs/results_notes.md is
-put on top of the page.
+run: --only NAME … measures some of it again. A section's old rows go when its first new one comes, and what was measured stays when a run is stopped; several
+processes may run at once. What needs data that is not given is left out, and said.
 """
 import argparse
+import fcntl
 import json
 import os
 import subprocess
@@ -19,8 +20,8 @@ sys.path.insert(0, ROOT)  # runs as a script, too
 
 from nanochat.common import UserError, atomic_write, flag, run_main, run_record  # noqa: E402
 
-ROWS, PAGE, NOTES = (os.path.join(ROOT, "docs", name) for name in ("results.jsonl", "results.md", "results_notes.md"))
-# name, title, target of the roadmap, arguments of memory_eval; {bench}, {chat} and {prose} are paths
+ROWS, ABLATIONS, PAGE, NOTES = (os.path.join(ROOT, "docs", name) for name in ("results.jsonl", "ablations.jsonl", "results.md", "results_notes.md"))
+# name, title, target of the roadmap, arguments of memory_eval; what is in braces is a path, given by the flag of that name
 SUITE = (
     ("timeline", "Timeline, point in time", "10,000 steps: 99.5 %", "--task timeline --steps 1000 10000 --seeds 1 2 3 --questions 300"),
     ("timeline-100k", "Timeline of 100,000 steps", "99 %", "--task timeline --steps 100000 --seeds 1 --questions 300 --control-questions 50"),
@@ -46,6 +47,10 @@ SUITE = (
     ("babilong", "BABILong qa1, zero-shot", "80 % after task pretraining", "--task babilong --data {bench} --questions 100 --control-questions 20"),
     ("babilong-1m", "bAbI qa1 in 100,000 and 1,000,000 tokens of prose, zero-shot", "80 % after task pretraining", "--task babi --data {bench} --qa qa1 "
      "--prose {prose} --tokens 100000 1000000 --questions 100 --control-questions 10"),
+    ("babilong-trained", "BABILong qa1 after task pretraining on bAbI's training stories", "80 %", "--model-path {babi} --task babilong --data {bench} "
+     "--questions 100 --control-questions 20"),
+    ("babilong-1m-trained", "bAbI qa1 in 100,000 and 1,000,000 tokens of prose, after task pretraining", "80 %", "--model-path {babi} --task babi --data {bench} "
+     "--qa qa1 --prose {prose} --tokens 100000 1000000 --questions 100 --control-questions 10"),
     ("locomo", "LoCoMo, ranking", "", "--task locomo --data {bench} --questions 200 --control-questions 100"),
 )
 FACTS = ("steps", "tokens", "length", "conversations", "pairs", "per_line", "keys", "updates", "lines", "seed", "ask", "depth", "form", "needles", "distractors",
@@ -54,12 +59,35 @@ PLAIN = {"task", "control", "n", "exact", "error", "guess", "misses", "by_depth"
          "noise", "address_ranks", "run"}
 
 
+def replace_rows(path, rows, old):
+    """Puts rows (dicts) at the end of a JSON-lines file, in place of those of which old(row) is true. Of several processes one at a time."""
+    directory = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)   # the file itself is replaced, so it can't be what is locked
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        kept = [row for row in read_rows(path) if not old(row)]
+        atomic_write(path, lambda file: file.write("".join(json.dumps(row) + "\n" for row in kept + rows).encode()))
+    finally:
+        os.close(directory)
+
+
+def read_rows(path):
+    """The rows of a JSON-lines file; [] where there is none."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def shown(path):
+    """A path as a command tells it to others: as it was given, but of an absolute one its name alone."""
+    return os.path.basename(os.path.normpath(path)) if os.path.isabs(path) else path
+
+
 def run(args):
-    import importlib.util
     known = {name for name, *_ in SUITE}
     if unknown := set(args.only or ()) - known:
         raise UserError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(name for name, *_ in SUITE)}", code=2)
-    given = {"bench": args.bench, "chat": args.chat, "prose": args.prose}
+    given = {"bench": args.bench, "chat": args.chat, "prose": args.prose, "babi": args.babi}
     stamp = {"commit": run_record()["git_commit"]}
     for name, title, _, arguments in SUITE:
         if args.only and name not in args.only:
@@ -68,20 +96,20 @@ def run(args):
         if missing:
             print(f"{name}: left out, needs --{missing[0]}", file=sys.stderr)
             continue
-        shown = arguments.format(**{k: os.path.basename(os.path.normpath(v)) if v else "" for k, v in given.items()})
-        command = [sys.executable, "-m", "scripts.memory_eval", "--model-path", args.model_path, "--json", *(a.format(**given) for a in arguments.split())]
+        arguments = arguments if "--model-path" in arguments else f"--model-path {{model}} {arguments}"
+        paths = {**given, "model": args.model_path}
+        told = "python -m scripts.memory_eval " + arguments.format(**{k: shown(v) for k, v in paths.items() if v})
         print(f"{name}: {title}", file=sys.stderr, flush=True)
         began, rows = time.perf_counter(), []
+        command = [sys.executable, "-m", "scripts.memory_eval", "--json", *(word.format(**paths) for word in arguments.split())]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
             for line in process.stdout:
                 row = json.loads(line)
                 row.pop("noise", None)
-                rows.append({"section": name, "command": f"python -m scripts.memory_eval --model-path data/then-d4 {shown}", "run": stamp, **row})
+                rows.append({"section": name, "command": told, "run": stamp, **row})
+                replace_rows(args.rows, rows, lambda old: old["section"] == name)
         if process.returncode:
             raise UserError(f"{name}: memory_eval ended with {process.returncode}")
-        path = args.rows
-        kept = [line for line in open(path, encoding="utf-8") if json.loads(line)["section"] != name] if os.path.exists(path) else []
-        atomic_write(path, lambda file: file.write(("".join(kept) + "".join(json.dumps(r) + "\n" for r in rows)).encode()))
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return 0
 
@@ -110,18 +138,36 @@ def table(rows):
     return out
 
 
+ABLATED = {"train": ("### Ablations: trained without", "Each trained from the same seed on the same lives, far shorter than the shipped model"),
+           "read": ("### Ablations: read and stored otherwise", "The shipped model, its weights as they are")}
+
+
+def ablations(rows):
+    """Markdown lines of the rows that dev/ablate.py has left."""
+    out = []
+    for kind, (title, what) in ABLATED.items():
+        mine = [r for r in rows if r["kind"] == kind]
+        if mine:
+            names = list(dict.fromkeys(k for r in mine for k in r["results"]))
+            settings = "; ".join(dict.fromkeys(r["command"] for r in mine))
+            out += [title, "", f"{what}.", "", f"    {settings}", "", "| variant | " + " | ".join(names) + " |", "|" + "---|" * (1 + len(names))]
+            out += [f"| {r['name']} | " + " | ".join(number(r["results"].get(k, "")) for k in names) + " |" for r in mine] + [""]
+    return out
+
+
 def page(args):
-    try:
-        rows = [json.loads(line) for line in open(args.rows, encoding="utf-8")]
-    except FileNotFoundError as error:
-        raise UserError(f"{args.rows}: nothing has been measured yet, see run") from error
-    out = [open(NOTES, encoding="utf-8").read().rstrip(), ""]
+    rows = read_rows(args.rows)
+    if not rows:
+        raise UserError(f"{args.rows}: nothing has been measured yet, see run")
+    with open(NOTES, encoding="utf-8") as file:
+        out = [file.read().rstrip(), ""]
     for name, title, target, _ in SUITE:
         mine = [r for r in rows if r["section"] == name]
         if mine:
             cost = 1000 * sum(r["seconds_a_question"] * r["n"] for r in mine) / sum(r["n"] for r in mine)
             out += [f"### {title}", "", *([f"Asked for: {target}.", ""] if target else []), f"    {mine[0]['command']}", "", *table(mine), "",
                     f"Largest memory {max(r['traces'] for r in mine):,} traces; {cost:.0f} ms a question.", ""]
+    out += ablations(read_rows(args.ablations))
     atomic_write(args.page, lambda file: file.write("\n".join(out).encode()))
     return 0
 
@@ -134,8 +180,10 @@ def main(argv=None):
     add("--bench", help="directory of the public benchmarks")
     add("--chat", help="directory of real chat, *.jsonl with \"user\" and \"text\"")
     add("--prose", help="JSON lines with a \"text\" each")
+    add("--babi", help="checkpoint that was trained further on bAbI's training stories (dev/gen_babi_lives.py)")
     add("--only", nargs="+", help="sections")
     add("--rows", default=ROWS)
+    add("--ablations", default=ABLATIONS)
     add("--page", default=PAGE)
     args = parser.parse_args(argv)
     return {"run": run, "page": page}[args.what](args)
