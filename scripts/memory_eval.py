@@ -1,12 +1,8 @@
 """
-Does the frozen model recall what it ingested?
+Does the frozen model recall what it ingested? A table, a line a cell and control; docs/evaluation.md tells of the tasks and of what is counted.
 
-    python -m scripts.memory_eval --model_path data/then-d4 --task timeline --seeds 1 2 3
-    python -m scripts.memory_eval --model_path data/then-d4 --task passkey --prose FILE.jsonl --tokens 10000 100000 1000000 --heatmap passkey.png
-
-Tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown (nanochat/tasks.py); babi, babilong, ruler, keyvalue, longeval,
-locomo (nanochat/tasks_public.py, with --data). Every cell is asked again with no memory, with what the traces say dealt out anew, and with somebody
-else's state where there is one. One JSON line a cell and control with --json; --explain says for every miss whether addressing, reading or writing failed.
+Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong, ruler, keyvalue, longeval, locomo.
+Every cell is asked again with no memory, with what the traces say dealt out anew, and with somebody else's state where there is one.
 """
 import argparse
 import importlib.util
@@ -21,40 +17,45 @@ from nanochat.tasks import ASKS, TASKS as OWN
 from nanochat.tasks_public import PUBLIC
 
 TASKS = {**OWN, **PUBLIC}
-SEVERAL = dict(nargs="+")
+SEVERAL = dict(nargs="+", metavar="N")
 OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults, these are the tasks' own
-    ("--seeds", dict(type=int, **SEVERAL)), ("--questions", dict(type=int, help="a cell")),
+    ("--seeds", dict(type=int, help="lives, or draws", **SEVERAL)), ("--questions", dict(type=int, metavar="N", help="a cell")),
     ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
     ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
-    ("--ask", dict(choices=ASKS, help="ways of asking about the timeline", **SEVERAL)),
+    ("--ask", dict(choices=ASKS, nargs="+", metavar="HOW", help=f"timeline: {' '.join(ASKS)}")),
     ("--depths", dict(type=float, help="where the needle is, 0 = first, 1 = last", **SEVERAL)),
-    ("--form", dict(choices=KEYS, help="what a key looks like", **SEVERAL)),
+    ("--form", dict(choices=KEYS, nargs="+", metavar="FORM", help=f"of keys: {' '.join(KEYS)}")),
     ("--needles", dict(help="passkey: how many keys are hidden; ruler: its tasks", **SEVERAL)),
     ("--distractors", dict(type=int, help="keys that are not asked for", **SEVERAL)),
-    ("--prose", dict(help="JSON lines with a \"text\" each (.xz, too), or plain text")),
-    ("--inside", dict(action="store_true", default=None, help="the needle stands within a paragraph")),
-    ("--noise", dict(help="JSON lines of chat (\"user\", \"text\"), or a directory of them")),
-    ("--conversations", dict(type=int, help="after how many the probes are asked", **SEVERAL)),
-    ("--probes", dict(type=int, help="wordings of each probe")), ("--pairs", dict(type=int, **SEVERAL)),
-    ("--per-line", dict(type=int, help="pairs in an episode", **SEVERAL)), ("--keys", dict(type=int, **SEVERAL)),
-    ("--updates", dict(type=int, help="how often a key, or how many likes, get another value")), ("--lines", dict(type=int, **SEVERAL)),
-    ("--data", dict(help="a public benchmark: its file or directory")), ("--qa", dict(help="tasks of bAbI", **SEVERAL)),
+    ("--prose", dict(metavar="FILE", help="JSON lines with a \"text\" each (.xz, too), or plain text")),
+    ("--inside", dict(action="store_true", default=None, help="the needle stands within a paragraph of it")),
+    ("--noise", dict(metavar="PATH", help="JSON lines of chat (\"user\", \"text\"), or a directory of them")),
+    ("--conversations", dict(type=int, help="personality: after how many the probes are asked", **SEVERAL)),
+    ("--probes", dict(type=int, metavar="N", help="wordings of each probe")),
+    ("--pairs", dict(type=int, help="mqar: how many", **SEVERAL)), ("--per-line", dict(type=int, help="pairs in an episode", **SEVERAL)),
+    ("--keys", dict(type=int, help="overwrite: how many", **SEVERAL)),
+    ("--updates", dict(type=int, metavar="N", help="how often a key, or how many likes, get another value")),
+    ("--lines", dict(type=int, help="interleaved: of chat", **SEVERAL)),
+    ("--data", dict(metavar="PATH", help="a public benchmark: its file or directory")),
+    ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
-    ("--rivals", dict(type=int, help="locomo: wrong answers to rank against")))
+    ("--rivals", dict(type=int, metavar="N", help="locomo: wrong answers to rank against")))
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.memory_eval --model_path data/then-d4 --task timeline [options]", description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python -m scripts.memory_eval --model_path data/then-d4 --task timeline --seeds 1 2 3 [options]\n       "
+                                           "python -m scripts.memory_eval --model_path data/then-d4 --task passkey --prose FILE.jsonl --tokens 10000 100000",
+                                     description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
-    add("--model-path", required=True)
-    add("--task", choices=TASKS, default="timeline")
+    add("--model-path", required=True, metavar="MODEL")
+    add("--task", choices=TASKS, default="timeline", metavar="TASK")
     add("--control-questions", type=int, default=100, help="a cell and control; 0 leaves the controls out")
-    add("--explain", action="store_true", help="for every miss: what was asked, answered and which stage failed")
-    add("--heatmap", help="PNG file: exact match by length and depth (needs matplotlib)")
-    add("--device", default="auto")
-    add("--dtype", default="auto")
-    add("--json", action="store_true", help="one JSON object a cell and control on stdout")
+    add("--explain", action="store_true", help="every miss, and whether addressing, reading or writing failed")
+    add("--heatmap", metavar="FILE.png", help="a picture of exact match by length and depth (needs matplotlib)")
+    add("--json", action="store_true", help="one JSON object a line")
+    add("--device", default="auto", help="")
+    add("--dtype", default="auto", help="cpu, cuda; fp32, bf16, fp16")
     of_task = parser.add_argument_group("of the task", "what is left out has the task's own default; what the task does not know is refused")
     for name, kw in OF_TASK:
         flag(of_task, name, **kw)
@@ -108,24 +109,29 @@ def heatmap(rows, path):
             points.setdefault((label, depth), []).append((exact, n))
     if not points:
         raise UserError("there is nothing to draw: the task does not know where its evidence lies")
+    figure, axes = plt.subplots(figsize=(1.5 + 0.7 * len({depth for _, depth in points}), 1.5 + 0.5 * len({label for label, _ in points})), layout="constrained")
+    draw(axes, points)
+    axes.set_title(rows[0][1]["task"])
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw(axes, points):
+    """The heat map of points {(label, depth): [(exact match, n), …]} on axes of matplotlib."""
     labels, depths = ([*dict.fromkeys(axis)] for axis in zip(*points))
     depths.sort()
     grid = [[float("nan")] * len(depths) for _ in labels]
     for (label, depth), values in points.items():
         grid[labels.index(label)][depths.index(depth)] = sum(e * n for e, n in values) / sum(n for _, n in values)
-    figure, axes = plt.subplots(figsize=(1.5 + 0.7 * len(depths), 1.5 + 0.5 * len(labels)), layout="constrained")
     image = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
     axes.set_xticks(range(len(depths)), depths)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("depth of the evidence (0 = first)")
-    axes.set_title(rows[0][1]["task"])
     for i, line in enumerate(grid):
         for j, value in enumerate(line):
             if value == value:
                 axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8)
-    figure.colorbar(image, label="exact match, %")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    axes.figure.colorbar(image, label="exact match, %")
 
 
 def main(argv=None):
