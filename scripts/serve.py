@@ -13,6 +13,7 @@ matter of what is put in front (a chat bot, a web server, socat), and is not dec
 import argparse
 import json
 import os
+import signal
 import sys
 import threading
 import zlib
@@ -64,29 +65,32 @@ class Worker:
             self.open.popitem(last=False)[1][1].close()
         return self.open[path][1]
 
-    def answer(self, item):
+    def answer(self, user, question):
+        """What is said to a question: a dict, to be put beside what it came with."""
         from nanochat.chat import as_dict
         try:
-            answer = self.memory(user_path(self.args.state_dir, item["user"])).ask(item["question"])
-        except UserError as error:
-            return {**item, "error": " ".join(str(error).split())}
-        return {**item, "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"), "episodes": [as_dict(episode) for episode in answer.episodes],
+            answer = self.memory(user_path(self.args.state_dir, user)).ask(question)
+        except (UserError, OSError) as error:   # a file that can't be read is the trouble of its user alone
+            return {"error": " ".join(str(error).split())}
+        return {"answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"), "episodes": [as_dict(episode) for episode in answer.episodes],
                 "seconds": round(answer.seconds, 4)}
 
 
 def start(*args):
     global worker   # of this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # Ctrl-C is for the parent
     worker = Worker(*args)
 
 
-def work(item):
-    return worker.answer(item)
+def work(user, question):
+    return worker.answer(user, question)
 
 
 def read_item(line, number):
     """The question of a line of stdin; UserError where it is none."""
     try:
         item = json.loads(line.decode("utf-8"))
+        json.dumps(item, allow_nan=False, ensure_ascii=False).encode()   # what can't be said back (nan, half a surrogate pair) is refused now
     except (ValueError, RecursionError) as error:
         raise UserError(f"line {number}: not JSON in UTF-8 ({error})") from error
     if not isinstance(item, dict) or not all(isinstance(item.get(name), str) and item[name].strip() for name in ("user", "question")):
@@ -103,9 +107,10 @@ def serve(lines, pools, emit):
         room.release()
         if error := future.exception():
             failed.append(error)
-            emit({**item, "error": f"the worker has failed ({error})"})
-        else:
-            emit(future.result())
+        try:
+            emit({**item, **({"error": f"the worker has failed ({error})"} if error else future.result())})
+        except OSError as broken:   # nobody reads what is said
+            failed.append(broken)
 
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -119,7 +124,7 @@ def serve(lines, pools, emit):
         if failed:
             break
         try:
-            future = pools[zlib.crc32(item["user"].encode()) % len(pools)].submit(work, item)
+            future = pools[zlib.crc32(item["user"].encode()) % len(pools)].submit(work, item["user"], item["question"])
         except BrokenExecutor as error:   # it failed just now
             failed.append(error)
             break
@@ -127,7 +132,7 @@ def serve(lines, pools, emit):
     for pool in pools:
         pool.shutdown()
     if failed:
-        raise UserError(f"a worker has failed: {failed[0]}")
+        raise failed[0] if isinstance(failed[0], OSError) else UserError(f"a worker has failed: {failed[0]}")
 
 
 def main(argv=None):

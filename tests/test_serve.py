@@ -1,8 +1,11 @@
 """Many users over one directory of states: each gets answers from their own memory, in order, from weights that are there once."""
 import json
 import os
+import pickle
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,12 +74,39 @@ def test_two_processes_answer_for_two_users(model, states):
 def test_a_worker_sees_what_has_changed_and_closes_what_is_old(model, states, tmp_path):
     frozen, _, facts = engine.load_model(model, dtype="fp32")
     worker = serve.Worker(frozen, facts, serve.build_parser().parse_args(flags(model, states, "--open-states", "1")), threads=1)
-    read = lambda user: worker.answer({"user": user, "question": QUESTION})["episodes"][0]["text"]
+    read = lambda user: worker.answer(user, QUESTION)["episodes"][0]["text"]
     assert "Oslo" in read("alice") and "Quito" in read("bob") and len(worker.open) == 1
     held = next(iter(worker.open.values()))
     assert "Quito" in read("bob") and next(iter(worker.open.values())) is held   # not loaded again
     remember(tmp_path, model, "bob", "t=7: The user was in Lima, felt calm, and preferred tea.\n")
     assert "Lima" in read("bob") and "Oslo" in read("alice")
+
+
+class Pool(ThreadPoolExecutor):
+    """Of threads, that takes what a pool of processes does."""
+    def submit(self, work, *args):
+        return super().submit(work, *pickle.loads(pickle.dumps(args)))
+
+
+def test_what_one_user_sends_or_has_stops_nobody_else(model, states, monkeypatch):
+    """Half a surrogate pair, lists too deep for a pipe between processes, nan, a state that can't be read: an error in the line of that question."""
+    frozen, _, facts = engine.load_model(model, dtype="fp32")
+    serve.start(frozen, facts, serve.build_parser().parse_args(flags(model, states)), 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    loaded = serve.Worker.memory
+    monkeypatch.setattr(serve.Worker, "memory", lambda self, path: loaded(self, path) if path.stem == "alice" else os.open(path / "in a file", os.O_RDONLY))
+    deep = "[" * 700 + "]" * 700
+    good = f'{{"user": "alice", "question": "{QUESTION}", "id": {deep}}}'
+    lines = ['{"user": "\\ud800", "question": "Where?"}', '{"user": "alice", "question": "\\ud800 where?"}', '{"user": "alice", "question": "Where?", "id": NaN}',
+             '{"user": "bob", "question": "Where?"}', '{"user": "alice", "question": "' + "y " * 500_000 + '"}', '{"user": "alice", "question": "\\u001b[2J <|end|> \\u0000"}', good]
+    said = []
+    with Pool(1) as pool:
+        serve.serve([line.encode() + b"\n" for line in lines] + [b"\xff\n"], [pool], said.append)
+    errors = [item.get("error", "") for item in said]
+    assert [("line 1", "line 2", "line 3", "line 8")[i] in error for i, error in enumerate(e for e in errors if e.startswith("line "))] == [True] * 4
+    assert sum("Not a directory" in error for error in errors) == 1 and sum("a question of" in error for error in errors) == 1
+    answered = [item for item in said if "answer" in item]
+    assert len(said) == 8 and len(answered) == 2 and answered[1]["id"] == json.loads(deep) and "Oslo" in answered[1]["episodes"][0]["text"]
 
 
 def write(w):
