@@ -4,14 +4,13 @@ A conversation with a memory, line by line, on a terminal or through a pipe. Ans
 What is said here is an episode of the source "chat", with its time. So deleting what was said in a conversation is deleting its episodes: one by one with
 /forget, or all of them with `python -m scripts.memory forget --source chat`. There is no history file: it would keep what was forgotten.
 """
-import datetime
 import json
 import os
 import sys
 import time
 
 from nanochat.common import UserError
-from nanochat.text import is_question, iso, printable, shortened
+from nanochat.text import is_question, iso, lived, printable, shortened
 
 SOURCE = "chat"
 SHOWN = 3      # episodes named under an answer; --json gives all
@@ -49,9 +48,9 @@ def where(episode):
 
 def as_line(episode, most=200):
     """An episode for the eye: when it was lived (local time), its words, where they are from."""
-    lived = [] if episode.time is None else [datetime.datetime.fromtimestamp(episode.time).isoformat(" ", "minutes")]
-    source = [] if episode.source is None else [f"[{where(episode)}]"]
-    return "  ".join([*lived, shortened(episode.text, most), *source])
+    time = [when.isoformat(" ", "minutes")] if (when := lived(episode.time, None)) else []
+    source = [] if episode.source is None else [f"[{shortened(where(episode), most)}]"]
+    return "  ".join([*time, shortened(episode.text, most), *source])
 
 
 def as_dict(episode):
@@ -173,7 +172,7 @@ class Chat:
         return [e for e in self.memory.episodes() if text.casefold() in e.text.casefold()]
 
     def numbered(self, text, command):
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 18:
             raise UserError(f"{command} needs the number of an episode (/memory lists them)", code=2)
         try:
             return self.memory[int(text)]
@@ -192,8 +191,8 @@ class Chat:
         if self.as_json:
             self.print_episode(episode)
             return
-        print(f"episode: {episode.id}\nsource: {where(episode) or 'not known'}\ntime: {iso(episode.time) or 'not known'}\n", flush=True)
-        print(printable(episode.text, sys.stdout), flush=True)
+        about = f"episode: {episode.id}\nsource: {shortened(where(episode) or 'not known', 200)}\ntime: {iso(episode.time) or 'not known'}"
+        print(printable(f"{about}\n\n{episode.text}", sys.stdout), flush=True)
 
     def forget(self, text):
         if self.no_memory:

@@ -31,8 +31,11 @@ def is_question(line):
 
 
 def printable(text, stream):
-    """What was ingested may hold escape codes: a terminal is not to act on them."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text) if stream.isatty() else text
+    """What was ingested may hold escape codes, which a terminal is not to act on, and characters that the stream can't take."""
+    if stream.isatty():
+        text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def shortened(text, most):
@@ -41,6 +44,14 @@ def shortened(text, most):
     return line if len(line) <= most else line[:most - 1] + "…"
 
 
+def lived(seconds, zone=datetime.timezone.utc):
+    """The datetime of seconds since 1970, zone None: local time. None where they are not known, or no calendar goes so far (milliseconds, by mistake)."""
+    try:
+        return datetime.datetime.fromtimestamp(seconds, zone) if seconds is not None and seconds >= 0 else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 def iso(seconds):
     """Seconds since 1970 in ISO 8601, UTC; None where they are not known."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat() if seconds is not None and seconds >= 0 else None
+    return when.isoformat() if (when := lived(seconds)) else None

@@ -16,7 +16,7 @@ import tarfile
 from pathlib import Path
 
 from nanochat.common import Help, UserError, atomic_write, flag, run_main
-from nanochat.text import iso, printable
+from nanochat.text import iso, printable, shortened
 from nanochat.users import add_user, moment, state_path
 
 SHOWN = 10   # episodes named before a deletion
@@ -104,7 +104,7 @@ def show_line(episode, as_json):
         print(json.dumps(episode))
         return
     line = "" if episode["line"] is None else f":{episode['line']}"
-    source = f"  [{episode['source']}{line}]" if episode["source"] else ""
+    source = f"  [{shortened(episode['source'], 200)}{line}]" if episode["source"] else ""
     print(printable(f"{episode['episode']:6d}  {' '.join(episode['text'].split())}{source}", sys.stdout))
 
 
@@ -121,7 +121,7 @@ def show(args, path):
         print(json.dumps(episode))
         return
     for name in ("episode", "source", "line", "time", "tokens", "traces"):
-        print(f"{name}: {episode[name] if episode[name] is not None else 'not known'}")
+        print(printable(f"{name}: {shortened(str('not known' if episode[name] is None else episode[name]), 200)}", sys.stdout))
     print(printable(f"\n{episode['text']}", sys.stdout))
 
 
@@ -232,7 +232,7 @@ def delete(args, path):
     ranges = []
     for text in args.ids:
         begin, _, end = text.partition("-")
-        if not (begin.isdecimal() and (end or begin).isdecimal() and int(begin) <= int(end or begin)):
+        if not (begin.isdecimal() and (end or begin).isdecimal() and len(text) < 40 and int(begin) <= int(end or begin)):
             args.parser.error(f"not a number, or FIRST-LAST: {text}")
         ranges.append(range(int(begin), int(end or begin) + 1))
 

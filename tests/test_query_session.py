@@ -6,13 +6,14 @@ import select
 import signal
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
 from nanochat.common import repo_root
 from nanochat.live_memory import LiveMemory
 from nanochat.memory import Store
-from scripts import query
+from scripts import memory, query
 from tests.test_live_memory_api import both, live, loaded, plain, seen, told  # noqa: F401  fixtures
 from tests.test_scripts import Terminal as Screen
 from tests.test_scripts import MODEL, QUERY, TIMELINE, base, call, here, pipe  # noqa: F401  fixtures
@@ -196,12 +197,31 @@ def test_hostile_input_breaks_neither_the_terminal_nor_the_state(here, live):
 def test_a_line_of_a_megabyte_is_refused_and_what_follows_is_answered(here, live, call, monkeypatch):
     live().ingest(TIMELINE)
     before = both(here)
-    pipe(monkeypatch, f"{'x y ' * 2 ** 18}?\n/remember {'more and ' * 2 ** 17}\n/memory {'z' * 2 ** 20}\n/{'v' * 2 ** 20}\n{QUESTION}\n".encode() + b"\xff" * 2 ** 20)
+    pipe(monkeypatch, f"/show {'9' * 5000}\n{'x y ' * 2 ** 18}?\n/remember {'more and ' * 2 ** 17}\n/memory {'z' * 2 ** 20}\n/{'v' * 2 ** 20}\n{QUESTION}\n".encode() + b"\xff" * 2 ** 20)
     code, out, err = call(query, *QUERY)
     assert code == 2 and out.strip() and both(here) == before
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert [re.search("question of|turn of|unknown|UTF-8", line)[0] for line in errors] == ["question of", "turn of", "unknown", "UTF-8"]
+    assert [re.search("number of an episode|question of|turn of|unknown|UTF-8", line)[0] for line in errors] == ["number of an episode", "question of", "turn of",
+                                                                                                              "unknown", "UTF-8"]
     assert all(len(line) < 200 for line in errors)
+
+
+def test_a_source_and_a_time_may_be_anything(here, live, call, monkeypatch):
+    """A file may be called what it likes, and a program may count in milliseconds."""
+    with live() as memory_:
+        memory_.ingest("A cat.", source="\x1b]0;owned\x07\nname\udce9.txt", time=1_700_000_000_000)
+    with monkeypatch.context() as patch:
+        for name, typed in (("stdin", "/memory\n/show 1\n/quit\n"), ("stdout", ""), ("stderr", "")):
+            patch.setattr(sys, name, Screen(typed))
+        assert query.main(QUERY) == 0 and memory.main(["show", "1", *QUERY[2:4]]) == 0 and memory.main(["list", *QUERY[2:4]]) == 0
+        out = sys.stdout.written()
+    assert out.count("A cat.") == 4 and out.count("\ufffd]0;owned\ufffd name\ufffd.txt:1") == 3 and out.count("time: not known") == 2 and "\x1b]" not in out
+    pipe(monkeypatch, "/memory\n/show 1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), encoding="utf-8"))
+        assert query.main(QUERY) == 0
+        sys.stdout.flush()
+        assert sys.stdout.buffer.getvalue().count(b"name?.txt:1") == 2
 
 
 def test_no_memory_answers_as_an_empty_memory_and_keeps_nothing(here, live, call, loaded, monkeypatch):
