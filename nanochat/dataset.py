@@ -18,7 +18,8 @@ import itertools
 import json
 import lzma
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -278,7 +279,7 @@ def main(argv=None):
 
     def download(number):
         path = Path(args.output_dir) / f"shard_{number:05d}.parquet"
-        how = fetch(f"{args.url}/{path.name}", path, args.attempts, args.timeout, progress=bar.update)
+        how = fetch(f"{args.url}/{path.name}", path, args.attempts, args.timeout, progress=came)
         if how == "unchecked":   # then at least it must be what it is called
             try:
                 pq.ParquetFile(path).close()
@@ -287,11 +288,19 @@ def main(argv=None):
                 raise UserError(f"{args.url}/{path.name} is no parquet file, and the server names no checksum") from error
         return how
 
+    def came(size):
+        if ended.is_set():
+            raise UserError("interrupted")
+        bar.update(size)
+
+    ended = threading.Event()   # one has failed, or Ctrl-C: the others end with the next bytes that come
     with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=None, desc=args.output_dir) as bar, ThreadPoolExecutor(args.workers) as pool:
         futures = [pool.submit(download, number) for number in range(args.num_shards)]
         try:
-            found = [future.result() for future in futures]
+            done = wait(futures, return_when=FIRST_EXCEPTION).done
+            found = [future.result() for future in done]
         except BaseException:
+            ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     said = ", ".join(f"{found.count(how)} {what}" for how, what in (("here", "there before"), ("checked", "checked by SHA-256"), ("unchecked", "with no checksum to check"))

@@ -60,11 +60,14 @@ def server():
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if mood in ("truncate", "stall"):
+            if mood in ("truncate", "stall", "drip"):
                 self.wfile.write(body[:len(body) // 2])
                 self.wfile.flush()
                 if mood == "stall":
                     server.released.wait(20)
+                while mood == "drip" and not server.released.wait(0.1):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
                 self.close_connection = True
             else:
                 self.wfile.write(body)
@@ -147,3 +150,11 @@ def test_dataset_refuses_what_is_no_parquet(server, tmp_path):
     assert [p.name for p in tmp_path.glob("*.parquet")] in ([], ["shard_00000.parquet"])
     with pytest.raises(SystemExit):
         dataset.main(["-n", "0"])
+
+
+def test_one_that_fails_ends_the_others_at_once(server, tmp_path):
+    server.files, server.moods = {"shard_00000.parquet": bytes(10 ** 8)}, ["drip"]   # it would come for ever
+    began = time.monotonic()
+    with pytest.raises(UserError, match="shard_00001.parquet: 404"):
+        dataset.main(["-n", "2", "--url", server.url, "--output-dir", str(tmp_path)])
+    assert time.monotonic() - began < 15 and (tmp_path / ".shard_00000.parquet.part").exists(), "to be gone on from"
