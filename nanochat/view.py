@@ -53,7 +53,8 @@ def read_answers(path):
                 answers.append({"question": str(item["question"]), "answer": str(item["answer"]), "confidence": float(item["confidence"]),
                                 "episodes": [(int(e["episode"]), float(e["score"])) for e in item["episodes"]],
                                 "routing": [(int(id), float(share)) for id, share in item.get("routing", ())]})
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                json.dumps(answers[-1], allow_nan=False)   # a browser reads no nan
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: not an answer of scripts.query --json ({error})", code=2) from error
     return answers
 

@@ -80,7 +80,8 @@ def test_an_empty_memory_is_a_page(kept, call):
 def test_what_is_no_answer_is_refused_and_leaves_the_page_as_it_was(kept, call, answers):
     (kept / "memory.html").write_text("before")
     good = (kept / answers).read_text()
-    for content, message in ((good + "{}\n", "line 4: not an answer"), (good + "[1]\n", "line 4"), ("text\n", "line 1"), (good.replace('"episode": ', '"episode": 9'), "ask it again")):
+    for content, message in ((good + "{}\n", "line 4: not an answer"), (good + "[1]\n", "line 4"), ("text\n", "line 1"), (good.replace('"episode": ', '"episode": 9'), "ask it again"),
+                             ('{"question": "?", "answer": "", "confidence": NaN, "episodes": []}', "line 1"), ('{"question": "?", "answer": "", "confidence": 1, "episodes": [{"episode": 1e999, "score": 1}]}', "line 1")):
         (kept / "bad.jsonl").write_text(content)
         code, out, err = call(memory, *VIEW, "--answers", "bad.jsonl")
         assert code in (1, 2) and out == "" and one_line(err, message) and (kept / "memory.html").read_text() == "before"
