@@ -237,6 +237,15 @@ def gather_traces(x, index):
     return x.flatten(0, 1).index_select(0, flat).view(*index.shape, *x.shape[2:])
 
 
+def penalties(order):
+    """
+    From a question's words about order (…, 4), see Address: what it costs a trace to be after the moment asked about, to be at it, and to be replaced by a newer
+    one, each 0 to 16; and how near the best score the newer one must come, all (…).
+    """
+    after, at, replaced, margin = order.unbind(-1)
+    return 16 * torch.sigmoid(after), 16 * torch.sigmoid(at), 16 * torch.sigmoid(replaced), 3 * F.softplus(margin)
+
+
 def stale(score, episode, margin):
     """
     How much of the newer episodes comes within `margin` of the best score, 0 to 1: 0 for the newest of those that match, near 1 for what
@@ -337,7 +346,7 @@ class RecallHead(nn.Module):
         order, from the question's words: how much it counts against a trace to be after its moment, at it, and to be replaced by a newer one;
         and how near the best score a newer one must come to replace it.
         """
-        after, at, replaced, margin = query["order"].unbind(-1)
+        after, at, replaced, margin = (x[..., None] for x in penalties(query["order"]))
         moment, asked = traces.moment[:, None], query["moment"][..., None]
         equal, later = (moment == asked) & (asked >= 0), (moment > asked) & (asked >= 0)
         score = self.address.score(query["b"], traces.address)
@@ -346,9 +355,9 @@ class RecallHead(nn.Module):
         hints = [(seen.masked_fill(~where, NEG).amax(-1, keepdim=True) - best).clamp(min=-20) for where in (equal, later)]
         hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, NO_TRACE)
         # a trace without a number is not known to be in time: what follows it in its episode may be
-        late = 16 * torch.sigmoid(after)[..., None] * (later | ((moment < 0) & (asked >= 0))) + 16 * torch.sigmoid(at)[..., None] * equal
+        late = after * (later | ((moment < 0) & (asked >= 0))) + at * equal
         score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
-        return score - 16 * torch.sigmoid(replaced)[..., None] * stale(score, traces.episode, 3 * F.softplus(margin)[..., None]), hints
+        return score - replaced * stale(score, traces.episode, margin), hints
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""

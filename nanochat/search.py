@@ -4,9 +4,9 @@ Routing search: which of N stored vectors score best for a query, exactly, witho
     score(q, k) = sum_p q_p . k_p                   address: p = heads, a trace has a vector for each
     score(q, k) = sum_j w_j relu(q_j . k)           lightning indexer: j = its heads, a trace has one vector
 
-Two passes. The scan takes all N from the int8 directions that a record holds: integer products, exact, times a scale for each vector, so that only the
-query's rounding (known) and that of the stored values to their dtype (bounded) stand between it and the score, at most `error`. Whatever may be among
-the best despite that error is then scored again from its values, and only that score counts.
+Two passes. The scan takes all N from the integers that a record holds and says what each score is at most: integer products are exact, so only the query's
+rounding (known) and that of the stored values to their dtype (bounded) are between it and the score. A few with the highest bounds are scored, which
+says what k of the scores reach for sure. Whatever may reach that, too, is scored from its values, and only that score counts.
 
 `exact` is that score: its terms are integers in float64 below 2^53, so it is the same to the bit for a vector alone, in any batch, in any order. So what is
 found is what a scan of everything with `exact` would find: the same set, the same scores, the same ties.
@@ -16,7 +16,7 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 
-from nanochat.recall import NO_TRACE
+from nanochat.recall import NO_TRACE, penalties
 
 NEG = float("-inf")
 LEAST = -1e30        # below every score
@@ -119,46 +119,49 @@ class Keys:
 
     def scan(self, q, weight=None):
         """
-        q, weight as for `exact`, M queries -> (scores (M, N) float32, error (M,) float64): no score is further from `exact`.
+        q, weight as for `exact`, M queries -> (M, N) float32: what the scores are at most, and that but for the rounding of the query and the values. An
+        indexer's score is 0 where all of its heads are below 0 for sure.
         """
         M, J, d = q.shape
-        peak = q.abs().amax(2, keepdim=True).float().clamp(min=1e-30)
-        step = peak / LEVELS
+        step = q.abs().amax(2, keepdim=True).float().clamp(min=1e-30) / LEVELS
         codes = (q / step).round().clamp(-LEVELS, LEVELS).to(torch.int8)
-        gain = step[..., 0] if weight is None else step[..., 0] * weight.float()
         # what is lost by rounding the query; the values, to half a unit in their last place; both to the grid; and in float32, generously
-        norm = q.double().norm(dim=2)
-        lost = (q.double() - step.double() * codes).norm(dim=2)
+        norm = q.double().norm(dim=2, keepdim=True)
+        lost = (q.double() - step.double() * codes).norm(dim=2, keepdim=True)
         ulp = torch.finfo(self.like.dtype).eps / 2
-        error = (lost * (1 + ulp) + (norm + lost) * (ulp + 2 ** -19 * d ** 0.5 + 4e-6)) * self.length
-        error = (error if weight is None else error * weight.double().abs()).sum(1)
-        out = torch.empty(M, self.shape[1], device=q.device)
+        error = ((lost * (1 + ulp) + (norm + lost) * (ulp + 2 ** -19 * d ** 0.5 + 4e-6)) * self.length).float()
+        if weight is None:
+            out = error.sum((1, 2))[:, None].repeat(1, self.shape[1])
+        else:
+            out = torch.empty(M, self.shape[1], device=q.device)
+            gain, slack = step.mT * weight[:, None].float(), error / step * weight[..., None].float().sign()
+            heads = lambda x: (gain @ x.add_(slack).relu_())[:, 0]   # x (M, J, n) in units of `step`
         rows = max(BLOCK // (M * J), 1024)
         for at in range(0, self.codes.shape[1], rows):
-            if weight is None:
-                found = zip(*(self.dots(codes[:, p], p, at, rows) for p in range(J)))
-                total = lambda dots, here: sum(dots[p] * gain[:, p, None] * self.scale[p, here] for p in range(J))
-            else:
-                found = ((x,) for x in self.dots(codes.flatten(0, 1), 0, at, rows))
-                total = lambda dots, here: (gain[:, None] @ dots[0].relu_().view(M, J, -1))[:, 0] * self.scale[0, here]
-            for dots, begin in zip(found, (at, self.codes.shape[1] + at)):
-                here = slice(begin, min(begin + dots[0].shape[1], self.n))
-                out[:, here] = total(tuple(x[:, :here.stop - begin] for x in dots), here)
+            for p, part in enumerate(codes.split(1 if weight is None else J, dim=1)):
+                for begin, dots in zip((at, self.codes.shape[1] + at), self.dots(part.flatten(0, 1), p, at, rows)):
+                    here = slice(begin, min(begin + dots.shape[1], self.n))
+                    dots = dots[:, :here.stop - begin]
+                    if weight is None:
+                        out[:, here].addcmul_(dots, step[:, p] * self.scale[p, here])
+                    else:
+                        out[:, here] = heads(dots.mul_(self.scale[0, here]).view(M, J, -1))
         if self.tail.shape[1]:
             tail = self.tail[0].view(-1, *self.parts).float()
             if weight is None:
-                out[:, self.n:] = q.float().flatten(1) @ tail.flatten(1).T
+                out[:, self.n:] += q.float().flatten(1) @ tail.flatten(1).T
             else:
-                out[:, self.n:] = (weight.float()[:, None] @ (q.float() @ tail[:, 0].T).relu())[:, 0]
-        return out, error
+                out[:, self.n:] = heads((q / step) @ tail[:, 0].T)
+        return out
 
     def dots(self, q, part, at, rows):
         """Products of q (m, d) int8 with a block of codes, exact: of 8 bits [(m, rows)], of 4 bits those of the first half and of the second."""
         block = self.codes[part, at:at + rows]
         if self.bits == 8:
             return [products(q, block)]
-        low, both = products(q, block & 15), products(q, block)
-        return [low - 8 * q.float().sum(1, keepdim=True), (both - low) / 16]
+        first, second = products(q, block & 15), products(q, block)
+        second.sub_(first).div_(16)
+        return [first.sub_(8 * q.float().sum(1, keepdim=True)), second]
 
 
 def products(q, k):
@@ -168,27 +171,22 @@ def products(q, k):
     return q.float() @ k.float().T   # sums of integers below 2^24
 
 
-def candidates(keys, q, rough, least, weight=None):
-    """
-    The vectors whose rough score is at least `least`, for one query: (index (n,) int64 ascending, exact score (n,) float32). q (1, J, d); rough (N,).
-    """
-    index = (rough >= least).nonzero()[:, 0]
-    parts = [exact(q, keys.values(i), keys.length, weight)[0] for i in index.split(1 << 14)]
-    return index, torch.cat(parts) if parts else rough[:0]
+def scored(keys, index, q, weight=None):
+    """Exact scores (n,) float32 of the vectors `index` for one query q (1, J, d)."""
+    return torch.cat([exact(q, keys.values(i), keys.length, weight)[0] for i in index.split(1 << 14)])
 
 
 def queries(keys, q, visible, weight=None):
     """
-    Scans for M queries, as many at a time as memory allows. Yields for each (one query (1, J, d), its weight, rough scores (N,), error);
-    rough scores are -inf where not visible, (M, N) or (1, N) bool.
+    Scans for M queries, as many at a time as memory allows. Yields for each (one query (1, J, d), its weight, what the scores are at most (N,));
+    -inf where not visible, (M, N) or (1, N) bool.
     """
     group = max(WIDE // max(keys.shape[1], 1), 1)
     for at in range(0, len(q), group):
         part, w = q[at:at + group], None if weight is None else weight[at:at + group]
-        rough, error = keys.scan(part, w)
-        rough.masked_fill_(~(visible if len(visible) == 1 else visible[at:at + group]), NEG)
-        for m, most in enumerate(error.tolist()):
-            yield part[m:m + 1], None if w is None else w[m:m + 1], rough[m], most
+        high = keys.scan(part, w).masked_fill_(~(visible if len(visible) == 1 else visible[at:at + group]), NEG)
+        for m in range(len(part)):
+            yield part[m:m + 1], None if w is None else w[m:m + 1], high[m]
 
 
 def best(keys, q, k, visible, weight=None):
@@ -198,12 +196,32 @@ def best(keys, q, k, visible, weight=None):
     """
     k = min(k, keys.shape[1])
     found = []
-    for one, w, rough, error in queries(keys, q, visible, weight):
-        index, score = candidates(keys, one, rough, max(reached(rough, k) - 2 * error, LEAST), w)
-        found.append(first(index, score, k))
+    for one, w, high in queries(keys, q, visible, weight) if k else ():
+        some = likely(high, k)
+        some, score = first(some, scored(keys, some, one, w), k)
+        least, last = score[-1].clamp(min=LEAST), int(some[-1]) + 1
+        # beyond the last of them nothing counts that is only as good: thousands have the score 0 where an indexer's weights are negative
+        index = torch.cat([reaching(high[:last], least), last + reaching(high[last:], torch.nextafter(least, -least.new_tensor(NEG)))])
+        found.append(first(index, scored(keys, index, one, w), k))
     if not found:
-        return torch.zeros(0, k, dtype=torch.int64, device=q.device), torch.zeros(0, k, device=q.device)
+        return torch.zeros(len(q), k, dtype=torch.int64, device=q.device), torch.zeros(len(q), k, device=q.device)
     return tuple(torch.stack(x) for x in zip(*found))
+
+
+def likely(high, k):
+    """Some indices, ascending, among which the k best are likely to be: of the highest bounds."""
+    return reaching(high, max(reached(high, 2 * k), LEAST))[:4 * k]
+
+
+def reaching(high, least):
+    """The indices of what is at least `least` in high (N,), ascending. Most of it is left out by the greatest of every 64."""
+    whole = len(high) // 64
+    blocks = (high[:whole * 64].view(whole, 64).amax(1) >= least).nonzero()
+    if len(blocks) > whole // 8:
+        return (high >= least).nonzero()[:, 0]
+    index = torch.arange(64, device=high.device)
+    index = torch.cat([(blocks * 64 + index).flatten(), torch.arange(whole * 64, len(high), device=high.device)])
+    return index[high[index] >= least]
 
 
 def reached(score, k):
@@ -238,47 +256,51 @@ def route(head, query, traces, visible, k):
     select (1, M, K) and score (1, M, K), best first, K = min(k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
     """
     address, keys, episode, visible = head.address, traces.address, traces.episode[0], visible[0]
-    order, moment = query["order"][0], traces.moment[0]
+    moment, order, k = traces.moment[0], [x[0] for x in penalties(query["order"])], min(k, len(traces))
     q = (query["b"] * address.scale.repeat_interleave(address.dim).to(query["b"].dtype))[0].unflatten(-1, (address.heads, address.dim))
     found, hints = [], []
-    for m, (one, _, rough, error) in enumerate(queries(keys, q, visible)):
-        error += 1e-4   # float32, in what is taken off
-        after, at, replaced, margin = order[m]
+    for m, (one, _, high) in enumerate(queries(keys, q, visible)):
+        high += 1e-4   # float32, in what is taken off
+        after, at, replaced, margin = (x[m] for x in order)
         asked, seen = query["moment"][0, m], visible[min(m, len(visible) - 1)]
+        score = lambda index: scored(keys, index, one)
 
-        def among(rough, least):
-            return candidates(keys, one, rough, max(least - 2 * error, LEAST))
+        def greatest_of(high):
+            top = high.argmax(keepdim=True)
+            return score(reaching(high, score(top))).max() if high[top] > NEG else high.new_tensor(NEG)
 
-        def greatest_of(rough):
-            return F.pad(among(rough, float(rough.max()))[1], (0, 1), value=NEG).max()
-
-        late, best = rough.new_zeros(rough.shape), greatest_of(rough)
+        best, late = greatest_of(high), high.new_zeros(()).expand(len(high))
         near = [best.new_tensor(NEG)] * 2
         if asked >= 0:
             equal, later = moment == asked, moment > asked
-            near = [greatest_of(torch.where(there, rough, NEG)) for there in (equal, later)]
-            late.masked_fill_(later | (moment < 0), float(16 * torch.sigmoid(after))).masked_fill_(equal, float(16 * torch.sigmoid(at)))
+            near = [greatest_of(torch.where(there, high, NEG)) for there in (equal, later)]
+            late = torch.zeros_like(high).masked_fill_(later | (moment < 0), after).masked_fill_(equal, at)
+            high -= late
         hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), NO_TRACE))
 
-        def addressed(rough, least):
+        def certain(k, *less):
+            """What k of the scores reach for sure, `less` (N,) taken off as it is from `high`."""
+            some = likely(high, k)
+            return (score(some) - sum(x[some] for x in less)).topk(k).values[-1] if len(some) >= k else LEAST
+
+        def addressed(least):
             """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
-            index, score = among(rough, least)
-            index, score = spread(index, score - late[index], episode, head.config.route_span)
-            return index[seen[index]], score[seen[index]]
+            index = reaching(high, least)
+            index, value = spread(index, score(index) - late[index], episode, head.config.route_span)
+            return index[seen[index]], value[seen[index]]
 
         # the traces that newer ones are compared with; `stale` is the same within an episode, and between two of theirs
-        rough, margin = rough - late, 3 * F.softplus(margin)
-        index, score = addressed(rough, float(rough.max() - margin))
-        rival = F.relu(score - score.max() + margin) if len(score) else score
+        index, value = addressed(certain(1, late) - margin)
+        rival = F.relu(value - value.max() + margin) if len(value) else value
         index, rival = index[rival > 0], rival[rival > 0]
         newer = F.pad(rival.flip(0).cumsum(0).flip(0), (0, 1))
         rivals = episode[index].unique()
         cuts = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
         cuts = F.pad(cuts, (1, 0), value=0), F.pad(cuts, (0, 1), value=len(episode))
-        replaced = 16 * torch.sigmoid(replaced) * (1 - torch.exp(-newer[torch.searchsorted(index, cuts[1])]))
+        replaced = replaced * (1 - torch.exp(-newer[torch.searchsorted(index, cuts[1])]))
         replaced = replaced.repeat_interleave(cuts[1] - cuts[0])
-        rough = rough - replaced
-        index, score = addressed(rough, reached(rough, k))
-        found.append(first(index, score - replaced[index], min(k, len(rough))))
+        high -= replaced
+        index, value = addressed(certain(k, late, replaced))
+        found.append(first(index, value - replaced[index], k))
     select, score = (torch.stack(x)[None] for x in zip(*found))
     return select, score, torch.stack(hints)[None]
