@@ -71,8 +71,8 @@ def train(args):
             timeline = json.loads(run("scripts.memory_eval", "--model-path", directory, "--steps", "1000", "--seeds", "1", "--questions", str(args.questions),
                                       "--control-questions", "0", "--json"))
             results = {"first token": held_out["first"], "rest": held_out["rest"], "memory emptied": held_out["first_empty"], "evidence first": held_out["routed"],
-                       "n": held_out["n"], "timeline 1k": timeline["exact"], "of": timeline["n"], "text loss": round(sum(m["text"] for m in steps[-20:]) / len(steps[-20:]), 3),
-                       "seconds a step": round(sorted(m["seconds"] for m in steps)[len(steps) // 2], 2)}
+                       "n": held_out["n"], "timeline 1k": timeline["exact"], "of": timeline["n"],
+                       "text loss": round(sum(m["text"] for m in steps[-20:]) / len(steps[-20:]), 3), "seconds a step": round(sorted(m["seconds"] for m in steps)[len(steps) // 2], 2)}
             if "recall=false" in TRAIN[name]:
                 del results["evidence first"]   # nothing is addressed
             keep("train", name, command, results)

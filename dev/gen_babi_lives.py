@@ -97,7 +97,8 @@ def main(argv=None):
     for shard in range(args.shards):
         rows = [render(next(base) if rng.random() < args.base_share else life(rng, told[rng.choice(args.qa)], prose)) for _ in range(args.lives_per_shard)]
         write_shard(os.path.join(args.output_dir, f"babi_{shard:05d}.parquet"), rows)
-    print(f"{args.output_dir}: {args.shards} shards of {args.lives_per_shard} lives; " + ", ".join(f"{len(told[name]):,} stories of {name}" for name in args.qa), file=sys.stderr)
+    print(f"{args.output_dir}: {args.shards} shards of {args.lives_per_shard} lives; " + ", ".join(f"{len(told[name]):,} stories of {name}" for name in args.qa),
+          file=sys.stderr)
     return 0
 
 

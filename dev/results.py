@@ -4,8 +4,8 @@ Every number of docs/results.md: run the suite, or write the page from what was 
     python dev/results.py run --model-path data/then-d4 --bench DIR --chat DIR --prose FILE.jsonl      appends to docs/results.jsonl
     python dev/results.py page               docs/results_notes.md, docs/results.jsonl, docs/ablations.jsonl (dev/ablate.py) -> docs/results.md
 
-run: --only NAME … measures some of it again. A section's old rows go when its first new one comes, and what was measured stays when a run is stopped; several
-processes may run at once. What needs data that is not given is left out, and said.
+run: --only NAME … measures some of it again, in that order. A section's old rows go when its first new one comes, and what was measured stays when a run is
+stopped; several processes may run at once. What needs data that is not given is left out, and said.
 """
 import argparse
 import fcntl
@@ -23,35 +23,39 @@ from nanochat.common import UserError, atomic_write, flag, run_main, run_record 
 ROWS, ABLATIONS, PAGE, NOTES = (os.path.join(ROOT, "docs", name) for name in ("results.jsonl", "ablations.jsonl", "results.md", "results_notes.md"))
 # name, title, target of the roadmap, arguments of memory_eval; what is in braces is a path, given by the flag of that name
 SUITE = (
-    ("timeline", "Timeline, point in time", "10,000 steps: 99.5 %", "--task timeline --steps 1000 10000 --seeds 1 2 3 --questions 300"),
-    ("timeline-100k", "Timeline of 100,000 steps", "99 %", "--task timeline --steps 100000 --seeds 1 --questions 300 --control-questions 50"),
-    ("timeline-asks", "Timeline, other questions", "", "--task timeline --steps 10000 --seeds 1 --questions 150 --control-questions 50 "
+    ("timeline", "Timeline of 10,000 steps, point in time", "99.5 %", "--task timeline --steps 10000 --seeds 1 2 3 --questions 300 --control-questions 20"),
+    ("timeline-1k", "Timeline of 1,000 steps", "", "--task timeline --steps 1000 --seeds 1 2 3 --questions 100 --control-questions 20"),
+    ("timeline-100k", "Timeline of 100,000 steps", "99 %", "--task timeline --steps 100000 --seeds 1 --questions 100 --control-questions 20"),
+    ("timeline-asks", "Timeline, other questions", "", "--task timeline --steps 10000 --seeds 1 --questions 100 --control-questions 10 "
      "--ask paraphrase now before change everything"),
-    ("changes", "Timeline of which only changes are logged", "", "--task changes --steps 1000 10000 --seeds 1 --questions 200 --control-questions 50"),
-    ("passkey", "Pass key in a timeline of 10,000 steps", "100 %", "--task passkey --steps 10000 --form digits words uuid --questions 100 --control-questions 20"),
-    ("passkey-many", "Two and four keys, among four others", "100 %", "--task passkey --steps 10000 --depths 0 0.5 --form digits words uuid --needles 2 4 "
-     "--distractors 4 --questions 100 --control-questions 20"),
-    ("passkey-prose", "Pass key in prose", "100 %", "--task passkey --prose {prose} --tokens 10000 100000 1000000 --form digits words uuid --depths 0 0.5 1 "
-     "--questions 100 --control-questions 20"),
-    ("passkey-10m", "Pass key in 10 million tokens of prose", "100 %", "--task passkey --prose {prose} --tokens 10000000 --depths 0 0.5 1 --questions 20 "
-     "--control-questions 4"),
-    ("personality", "Personality", "98 % right, 99 % consistent", "--task personality --control-questions 50"),
-    ("overwrite", "Overwritten keys", "99 %", "--task overwrite --keys 64 256"),
-    ("mqar", "Multi-query associative recall", "", "--task mqar --pairs 64 256 1024 --per-line 1 4"),
-    ("interleaved", "Two people's facts in real chat", "97 %", "--task interleaved --noise {chat} --lines 1000 10000"),
-    ("unknown", "What was never said", "95 % refused, false refusals 1 %", "--task unknown --questions 240"),
-    ("ruler", "RULER needles", "single: 95 %", "--task ruler --data {bench} --questions 100 --control-questions 20"),
-    ("keyvalue", "Key-value retrieval, 75 pairs", "95 %", "--task keyvalue --data {bench} --questions 100 --control-questions 20"),
-    ("longeval", "LongEval lines", "95 %", "--task longeval --data {bench} --questions 100 --control-questions 20"),
-    ("babi", "bAbI, zero-shot", "", "--task babi --data {bench} --questions 200 --control-questions 50"),
-    ("babilong", "BABILong qa1, zero-shot", "80 % after task pretraining", "--task babilong --data {bench} --questions 100 --control-questions 20"),
+    ("changes", "Timeline of which only changes are logged", "", "--task changes --steps 1000 10000 --seeds 1 --questions 100 --control-questions 20"),
+    ("passkey", "Pass key in a timeline of 10,000 steps", "100 %", "--task passkey --steps 10000 --questions 100 --control-questions 10"),
+    ("passkey-forms", "Pass keys of words, and UUIDs", "100 %", "--task passkey --steps 10000 --depths 0.5 --form words uuid --questions 100 --control-questions 10"),
+    ("passkey-many", "Two and four keys, among four others", "100 %", "--task passkey --steps 10000 --depths 0.5 --needles 2 4 --distractors 4 --questions 100 "
+     "--control-questions 10"),
+    ("passkey-prose", "Pass key in prose", "100 %", "--task passkey --prose {prose} --tokens 10000 100000 1000000 --depths 0 0.5 1 "
+     "--questions 100 --control-questions 10"),
+    ("passkey-prose-forms", "Pass keys of words, and UUIDs, in prose", "100 %", "--task passkey --prose {prose} --tokens 100000 --depths 0.5 --form words uuid "
+     "--questions 100 --control-questions 10"),
+    ("passkey-10m", "Pass key in 10 million tokens of prose", "100 %", "--task passkey --prose {prose} --tokens 10000000 --depths 0 "
+     "--questions 20 --control-questions 4"),
+    ("personality", "Personality", "98 % right, 99 % consistent", "--task personality --control-questions 20"),
+    ("overwrite", "Overwritten keys", "99 %", "--task overwrite --keys 64 256 --questions 100 --control-questions 20"),
+    ("mqar", "Multi-query associative recall", "", "--task mqar --pairs 64 256 1024 --per-line 1 4 --questions 100 --control-questions 10"),
+    ("interleaved", "Two people's facts in real chat", "97 %", "--task interleaved --noise {chat} --lines 1000 4000 --control-questions 20"),
+    ("unknown", "What was never said", "95 % refused, false refusals 1 %", "--task unknown --questions 240 --control-questions 20"),
+    ("ruler", "RULER needles", "single: 95 %", "--task ruler --data {bench} --lengths 1024 4096 --questions 100 --control-questions 5"),
+    ("keyvalue", "Key-value retrieval, 75 pairs", "95 %", "--task keyvalue --data {bench} --questions 100 --control-questions 5"),
+    ("longeval", "LongEval lines", "95 %", "--task longeval --data {bench} --questions 100 --control-questions 5"),
+    ("babi", "bAbI, zero-shot", "", "--task babi --data {bench} --questions 200 --control-questions 20"),
+    ("babilong", "BABILong qa1, zero-shot", "80 % after task pretraining", "--task babilong --data {bench} --questions 100 --control-questions 5"),
     ("babilong-1m", "bAbI qa1 in 100,000 and 1,000,000 tokens of prose, zero-shot", "80 % after task pretraining", "--task babi --data {bench} --qa qa1 "
      "--prose {prose} --tokens 100000 1000000 --questions 100 --control-questions 10"),
     ("babilong-trained", "BABILong qa1 after task pretraining on bAbI's training stories", "80 %", "--model-path {babi} --task babilong --data {bench} "
-     "--questions 100 --control-questions 20"),
+     "--questions 100 --control-questions 5"),
     ("babilong-1m-trained", "bAbI qa1 in 100,000 and 1,000,000 tokens of prose, after task pretraining", "80 %", "--model-path {babi} --task babi --data {bench} "
      "--qa qa1 --prose {prose} --tokens 100000 1000000 --questions 100 --control-questions 10"),
-    ("locomo", "LoCoMo, ranking", "", "--task locomo --data {bench} --questions 200 --control-questions 100"),
+    ("locomo", "LoCoMo, ranking", "", "--task locomo --data {bench} --questions 100 --control-questions 25"),
 )
 FACTS = ("steps", "tokens", "length", "conversations", "pairs", "per_line", "keys", "updates", "lines", "seed", "ask", "depth", "form", "needles", "distractors",
          "needle", "qa", "chats", "split")
@@ -84,14 +88,13 @@ def shown(path):
 
 
 def run(args):
-    known = {name for name, *_ in SUITE}
-    if unknown := set(args.only or ()) - known:
-        raise UserError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(name for name, *_ in SUITE)}", code=2)
+    sections = {name: (title, arguments) for name, title, _, arguments in SUITE}
+    if unknown := set(args.only or ()) - set(sections):
+        raise UserError(f"no section {', '.join(sorted(unknown))}; there are {', '.join(sections)}", code=2)
     given = {"bench": args.bench, "chat": args.chat, "prose": args.prose, "babi": args.babi}
-    stamp = {"commit": run_record()["git_commit"]}
-    for name, title, _, arguments in SUITE:
-        if args.only and name not in args.only:
-            continue
+    stamp, failed = {"commit": run_record()["git_commit"]}, []
+    for name in args.only or sections:
+        title, arguments = sections[name]
         missing = [k for k in given if f"{{{k}}}" in arguments and not given[k]]
         if missing:
             print(f"{name}: left out, needs --{missing[0]}", file=sys.stderr)
@@ -109,8 +112,10 @@ def run(args):
                 rows.append({"section": name, "command": told, "run": stamp, **row})
                 replace_rows(args.rows, rows, lambda old: old["section"] == name)
         if process.returncode:
-            raise UserError(f"{name}: memory_eval ended with {process.returncode}")
-        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+            failed.append(name)
+        print(f"{name}: {'failed after ' if process.returncode else ''}{time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    if failed:
+        raise UserError(f"memory_eval failed in {', '.join(failed)}")
     return 0
 
 

@@ -74,6 +74,6 @@ def test_a_section_is_replaced_as_it_is_measured_and_its_command_is_that_given(t
     assert re.match(r".*--model-path babi --task babilong --data bench ", results.read_rows(rows)[-1]["command"])   # no path of this machine
     assert asked.read_text().startswith("--json --model-path /a/b/babi --task babilong --data /data/bench ")
     assert results.main(["run", "--only", "babilong-trained", "--rows", str(rows)]) == 0   # left out, --babi is not given
-    with pytest.raises(UserError, match="ended with 1"):
+    with pytest.raises(UserError, match="failed in mqar"):
         results.main(["run", "--only", "mqar", "--rows", str(rows), "--model-path", "bad"])
     assert [r["section"] for r in results.read_rows(rows)].count("mqar") == 2   # what it printed before it failed
