@@ -1,7 +1,8 @@
 """
 The tasks that this repository writes itself; the public benchmarks are in tasks_public.py, the trials in trials.py.
 
-Everything is zero-shot: neither these sentences nor these values are those of the training base (dev/base_*.py), and none may be moved there.
+Everything is zero-shot: neither these sentences nor these values are those of the training base (dev/base_*.py), and none may be moved there. But for one
+thing: a plain question ("How does … feel now?", "Where was … at t=7?") has few forms, and the base asks some of them of others; PARAPHRASES are in words that it never uses.
 """
 import random
 from itertools import islice
@@ -293,6 +294,9 @@ def interleaved(noise=None, lines=(1000,), seeds=(1, 2, 3, 4, 5)):
 # -----------------------------------------------------------------------------
 # What was never said
 
+CHOICE, WHICH_CHOICE = "{u} told me that the {n} of choice is {v}.", "Which {n} is {u}'s choice?"
+
+
 def unknown(steps=(1000,), seeds=(1, 2, 3), questions=120):
     """Half of the questions are about what was said; the others about a time to come, a stranger, and a taste that was never told."""
     for n in sorted(steps):
@@ -304,19 +308,17 @@ def unknown(steps=(1000,), seeds=(1, 2, 3), questions=120):
             friends, strangers, topics = people[:10], people[10:], list(TASTES)
             told = {(u, topic): rng.choice(TASTES[topic].split()) for u in friends for topic in rng.sample(topics, 5)}
             lines = list(life.episodes)
-            tell = "{u} told me that the {n} of choice is {v}."
             for (u, topic), value in told.items():
-                lines.insert(rng.randint(0, len(lines)), tell.format(u=u, n=topic, v=value))
+                lines.insert(rng.randint(0, len(lines)), CHOICE.format(u=u, n=topic, v=value))
             where = {line: i for i, line in enumerate(lines)}
-            ask = "Which {n} is {u}'s choice?"
             silent = [(u, topic) for u in friends for topic in topics if (u, topic) not in told]
             each = max(1, questions // len(seeds) // 6)
-            asked = [Question(ask.format(u=u, n=topic), told[u, topic], where[tell.format(u=u, n=topic, v=told[u, topic])], "known")
+            asked = [Question(WHICH_CHOICE.format(u=u, n=topic), told[u, topic], where[CHOICE.format(u=u, n=topic, v=told[u, topic])], "known")
                      for u, topic in rng.sample(sorted(told), min(len(told), each))]
             for q in ask_timeline(records, 2 * each, seed):
                 asked.append(Question(q.text, q.answer, where[records[q.evidence]["text"]], "known"))
-            asked += [Question(ask.format(u=u, n=topic), REFUSAL, kind="taste") for u, topic in rng.sample(silent, min(len(silent), each))]
-            asked += [Question(ask.format(u=rng.choice(strangers), n=rng.choice(topics)), REFUSAL, kind="stranger") for _ in range(each)]
+            asked += [Question(WHICH_CHOICE.format(u=u, n=topic), REFUSAL, kind="taste") for u, topic in rng.sample(silent, min(len(silent), each))]
+            asked += [Question(WHICH_CHOICE.format(u=rng.choice(strangers), n=rng.choice(topics)), REFUSAL, kind="stranger") for _ in range(each)]
             asked += [Question(rng.choice(PARAPHRASES[a] + BEFORE[a]).format(t=rng.randint(2 * n, 9 * n)), REFUSAL, kind="future") for a in (list(NOW) * each)[:each]]
             parts.append(Part(Story(lines), asked))
         yield Cell({"steps": n}, parts, "steps")

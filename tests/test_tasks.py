@@ -2,11 +2,12 @@
 import inspect
 import json
 import re
+from itertools import islice
 
 import pytest
 import torch
 
-from dev import base_changes, base_clock, base_frames, base_talk, base_threads, base_values, base_words
+from dev import base_changes, base_clock, base_frames, base_talk, base_threads, base_values, base_words, gen_base_data
 from nanochat import task_data, tasks, tasks_public, trials
 from nanochat.checkpoint_manager import checkpoint_dir, save_checkpoint
 from nanochat.common import UserError, run_main
@@ -181,6 +182,19 @@ def test_nothing_is_shared_with_the_training_base():
     assert [f for f in forms if " ".join(skeleton(f)) in base and len(skeleton(f)) > 2] == []
 
 
+def test_no_form_of_the_tasks_comes_up_in_a_life_of_the_base():
+    """As above, of what the base makes of its forms. Left out: plain questions of ASKS (see tasks.py), and what docs/evaluation.md says is shared."""
+    every = [*task_data.LIKES, *task_data.LIKES_ANEW, *task_data.LIKED, *tasks.PEG, *tasks.WHICH_PEG, tasks.PAIR, *tasks.WHICH_PAIR, tasks.ONE_KEY, tasks.WHICH_KEY,
+             tasks.NAMED_KEY, tasks.WHICH_NAMED, tasks.CHOICE, tasks.WHICH_CHOICE, *(f for fs in tasks.PARAPHRASES.values() for f in fs), *tasks.CHANGE.values(), *tasks.EVERYTHING,
+             *(f for statements, ask, _ in tasks.CHAT_FACTS for f in (*statements, ask)), 'What is the value corresponding to the key "{k}"?',
+             "line {k}: REGISTER_CONTENT is <{v}>", "One of the special magic {n} for {k} is: {v}.", "What is the special magic {n} for {k} mentioned in the provided text?"]
+    any_words = lambda form: re.sub(r"\\\{\w+\\\}", r"[^.;]{1,40}", re.escape(form.replace("the user", "{u}").rstrip(".?")))
+    forms = re.compile("|".join(f"(?:{any_words(form)})" for form in every), re.IGNORECASE)
+    assert all(forms.match(form) for form in every)
+    said = [e.text for plain in (False, True) for life in islice(gen_base_data.lives(5, plain=plain), 40) for e in life]
+    assert len(said) > 5000 and [text for text in said if forms.fullmatch(text.rstrip(".?!"))] == []
+
+
 # -----------------------------------------------------------------------------
 # Trials
 
@@ -319,6 +333,14 @@ def test_command(command, tmp_path):
     pytest.importorskip("matplotlib")
     code, out, _ = command("--task", "passkey", "--steps", 8, "--depths", 0, 1, "--questions", 1, "--control-questions", 0, "--heatmap", tmp_path / "map.png")
     assert code == 0 and len(out.splitlines()) == 2 and (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_help_fits_a_screen_and_names_every_flag(command):
+    code, out, _ = command("--help")
+    assert code == 0 and len(out.splitlines()) <= 45 and out.startswith("usage: python -m scripts.memory_eval --model_path data/then-d4 --task timeline")
+    for action in memory_eval.build_parser()._actions:
+        assert any(f" {name}" in out for name in action.option_strings), action.option_strings
+    assert all(name in out for name in memory_eval.TASKS)
 
 
 def test_wrong_usage_is_one_line(command):
