@@ -20,7 +20,8 @@ from nanochat.recall import NO_TRACE, penalties
 
 NEG = float("-inf")
 LEAST = -1e30        # below every score
-BLOCK = 1 << 16      # products at once: what is made of a block stays in the cache
+BLOCK = 1 << 21      # bytes of a block of codes and its products: they stay in the cache
+GROUP = 64           # scores whose greatest bound stands for all of them
 WIDE = 1 << 22       # scores at once, float32: with more queries than fit, the keys are scanned again
 LEVELS = 127
 
@@ -29,7 +30,7 @@ def on_grid(x, bits, limit):
     """x as float64 multiples of 2^-bits times the power of two above `limit` (|x| <= limit; a number, or a tensor for each vector)."""
     limit = torch.as_tensor(limit, dtype=torch.float64, device=x.device)
     step = limit / torch.frexp(limit).mantissa * 2.0 ** -bits   # exactly a power of two
-    return (x.double() / step).round() * step
+    return x.to(torch.float64, copy=True).div_(step).round_().mul_(step)
 
 
 def exact(q, values, length, weight=None):
@@ -136,16 +137,18 @@ class Keys:
             out = torch.empty(M, self.shape[1], device=q.device)
             gain, slack = step.mT * weight[:, None].float(), error / step * weight[..., None].float().sign()
             heads = lambda x: (gain @ x.add_(slack).relu_())[:, 0]   # x (M, J, n) in units of `step`
-        rows = max(BLOCK // (M * J), 1024)
+        rows = max(BLOCK // (d + 4 * M * J), 1024)
+        spare = torch.empty(rows, d, dtype=torch.int8, device=q.device)
         for at in range(0, self.codes.shape[1], rows):
             for p, part in enumerate(codes.split(1 if weight is None else J, dim=1)):
-                for begin, dots in zip((at, self.codes.shape[1] + at), self.dots(part.flatten(0, 1), p, at, rows)):
+                for begin, unit, dots in zip((at, self.codes.shape[1] + at), (1, 1 / 16), self.dots(part.flatten(0, 1), self.codes[p, at:at + rows], spare)):
                     here = slice(begin, min(begin + dots.shape[1], self.n))
-                    dots = dots[:, :here.stop - begin]
+                    dots, scale = dots[:, :here.stop - begin], self.scale[p, here]
                     if weight is None:
-                        out[:, here].addcmul_(dots, step[:, p] * self.scale[p, here])
+                        for m in range(M):
+                            out[m, here].addcmul_(dots[m], scale, value=unit * float(step[m, p]))
                     else:
-                        out[:, here] = heads(dots.mul_(self.scale[0, here]).view(M, J, -1))
+                        out[:, here] = heads(dots.mul_(unit * scale).view(M, J, -1))
         if self.tail.shape[1]:
             tail = self.tail[0].view(-1, *self.parts).float()
             if weight is None:
@@ -154,14 +157,12 @@ class Keys:
                 out[:, self.n:] = heads((q / step) @ tail[:, 0].T)
         return out
 
-    def dots(self, q, part, at, rows):
-        """Products of q (m, d) int8 with a block of codes, exact: of 8 bits [(m, rows)], of 4 bits those of the first half and of the second."""
-        block = self.codes[part, at:at + rows]
+    def dots(self, q, block, spare):
+        """Products of q (m, d) int8 with a block of codes (n, d), exact: of 8 bits [(m, n)], of 4 bits those of the first half, and 16 times those of the second."""
         if self.bits == 8:
             return [products(q, block)]
-        first, second = products(q, block & 15), products(q, block)
-        second.sub_(first).div_(16)
-        return [first.sub_(8 * q.float().sum(1, keepdim=True)), second]
+        first, second = products(q, torch.bitwise_and(block, 15, out=spare[:len(block)])), products(q, block)
+        return [first - 8 * q.float().sum(1, keepdim=True), second.sub_(first)]
 
 
 def products(q, k):
@@ -173,7 +174,7 @@ def products(q, k):
 
 def scored(keys, index, q, weight=None):
     """Exact scores (n,) float32 of the vectors `index` for one query q (1, J, d)."""
-    return torch.cat([exact(q, keys.values(i), keys.length, weight)[0] for i in index.split(1 << 14)])
+    return torch.cat([exact(q, keys.values(i), keys.length, weight)[0] for i in index.split(1 << 10)])
 
 
 def queries(keys, q, visible, weight=None):
@@ -197,38 +198,47 @@ def best(keys, q, k, visible, weight=None):
     k = min(k, keys.shape[1])
     found = []
     for one, w, high in queries(keys, q, visible, weight) if k else ():
-        some = likely(high, k)
+        some = Bounds(high).likely(k)
         some, score = first(some, scored(keys, some, one, w), k)
         least, last = score[-1].clamp(min=LEAST), int(some[-1]) + 1
         # beyond the last of them nothing counts that is only as good: thousands have the score 0 where an indexer's weights are negative
-        index = torch.cat([reaching(high[:last], least), last + reaching(high[last:], torch.nextafter(least, -least.new_tensor(NEG)))])
+        index = torch.cat([Bounds(high[:last]).reaching(least), last + Bounds(high[last:]).reaching(torch.nextafter(least, -least.new_tensor(NEG)))])
         found.append(first(index, scored(keys, index, one, w), k))
     if not found:
         return torch.zeros(len(q), k, dtype=torch.int64, device=q.device), torch.zeros(len(q), k, device=q.device)
     return tuple(torch.stack(x) for x in zip(*found))
 
 
-def likely(high, k):
-    """Some indices, ascending, among which the k best are likely to be: of the highest bounds."""
-    return reaching(high, max(reached(high, 2 * k), LEAST))[:4 * k]
+class Bounds:
+    """
+    What N scores are at most: high (N,), less what is taken off, a function of indices (n,) that does not grow with them. The greatest of every GROUP says
+    where to look, so that few passes go over all N.
+    """
+    def __init__(self, high, less=None):
+        self.high, self.less = high, less
+        whole = len(high) // GROUP
+        self.top = high[:whole * GROUP].view(whole, GROUP).amax(1)
+        if len(high) % GROUP:
+            self.top = torch.cat([self.top, high[whole * GROUP:].amax(0, keepdim=True)])
+        if less:
+            self.top -= less((torch.arange(len(self.top), device=high.device) * GROUP + GROUP - 1).clamp(max=len(high) - 1))
 
+    def at(self, index):
+        return self.high[index] - self.less(index) if self.less else self.high[index]
 
-def reaching(high, least):
-    """The indices of what is at least `least` in high (N,), ascending. Most of it is left out by the greatest of every 64."""
-    whole = len(high) // 64
-    blocks = (high[:whole * 64].view(whole, 64).amax(1) >= least).nonzero()
-    if len(blocks) > whole // 8:
-        return (high >= least).nonzero()[:, 0]
-    index = torch.arange(64, device=high.device)
-    index = torch.cat([(blocks * 64 + index).flatten(), torch.arange(whole * 64, len(high), device=high.device)])
-    return index[high[index] >= least]
+    def reaching(self, least):
+        """The indices of what is at least `least`, ascending."""
+        groups = (self.top >= least).nonzero()
+        if 8 * len(groups) > len(self.top) and not self.less:
+            return (self.high >= least).nonzero()[:, 0]
+        index = (groups * GROUP + torch.arange(GROUP, device=groups.device)).flatten()
+        index = index[index < len(self.high)]
+        return index[self.at(index) >= least]
 
-
-def reached(score, k):
-    """What k of the scores (N,) reach at least: the k-th best or, where N is large, of the best of every 64."""
-    if len(score) > 64 * 64 * k:
-        score = score[:len(score) // 64 * 64].view(-1, 64).amax(1)
-    return float(score.topk(min(k, len(score))).values.amin()) if k and len(score) else NEG
+    def likely(self, k):
+        """Some indices, ascending, among which the k best are likely to be."""
+        score = self.top if len(self.top) > 2 * GROUP * k else self.at(torch.arange(len(self.high), device=self.high.device))
+        return self.reaching(score.topk(min(2 * k, len(score))).values[-1].clamp(min=LEAST))[:4 * k]
 
 
 def first(index, score, k):
@@ -263,44 +273,44 @@ def route(head, query, traces, visible, k):
         high += 1e-4   # float32, in what is taken off
         after, at, replaced, margin = (x[m] for x in order)
         asked, seen = query["moment"][0, m], visible[min(m, len(visible) - 1)]
-        score = lambda index: scored(keys, index, one)
+        score, late = lambda index: scored(keys, index, one), lambda index: 0
 
-        def greatest_of(high):
-            top = high.argmax(keepdim=True)
-            return score(reaching(high, score(top))).max() if high[top] > NEG else high.new_tensor(NEG)
+        def certain(bounds, k, less=late):
+            """What k of the scores reach for sure, less what is taken off from them as from their bounds."""
+            some = bounds.likely(k)
+            return (score(some) - less(some)).topk(k).values[-1] if len(some) >= k else high.new_tensor(LEAST)
 
-        best, late = greatest_of(high), high.new_zeros(()).expand(len(high))
-        near = [best.new_tensor(NEG)] * 2
-        if asked >= 0:
-            equal, later = moment == asked, moment > asked
-            near = [greatest_of(torch.where(there, high, NEG)) for there in (equal, later)]
-            late = torch.zeros_like(high).masked_fill_(later | (moment < 0), after).masked_fill_(equal, at)
-            high -= late
-        hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), NO_TRACE))
+        def greatest_of(bounds):
+            return F.pad(score(bounds.reaching(certain(bounds, 1))), (0, 1), value=NEG).max()
 
-        def certain(k, *less):
-            """What k of the scores reach for sure, `less` (N,) taken off as it is from `high`."""
-            some = likely(high, k)
-            return (score(some) - sum(x[some] for x in less)).topk(k).values[-1] if len(some) >= k else LEAST
-
-        def addressed(least):
+        def addressed(bounds, least):
             """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
-            index = reaching(high, least)
-            index, value = spread(index, score(index) - late[index], episode, head.config.route_span)
+            index = bounds.reaching(least)
+            index, value = spread(index, score(index) - late(index), episode, head.config.route_span)
             return index[seen[index]], value[seen[index]]
 
+        bounds = Bounds(high)
+        best = greatest_of(bounds)
+        near = [best.new_tensor(NEG)] * 2
+        if asked >= 0:
+            equal, later, spare = moment == asked, moment > asked, torch.empty_like(high)
+            near = [greatest_of(Bounds(torch.where(there, high, best.new_tensor(NEG), out=spare))) for there in (equal, later)]
+            late = spare.zero_().masked_fill_(later | (moment < 0), after).masked_fill_(equal, at).__getitem__
+            bounds = Bounds(high.sub_(spare))
+        hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), NO_TRACE))
+
         # the traces that newer ones are compared with; `stale` is the same within an episode, and between two of theirs
-        index, value = addressed(certain(1, late) - margin)
+        index, value = addressed(bounds, certain(bounds, 1, late) - margin)
         rival = F.relu(value - value.max() + margin) if len(value) else value
         index, rival = index[rival > 0], rival[rival > 0]
         newer = F.pad(rival.flip(0).cumsum(0).flip(0), (0, 1))
         rivals = episode[index].unique()
-        cuts = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
-        cuts = F.pad(cuts, (1, 0), value=0), F.pad(cuts, (0, 1), value=len(episode))
-        replaced = replaced * (1 - torch.exp(-newer[torch.searchsorted(index, cuts[1])]))
-        replaced = replaced.repeat_interleave(cuts[1] - cuts[0])
-        high -= replaced
-        index, value = addressed(certain(k, late, replaced))
-        found.append(first(index, value - replaced[index], k))
+        ends = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
+        ends = F.pad(ends, (0, 1), value=len(episode))
+        steps = replaced * (1 - torch.exp(-newer[torch.searchsorted(index, ends)]))
+        stale = lambda index: steps[torch.searchsorted(ends, index, right=True)]
+        bounds = Bounds(high, stale)
+        index, value = addressed(bounds, certain(bounds, k, lambda index: late(index) + stale(index)))
+        found.append(first(index, value - stale(index), k))
     select, score = (torch.stack(x)[None] for x in zip(*found))
     return select, score, torch.stack(hints)[None]
