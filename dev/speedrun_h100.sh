@@ -16,8 +16,6 @@ GPUS="${GPUS:-$("$PY" -c 'import torch; print(torch.cuda.device_count())')}"
 DATA="${DATA:-data/base}"
 TAG="${TAG:-d$DEPTH}"
 PROSE_SHARDS="${PROSE_SHARDS:-3}"
-LIFE_SHARDS="${LIFE_SHARDS:-27}"
-PLAIN_SHARDS="${PLAIN_SHARDS:-4}"
 STREAMS="${STREAMS:-64}"
 WINDOW=$((STREAMS * 512 * 2 * (GPUS > 1 ? GPUS : 1)))   # --max-seq-len x --tbptt-segments
 ACCUMULATE=$(((${BATCH:-524288} + WINDOW / 2) / WINDOW))
@@ -26,12 +24,8 @@ echo "== data"
 if [ ! -e "$DATA" ]; then
     NEW="$DATA.new"   # it gets its name when it is whole
     rm -rf "$NEW"
-    generate() {   # shards $1 to $2, each with its own seed, on all cores: on one it would take longer than training; $3: 1 for plain lives
-        seq "$1" "$2" | xargs -P "$(nproc)" -I{} "$PY" dev/gen_base_data.py --output-dir "$NEW/synthetic/{}" --shards 1 --lives-per-shard "${LIVES:-1000}" \
-            --plain-shards "$3" --seed {} --question-share 0.5
-    }
-    generate 0 $((PLAIN_SHARDS - 1)) 1
-    generate "$PLAIN_SHARDS" $((LIFE_SHARDS - 1)) 0
+    "$PY" dev/gen_base_data.py --output-dir "$NEW/synthetic" --shards "${LIFE_SHARDS:-27}" --lives-per-shard "${LIVES:-1000}" \
+        --plain-shards "${PLAIN_SHARDS:-4}" --seed 0 --question-share 0.5
     if [ "$PROSE_SHARDS" -gt 0 ]; then
         "$PY" -m nanochat.dataset -n "$PROSE_SHARDS"
         PROSE=()
@@ -39,10 +33,12 @@ if [ ! -e "$DATA" ]; then
         "$PY" dev/repackage_data_reference.py --input "${PROSE[@]}" --output "$NEW/prose" --docs-per-shard 5000 --val-fraction 0
     fi
     # prose and lives take turns by name, and the last shard, which is held out, holds lives
-    for n in $(seq 0 $((LIFE_SHARDS - 1))); do
+    n=0
+    for life in "$NEW"/synthetic/*.parquet; do
         prose="$(printf "prose/shard_%05d.parquet" "$n")"
         [ ! -e "$NEW/$prose" ] || ln -s "$prose" "$NEW/$(printf %05d "$n")_1_prose.parquet"
-        ln -s "synthetic/$n/base_00000.parquet" "$NEW/$(printf %05d "$n")_2_synthetic.parquet"
+        ln -s "synthetic/$(basename "$life")" "$NEW/$(printf %05d "$n")_2_synthetic.parquet"
+        n=$((n + 1))
     done
     mv "$NEW" "$DATA"
 fi
@@ -51,7 +47,8 @@ echo "== pretrain"
 TRAIN=("$PY" -m scripts.base_train)
 [ "$GPUS" -le 1 ] || TRAIN=("$PY" -m torch.distributed.run --standalone --nproc_per_node="$GPUS" -m scripts.base_train)
 "${TRAIN[@]}" --model-class THENGPT --depth "$DEPTH" --data-dir "$DATA" --tag "$TAG" --device-batch-size "$STREAMS" \
-    --total-batch-size $((WINDOW * (ACCUMULATE > 1 ? ACCUMULATE : 1))) --save-every 100 --keep 3 --resume latest ${WANDB_PROJECT:+--wandb-project "$WANDB_PROJECT" --run-name "$TAG"} ${FLAGS:-}
+    --total-batch-size $((WINDOW * (ACCUMULATE > 1 ? ACCUMULATE : 1))) --save-every 100 --keep 3 --resume latest \
+    ${WANDB_PROJECT:+--wandb-project "$WANDB_PROJECT" --run-name "$TAG"} ${FLAGS:-}
 
 echo "== ingest"
 "$PY" dev/gen_cairo_data.py
