@@ -1,4 +1,5 @@
 """Training that is interrupted, or goes wrong, or is told to do something else half-way: nothing is lost, and what was asked for is done."""
+import importlib
 import json
 import os
 import re
@@ -146,11 +147,12 @@ def test_one_huge_gradient_moves_no_weight_far(kind, settings):
 
 def test_the_commands_of_the_guides_are_commands():
     text = "".join((repo_root() / name).read_text(encoding="utf-8") for name in ("CLOUD_SETUP.md", "README.md"))
-    found = re.findall(r"^(?:python|torchrun .*?) -m scripts\.base_train (--.*)$", text, re.MULTILINE)
-    assert len(found) >= 5
-    for line in found:
-        argv = shlex.split(line, comments=True)
-        plan(*argv)
+    found = re.findall(r"^(?:python|torchrun .*?|echo .*? \| python) -m (scripts\.(?:base_train|ingest|query|memory_eval|memory|serve)) (--.*)$", text, re.MULTILINE)
+    assert {script for script, _ in found} >= {"scripts.base_train", "scripts.ingest", "scripts.query", "scripts.memory_eval", "scripts.serve"} and len(found) >= 12
+    for script, line in found:
+        args = importlib.import_module(script).build_parser().parse_args(shlex.split(line, comments=True))
+        if script == "scripts.base_train":
+            Plan.of(args, 27_000_000, 1)
 
 
 def plan(*argv, parameters=27_000_000, ranks=1):
