@@ -117,7 +117,9 @@ def build_model(args, tokenizer, device, dtype):
 
 
 def dry_run(args, model, plan, window):
-    """What the run would take, on stdout."""
+    """What the run would take, on stdout. UserError for KDA: what its own backward pass keeps is not seen from outside."""
+    if getattr(model.config, "write_mixer", None) == "kda":
+        raise UserError("--dry-run can't count the memory of KDA: leave --write-mixer kda out", code=2)
     B, T, K = args.device_batch_size, args.max_seq_len, args.tbptt_segments
     cost, steps = scaling.cost(window, B, T, K), max(plan.steps, 1)
     flops = cost.flops / (B * T * K)

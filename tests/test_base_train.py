@@ -89,7 +89,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(data):
 
 @pytest.mark.parametrize("flags, message", [
     (["--fp8"], "fp8"), (["--total-batch-size", "1000"], "multiple"), (["--max-seq-len", "40"], "multiple of 16"), (["--set", "nonsense=1"], "nonsense"),
-    (["--set", "novalue"], "FIELD=VALUE"), (["--data-dir", "nowhere"], "no \\*.parquet"), (["--resume-from-step", "3"], "3"), (["--attn", "fa3"], "fa3")])
+    (["--set", "novalue"], "FIELD=VALUE"), (["--data-dir", "nowhere"], "no \\*.parquet"), (["--resume-from-step", "3"], "3"), (["--attn", "fa3"], "fa3"),
+    (["--dry-run", "--write-mixer", "kda"], "KDA")])
 def test_refused_in_one_line(data, flags, message):
     base = {"--data-dir": str(data / "data"), "--tag": "r", "--device": "cpu"}
     argv = [x for pair in base.items() if pair[0] not in flags for x in pair]
