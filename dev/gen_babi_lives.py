@@ -27,7 +27,7 @@ from nanochat.tasks_public import babi_stories, sentences  # noqa: E402
 
 TASKS = ("qa1", "qa5")
 STORIES = (1, 1, 2, 4, 8, 16)   # in a life: the same people go about again, and the latest line counts
-NOISE = (0, 0, 0.5, 2, 8)       # sentences of prose before each line, on average
+NOISE = (0, 0, 0.5, 2, 8)       # sentences, or short paragraphs, of prose before each line, on average
 
 
 def held_out(babi, directory, name):
@@ -59,14 +59,14 @@ def stories(babi, directory, name):
 
 
 def life(rng, told, prose=None):
-    """One life as a list of base_values.Episode: some of the stories `told`, one after another, with sentences of prose between their lines."""
-    out, noise = [], rng.choice(NOISE) if prose else 0
-    spare = (sentence for paragraph in prose.paragraphs(rng) for sentence in sentences(paragraph)) if prose else iter(())
+    """One life as a list of base_values.Episode: some of the stories `told`, one after another, with prose between their lines."""
+    out, noise, split = [], rng.choice(NOISE) if prose else 0, rng.choice(("sentence", "paragraph"))
+    spare = (piece for paragraph in prose.paragraphs(rng) for piece in sentences(paragraph, split)) if prose else iter(())
     for story in rng.sample(told, min(rng.choice(STORIES), len(told), max(1, round(16 / (1 + noise))))):
         place = []
         for episode in story:
             if not episode.is_question:
-                out += [Episode(sentence) for sentence in islice(spare, round(rng.uniform(0, 2 * noise)))]
+                out += [Episode(piece) for piece in islice(spare, round(rng.uniform(0, 2 * noise)))]
             place.append(len(out))
             out.append(episode._replace(evidence=place[episode.evidence]) if episode.is_question else episode)
     return out
