@@ -23,6 +23,7 @@ SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 64        # episodes that are read at once, as long as they have no more than
 SLOTS = 8192     # slots together
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
+HELD = 2 ** 18   # slots between two commits: as many are held as traces, 50 MB with the default model
 QUESTION = 1024  # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
 COPIED = 0.1     # share of an answer's probability that must have been copied for it to have a source
@@ -75,31 +76,35 @@ def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
 @torch.no_grad()
 def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
     """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
-    shapes = {}
-    for i, ids in enumerate(encoded):
-        shapes.setdefault(row_length(-(-len(ids) // CHUNK)), []).append(i)
-    parts = [None] * len(encoded)
+    shapes, first = {}, chunk_offsets(encoded)
+    columns = {name: torch.empty(1, first[-1], *t.shape[2:], dtype=t.dtype) for name, t in model.empty_state(1)["traces"].as_dict().items()}
+    for i in range(len(encoded)):
+        shapes.setdefault(row_length(int(first[i + 1] - first[i])), []).append(i)
     for chunks, members in sorted(shapes.items()):
         height = max(min(SLOTS // (chunks * CHUNK), ROWS), 1)
         for at in range(0, len(members), height):
             rows = members[at:at + height]
             grid = torch.full((height, chunks * CHUNK), pad_id)
             for row, i in enumerate(rows):
-                grid[row, :len(encoded[i])] = torch.as_tensor(encoded[i])
-            state = model.empty_state(height)
-            for segment in grid.to(model.wte.weight.device).split(SEGMENT, dim=1):
-                state = model.encode(segment, state)
-            traces = state["traces"].to("cpu")
-            for row, i in enumerate(rows):
-                parts[i] = traces.map(lambda t: t[row:row + 1, :-(-len(encoded[i]) // CHUNK)])
+                grid[row, :len(encoded[i])] = torch.from_numpy(np.asarray(encoded[i], np.int64))
+            empty = state = model.empty_state(height)
+            for begin, segment in enumerate(grid.to(model.wte.weight.device).split(SEGMENT, dim=1)):
+                state = model.encode(segment, {**state, "traces": empty["traces"]})   # the trunk looks into none, so none is carried along
+                traces = state["traces"].to("cpu").as_dict()
+                for row, i in enumerate(rows):
+                    to = first[i] + begin * SEGMENT // CHUNK
+                    n = max(min(first[i + 1] - to, segment.shape[1] // CHUNK), 0)
+                    for name, column in columns.items():
+                        column[0, to:to + n] = traces[name][row, :n]
             if progress:
                 progress(len(rows))
-    if not parts:
-        return model.empty_state(1)["traces"]
-    merged = Traces.cat(parts).as_dict()
-    counts = torch.tensor([len(p) for p in parts])
-    merged["episode"] = torch.repeat_interleave(torch.arange(first_ordinal, first_ordinal + len(parts), dtype=torch.int32), counts)[None]
-    return Traces(**merged)
+    columns["episode"][0] = torch.from_numpy(np.repeat(np.arange(first_ordinal, first_ordinal + len(encoded)), np.diff(first)))
+    return Traces(**columns)
+
+
+def chunk_offsets(encoded):
+    """(episodes + 1,) int64: where the traces of each episode begin, and how many there are in all."""
+    return np.cumsum([0, *(-(-len(ids) // CHUNK) for ids in encoded)])
 
 
 def row_length(chunks):
@@ -108,21 +113,33 @@ def row_length(chunks):
     return power * 3 // 4 if chunks <= power * 3 // 4 and power > 2 else power
 
 
+def commits(model, encoded, rows, progress=None, ranks=Ranks()):
+    """
+    Reads episodes (token ids of each, and its (source, line, time)), so many at a time as are to be committed together. Yields of those: their records
+    (n, stride) uint8, how many each has, and their rows.
+
+    Of several ranks, all with the same arguments, each reads its part, and the first one is given it all, the same bytes as if it were alone, since
+    no trace depends on other episodes. The others are given None; `progress` counts what this rank has read.
+    """
+    layout, first, at = Layout(geometry(model)), chunk_offsets(encoded), 0
+    while at < len(encoded):
+        full = int(np.searchsorted(first, first[at] + ranks.world * HELD // CHUNK, side="right")) - 1
+        end = min(max(full, at + 1), at + ranks.world * COMMIT, len(encoded))
+        part = encoded[at:end]
+        every = ranks.gather(layout.pack(ingest_ids(model, layout.geometry["pad_id"], part[ranks.part(len(part))], progress=progress)))
+        records = every and (every[0] if len(every) == 1 else np.concatenate(every))
+        yield records, np.diff(first[at:end + 1]).tolist(), rows[at:end]
+        at = end
+
+
 def remember(model, memory, encoded, rows, progress=None, ranks=Ranks()):
     """
-    Adds episodes (token ids of each, and its (source, line, time)) to a memory.Writer, committed every COMMIT of them (and rank). What a kill leaves,
-    and the same call without what is there already, give the same files as one that was not killed.
-
-    Of several ranks, all with the same arguments, each reads its part, and the first one writes, to the same bytes as if it were alone, since
-    no trace depends on other episodes: `memory` is of no account on the others, `progress` counts what this rank has read.
+    Adds episodes to a memory.Writer, see `commits`; it is of no account on other ranks than the first. What a kill leaves, and the same call without what is
+    there already, give the same files as one that was not killed.
     """
-    layout, step = Layout(geometry(model)), COMMIT * ranks.world
-    for at in range(0, len(encoded), step):
-        part = encoded[at:at + step]
-        traces = ingest_ids(model, layout.geometry["pad_id"], part[ranks.part(len(part))], progress=progress)
-        every = ranks.gather(layout.pack(traces))
+    for part in commits(model, encoded, rows, progress, ranks):
         if ranks.first:
-            memory.append(np.concatenate(every), [-(-len(ids) // CHUNK) for ids in part], rows[at:at + step])
+            memory.append(*part)
             memory.commit()
 
 
@@ -187,9 +204,8 @@ def steps(model, tokenizer, state, question, max_tokens=48, read=True):
 
 def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
     """
-    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. One that was said rather than copied has no
-    source. An answer below min_confidence is REFUSAL, from
-    nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
+    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. One that was said rather than copied has no source.
+    An answer below min_confidence is REFUSAL, from nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
     """
     began, text, confidence, mass, spoken = time.perf_counter(), "", 1.0, {}, 0.0
     decoder = tokenizer.stream_decoder(skip_special=True)

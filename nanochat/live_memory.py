@@ -27,7 +27,7 @@ from nanochat.engine import Answer, Episode
 from nanochat.memory import Store, Writer, read_state, stamp
 from nanochat.memory_file import HEADER, Content, crc, identity
 from nanochat.record import Layout
-from nanochat.state import CHUNK, Traces
+from nanochat.state import Traces
 from nanochat.text import LINE_END, split_episodes
 from nanochat.users import user_path
 
@@ -298,10 +298,7 @@ class LiveMemory:
             return
         writer = None if self._read_only else self._writing()
         try:
-            for at in range(0, len(encoded), engine.COMMIT):
-                part, places = encoded[at:at + engine.COMMIT], rows[at:at + engine.COMMIT]
-                records = self._layout.pack(engine.ingest_ids(self.model, self.tokenizer.pad_id, part, progress=progress))
-                lengths = [-(-len(ids) // CHUNK) for ids in part]
+            for records, lengths, places in engine.commits(self.model, encoded, rows, progress):
                 view = self._grown(self._view, records, lengths, places)
                 if writer is None:
                     self._unwritten += zip(np.split(records, np.cumsum(lengths)[:-1]), places)

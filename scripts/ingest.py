@@ -132,9 +132,9 @@ def main(argv=None):
         print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}"
               + (f" | {ranks.world} ranks" if ranks.world > 1 else ""), file=sys.stderr)
     began = time.perf_counter()
-    rows, encoded = [(name, line, args.time) for _, name, line in found], []
-    for at in range(0, len(found), BATCH):   # a list takes nine times the memory of an array
-        encoded += [np.array(ids, np.int32) for ids in engine.episode_ids(tokenizer, [text for text, _, _ in found[at:at + BATCH]])]
+    rows, encoded, kind = [(name, line, args.time) for _, name, line in found], [], np.min_scalar_type(model.config.vocab_size)
+    for at in range(0, len(found), BATCH):   # a list takes eighteen times the memory of such an array
+        encoded += [np.array(ids, kind) for ids in engine.episode_ids(tokenizer, [text for text, _, _ in found[at:at + BATCH]])]
     del found
     mine = identity(model, facts)
     with contextlib.ExitStack() as stack:

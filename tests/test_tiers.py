@@ -115,3 +115,25 @@ def test_users_do_not_meet(lived, tmp_path):
         states = [load_state(path, model, facts)[0] for path in (here, tmp_path / "alone/S.pt")]
         assert len({feed(model, [episode(12, 7)], state)[0].numpy().tobytes() for state in states}) == 1
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == sorted(f"{name}{suffix}" for name in names for suffix in (".pt", ".traces"))
+
+
+def test_commits_of_any_size_give_the_same_files(lived, tmp_path, monkeypatch):
+    model, facts, _ = lived
+    lines = [episode(n, n)[0].tolist() for n in (5, 33, 700, 16, 17, 40, 1, 90)]   # 700 tokens are read in two segments
+    for name, commit, held in (("one", 2048, 2 ** 18), ("few", 3, 2 ** 18), ("small", 2048, 64)):
+        monkeypatch.setattr(engine, "COMMIT", commit)
+        monkeypatch.setattr(engine, "HELD", held)
+        commits = [traces for _, traces, _ in engine.commits(model, lines, lines)]
+        assert len(commits) == {"one": 1, "few": 3, "small": 5}[name] and sum(commits, []) == [-(-len(line) // CHUNK) for line in lines]
+        with Writer(tmp_path / f"{name}.pt", identity(model, facts)) as memory:
+            engine.remember(model, memory, lines, [("x", i, -1) for i in range(len(lines))])
+    assert all((tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes() for name in ("few", "small") for suffix in (".pt", ".traces"))
+
+
+def test_a_long_episode_is_read_in_segments_as_in_one():
+    model = build("swa", torch.float64)
+    line = episode(600, 1)
+    read, whole = engine.ingest_ids(model, model.config.pad_id, line.tolist()), feed(model, [line])[1]["traces"]
+    for name, column in whole[:37].as_dict().items():
+        if name not in ("episode", "valid"):
+            assert torch.allclose(getattr(read, name)[:, :37].double(), column.double(), atol=1e-9), name
