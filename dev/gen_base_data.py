@@ -7,7 +7,7 @@ ones, in which the last line holds until the next), of facts, keys, registers, t
 made-up predicates, tastes and chats. Questions ask for what was said earlier in the life: at a time, just before it, as of it, now, or for
 two things at once. Every answer stands in exactly one episode, the evidence, character by character (two answers are joined by ", ").
 About 12 % of the questions ask, in the same words, for what no statement has told: their answer is "I don't know". None of the names,
-drinks, moods or sentence forms of the Cairo timeline occur, nor do the forms of public benchmarks.
+drinks, moods or sentence forms of the Cairo timeline occur. What evaluation tasks and this base have in common is listed in docs/evaluation.md.
 
 Shards hold one life a row: `text`, with the episodes marked as below, and `evidence`, for each episode the index of the episode that holds
 the answer, -1 where nothing is asked, and -2 where something is asked of which nothing is known.
