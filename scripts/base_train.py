@@ -58,7 +58,7 @@ def build_parser():
     add("--route-loss-weight", type=float, default=1.0, help="losses: of the next token, of answers, of finding the evidence")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: the state is emptied at every step, for ablations")
     add("--eval-every", type=int, default=250, help="")
-    add("--eval-segments", type=int, default=12, help="steps between measurements of recall, and segments each takes")
+    add("--eval-segments", type=int, default=12, help="steps between measurements of recall (0: at the end only), and segments each takes")
     add("--save-every", type=int, default=-1, metavar="N", help="")
     add("--keep", type=int, default=-1, metavar="K", help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
@@ -341,7 +341,7 @@ def train(args, device, why_device, ranks):
                           f"{plan.batch / dt:,.0f} tok/s | traces {len(run.state['traces']) if then else 0} | {run.seconds / 60:.1f} min, "
                           f"{run.seconds * (1 / done - 1) / 60:.1f} left", flush=True)
                 log("step", run.steps, lr=multiplier, seconds=dt, elapsed=run.seconds, **sums)
-                if then and (run.steps % args.eval_every == 0 or done >= 1):
+                if then and ((args.eval_every > 0 and run.steps % args.eval_every == 0) or done >= 1):
                     with whole(model):
                         got = recall_accuracy(model, val_shards, tokenizer, B, T, args.eval_segments, args.train_memory, device)
                     if ranks.first:

@@ -80,6 +80,11 @@ def test_keep_and_resume_latest(train, capsys):
     assert sorted(p.name for p in (train.directory / "t").glob("*.pt")) == [f"{kind}_{n:06d}.pt" for kind in ("model", "optim", "state") for n in (3, 4)]
 
 
+@pytest.mark.parametrize("every", ["0", "-1"])
+def test_recall_is_measured_at_the_end_only_where_that_is_asked_for(train, every):
+    assert [row["kind"] for row in train("--num-iterations", "2", "--eval-every", every)] == ["config", "step", "step", "eval"]
+
+
 def test_a_resumed_run_takes_the_rates_it_is_given(train):
     train("--num-iterations", "2")
     train("--num-iterations", "3", "--resume", "2", "--lr-scale", "0")
