@@ -152,6 +152,8 @@ class Plan(NamedTuple):
         B, T, K = args.device_batch_size, args.max_seq_len, args.tbptt_segments
         if min(B, T, K) < 1:
             raise UserError("--device-batch-size, --max-seq-len and --tbptt-segments must be at least 1", code=2)
+        if 0 in (args.num_iterations, args.time_budget):
+            raise UserError("--num-iterations and --time-budget must be above 0", code=2)
         if T % 16:
             raise UserError(f"--max-seq-len {T} must be a multiple of 16, the chunk", code=2)
         window, batch = B * T * K * ranks, args.total_batch_size

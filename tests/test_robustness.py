@@ -177,7 +177,8 @@ def test_the_plan_follows_size_and_flags():
 
 
 @pytest.mark.parametrize("argv, message", [(["--total-batch-size", "100"], "multiple"), (["--max-seq-len", "24"], "multiple of 16"), (["--tbptt-segments", "0"], "at least 1"),
-                                           (["--weight-decay", "auto", "--time-budget", "9"], "number of steps")])
+                                           (["--weight-decay", "auto", "--time-budget", "9"], "number of steps"),
+                                           (["--num-iterations", "0"], "above 0"), (["--time-budget", "0"], "above 0")])
 def test_plans_that_contradict_themselves(argv, message):
     with pytest.raises(UserError, match=message):
         plan(*argv)
