@@ -26,14 +26,16 @@ from nanochat.layers import Linear
 CONVERTED = ("q", "k", "v", "proj", "fc")   # of mixers and MLPs
 
 
-def check(device, recipe):
-    """UserError unless the device multiplies in fp8."""
+def check(device, dtype, recipe):
+    """UserError unless the device multiplies in fp8, and the rest of the model is computed in bf16: rowwise knows no other result."""
     least = {"tensorwise": (8, 9), "rowwise": (9, 0)}[recipe]
     if device.type != "cuda":
         raise UserError(f"--fp8 is not to be had: it needs a GPU of SM {least[0]}.{least[1]} or newer, and the device is {device}; leave it out")
     if torch.cuda.get_device_capability(device) < least:
         have = ".".join(map(str, torch.cuda.get_device_capability(device)))
         raise UserError(f"--fp8 --fp8-recipe {recipe} is not to be had: it needs SM {least[0]}.{least[1]} or newer, this GPU is SM {have}; leave it out")
+    if dtype != torch.bfloat16:
+        raise UserError("--fp8 goes with --dtype bf16", code=2)
 
 
 def quantize(x, dtype, dim=None):

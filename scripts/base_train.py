@@ -245,7 +245,7 @@ def train(args, device, why_device, ranks):
 
     dtype, why_dtype = choose_dtype(device, "bf16" if args.dry_run and args.dtype == "auto" else args.dtype)
     if args.fp8 and not args.dry_run:
-        fp8.check(device, args.fp8_recipe)
+        fp8.check(device, dtype, args.fp8_recipe)
     if args.fsdp and ranks.world == 1:
         raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
     if args.fsdp and dtype == torch.float16:

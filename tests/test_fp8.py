@@ -96,9 +96,15 @@ def test_a_model_trains_in_fp8_and_nothing_else_changes(mixer, recipe):
         assert torch.equal(model(idx)[0], plain(idx)[0])
 
 
-def test_refusals():
+def test_refusals(monkeypatch):
     with pytest.raises(UserError, match="SM 8.9"):
-        fp8.check(torch.device("cpu"), "tensorwise")
+        fp8.check(torch.device("cpu"), torch.bfloat16, "tensorwise")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    fp8.check(torch.device("cuda"), torch.bfloat16, "tensorwise")
+    with pytest.raises(UserError, match="this GPU is SM 8.9"):
+        fp8.check(torch.device("cuda"), torch.bfloat16, "rowwise")
+    with pytest.raises(UserError, match="--dtype bf16"):
+        fp8.check(torch.device("cuda"), torch.float16, "tensorwise")
     model = GPT(GPTConfig(vocab_size=64, n_layer=1, n_head=2, n_kv_head=2, n_embd=40))
     with pytest.raises(UserError, match="multiples of 16"):
         fp8.convert(model)
