@@ -26,7 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.common import UserError, atomic_write, flag, run_main
+from nanochat.common import Help, UserError, atomic_write, flag, run_main
 from nanochat.download import fetch
 
 # FineWeb-Edu, 100B tokens, shuffled, repackaged by Andrej Karpathy: the shards nanochat trains on
@@ -263,14 +263,14 @@ def _text_blocks(file):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m nanochat.dataset", description="Download shards of FineWeb-Edu, as parquet files that training reads.",
-                                     epilog="Interrupted, it goes on where it was. Other sets: dev/repackage_data_reference.py", allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python -m nanochat.dataset -n 3 [options]", description="Download shards of FineWeb-Edu, as parquet files that training reads.",
+                                     epilog="Interrupted, it goes on where it was. Other sets: dev/repackage_data_reference.py", formatter_class=Help, allow_abbrev=False)
     flag(parser, "-n", "--num-shards", type=int, required=True, metavar="N", help=f"the first N, at most {FINEWEB_SHARDS}")
-    flag(parser, "--output-dir", default="data/fineweb", metavar="DIR")
+    flag(parser, "--output-dir", default="data/fineweb")
     flag(parser, "--workers", type=int, default=4, help="downloads at a time")
-    flag(parser, "--url", default=FINEWEB, help="where shard_00000.parquet and the others are: a mirror")
+    flag(parser, "--url", default=FINEWEB, metavar="URL", help="where shard_00000.parquet and the others are: a mirror")
     flag(parser, "--attempts", type=int, default=6, help="failures in a row, of one shard, after which to give up")
-    flag(parser, "--timeout", type=float, default=30, metavar="SECONDS", help="silence after which a connection is given up")
+    flag(parser, "--timeout", type=float, default=30, help="seconds of silence after which a connection is given up")
     args = parser.parse_args(argv)
     if not 1 <= args.num_shards <= FINEWEB_SHARDS or min(args.workers, args.attempts) < 1:
         parser.error(f"--num-shards must be 1 to {FINEWEB_SHARDS}, --workers and --attempts at least 1")

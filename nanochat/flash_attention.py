@@ -33,7 +33,7 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 
-from nanochat.common import UserError, choose_device, choose_dtype, flag, run_main
+from nanochat.common import Help, UserError, choose_device, choose_dtype, flag, run_main
 
 NAMES = {"fa3": "Flash Attention 3", "fa2": "Flash Attention 2", "sdpa": "PyTorch SDPA", "naive": "naive attention"}
 
@@ -282,7 +282,7 @@ def _sdpa(q, k, v, left, right, scale, lengths=None):
 
 def main() -> int:
     about = "Which attention runs here, and why not a faster one."
-    parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m nanochat.flash_attention", description=about, formatter_class=Help, allow_abbrev=False)
     flag(parser, "--attn", default="auto", choices=["auto", *NAMES], help="auto: the first that can be had")
     flag(parser, "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
