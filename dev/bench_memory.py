@@ -2,11 +2,15 @@
 What the memory on disk costs: reading records, a user's turn, the routing search, a store of many traces. One JSON line a cell.
 
     python dev/bench_memory.py [--model-path data/then-d4] [--users 1000] [--traces 6250 62500 625000] [--state-path S.pt]
+    python dev/bench_memory.py --users 0 --traces --prose pretrain.jsonl --tokens 10000000
 
 Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its own, for its peak RSS. With
 faiss-cpu installed its flat inner product is timed on the same keys; --state-path: how far bounds would prune the search of a real memory.
+--prose: documents {"text": …}, one a line, of which --tokens are ingested, and before that 100,000 for comparison; every line of a text is an episode.
 """
 import argparse
+import contextlib
+import io
 import json
 import mmap
 import multiprocessing
@@ -24,10 +28,11 @@ from nanochat.common import flag, run_main  # noqa: E402
 QUESTION = "What did the user prefer at t=7?"
 
 
-def timed(fn, n):
-    """Median seconds of n calls."""
+def timed(fn, n, before=lambda: None):
+    """Median seconds of n calls, each after a call of `before`."""
     seconds = []
     for _ in range(n):
+        before()
         began = time.perf_counter()
         fn()
         seconds.append(time.perf_counter() - began)
@@ -42,25 +47,32 @@ def random_store(path, identity, n):
     with Writer(path, identity) as memory:
         for at in range(0, n, 10000):
             records = rng.integers(0, 256, (min(10000, n - at), memory.layout.stride), dtype=np.uint8)
-            ids = rng.integers(0, identity["geometry"]["n_ordinary"], (len(records), 16))
-            memory.layout.bytes_of(records, "ids")[:] = ids.astype(memory.layout.id_type).view(np.uint8)
+            for name, count in (("ids", 16), ("before", 3)):
+                ids = rng.integers(0, identity["geometry"]["n_ordinary"], (len(records), count))
+                memory.layout.bytes_of(records, name)[:] = ids.astype(memory.layout.id_type).view(np.uint8)
             memory.append(records, [1] * len(records), [("random", at + i, -1) for i in range(len(records))])
         memory.commit()
 
 
 def reading(path):
-    """Positioned reads against a mapping: the same random records, checked the same way."""
+    """
+    Positioned reads against a mapping: the same random records, checked the same way. Cold: with the file out of the page cache, asked for all at once,
+    as Store.gather does, or one by one.
+    """
     import numpy as np
 
     from nanochat.memory import Store
     from nanochat.memory_file import HEADER, crc
     with Store(path) as store:
         N, stride, rng = len(store.content.checks), store.layout.stride, np.random.default_rng(0)
+        pick = lambda k: np.unique(rng.integers(0, N, k))
+        one_by_one = lambda numbers: [store.records(n, n + 1) for n in numbers]
+        drop = lambda: os.posix_fadvise(store.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        cold = {k: [1e6 * timed(lambda: read(pick(k)), 20, drop) for read in (store.gather, one_by_one)] for k in (16, 64, 1024)}   # what is mapped stays cached
         mapped = np.frombuffer(mmap.mmap(store.fd, store.end, prot=mmap.PROT_READ), np.uint8)[HEADER.size:].reshape(N, stride)
-        for k in (16, 1024):
-            pick = lambda: np.unique(rng.integers(0, N, k))
-            yield {"cell": "read", "records": k, "traces": N, "positioned_us": 1e6 * timed(lambda: store.gather(pick()), 50),
-                   "mapped_us": 1e6 * timed(lambda: crc(mapped[pick()]), 50)}
+        for k in cold:
+            yield {"cell": "read", "records": k, "traces": N, "positioned_us": 1e6 * timed(lambda: store.gather(pick(k)), 50),
+                   "mapped_us": 1e6 * timed(lambda: crc(mapped[pick(k)]), 50), "cold_us": cold[k][0], "cold_one_by_one_us": cold[k][1]}
 
 
 def users(model, tokenizer, facts, directory, n):
@@ -142,7 +154,57 @@ def peak_mb():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def many(path, load, budget, pipe):
+def apart(fn, *args):
+    """What fn(*args) returns in a process of its own."""
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    child = multiprocessing.get_context("spawn").Process(target=told, args=(there, fn, *args))
+    child.start()
+    there.close()
+    try:
+        return here.recv()
+    finally:
+        child.join()
+
+
+def told(pipe, fn, *args):
+    pipe.send(fn(*args))
+
+
+def prose_text(path, documents, tokenizer, tokens):
+    """Writes the text of documents (a .jsonl) to a file, until their episodes have as many tokens."""
+    from nanochat import engine
+    from nanochat.text import split_episodes
+    with open(documents, encoding="utf-8") as lines, open(path, "w", encoding="utf-8") as file:
+        for line in lines:
+            text = json.loads(line)["text"] + "\n"
+            file.write(text)
+            tokens -= sum(map(len, engine.episode_ids(tokenizer, [words for words, _ in split_episodes(text, "line")])))
+            if tokens <= 0:
+                break
+
+
+def prose(text, path, load, model_path):
+    """scripts.ingest on a file of text: peak_mb is above that of the model at work on a few lines."""
+    from nanochat import engine
+    from nanochat.memory import Store
+    from scripts import ingest
+    model, tokenizer, _ = load()
+    with open(text, encoding="utf-8") as file:
+        engine.ingest(model, tokenizer, [line.strip() for _, line in zip(range(64), file) if line.strip()])
+    before = peak_mb()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        ingest.main(["--model-path", str(model_path), "--data-path", str(text), "--output-path", str(path), "--json"])
+    done, peak = json.loads(out.getvalue()), peak_mb() - before
+    per_token = lambda size: size / done["tokens"]
+    with Store(path) as store:
+        fields = {f"{name}_bytes": per_token(size * done["traces"]) for name, (_, size) in store.layout.fields.items()}
+    return {"cell": "prose", **{name: done[name] for name in ("tokens", "episodes", "traces", "seconds", "tokens_per_second")}, "peak_mb": peak,
+            "bytes_a_token": per_token(done["bytes"]), **fields, "table_bytes": per_token(os.stat(path).st_size)}
+
+
+def many(path, load, budget):
+    import torch
+
     from nanochat import engine
     from nanochat.memory import load_state
     model, tokenizer, facts = load()
@@ -151,9 +213,9 @@ def many(path, load, budget, pipe):
     before, began = peak_mb(), time.perf_counter()
     state = load_state(path, model, facts, budget)[0]
     opened, held = time.perf_counter() - began, peak_mb()
-    seconds = timed(lambda: ask(state), 5)
-    pipe.send({"cell": "many", "traces": len(state["traces"]), "budget_mb": budget // 2 ** 20, "in_file": type(state["traces"].ids).__name__ == "Column",
-               "open_s": opened, "question_ms": 1e3 * seconds, "held_mb": held - before, "peak_mb": peak_mb() - before})
+    seconds = timed(lambda: ask(state), 15)
+    return {"cell": "many", "traces": len(state["traces"]), "budget_mb": budget // 2 ** 20, "in_file": type(state["traces"].ids).__name__ == "Column",
+            "threads": torch.get_num_threads(), "open_s": opened, "question_ms": 1e3 * seconds, "held_mb": held - before, "peak_mb": peak_mb() - before}
 
 
 def main(argv=None):
@@ -162,6 +224,8 @@ def main(argv=None):
     flag(parser, "--users", type=int, default=1000)
     flag(parser, "--traces", type=int, nargs="*", default=[6250, 62500, 625000])
     flag(parser, "--ram-budget-mb", type=int, default=256)
+    flag(parser, "--prose", metavar="FILE.jsonl", help="documents to ingest for real")
+    flag(parser, "--tokens", type=int, default=10_000_000, help="of --prose, so many")
     flag(parser, "--state-path", help="a real memory, for how far its search could be pruned")
     args = parser.parse_args(argv)
     from functools import partial
@@ -172,6 +236,13 @@ def main(argv=None):
     load = partial(engine.load_model, args.model_path)
     model, tokenizer, facts = load()
     rounded = lambda cell: print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in cell.items()}), flush=True)
+    question_ms = {}
+
+    def asked(path):
+        cell = apart(many, path, load, args.ram_budget_mb * 2 ** 20)
+        question_ms[cell["traces"]] = cell["question_ms"]
+        rounded(cell)
+
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
         if args.users:
@@ -184,12 +255,15 @@ def main(argv=None):
             for cell in reading(path):
                 rounded(cell)
             rounded(routing(Layout(geometry(model)), n, model.dtype))
-            here, there = multiprocessing.get_context("spawn").Pipe()
-            child = multiprocessing.get_context("spawn").Process(target=many, args=(path, load, args.ram_budget_mb * 2 ** 20, there))
-            child.start()
-            there.close()
-            rounded(here.recv())
-            child.join()
+            asked(path)
+        for n in (100_000, args.tokens) if args.prose else ():
+            text, path = directory / "prose.txt", directory / f"prose{n}.pt"
+            prose_text(text, args.prose, tokenizer, n)
+            rounded(apart(prose, text, path, load, args.model_path))
+            asked(path)
+    if len(question_ms) > 1:
+        few, most = min(question_ms), max(question_ms)
+        rounded({"cell": "latency", "traces": [few, most], "question_ms": [round(question_ms[n], 2) for n in (few, most)], "ratio": question_ms[most] / question_ms[few]})
     return 0
 
 

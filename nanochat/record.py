@@ -18,7 +18,7 @@ from nanochat.state import CHUNK, CONTEXT, Traces
 
 # in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read from the few that it picks
 BITS = {"address": 4, "index": 8, "gist": 4, "keys": 4}
-BLOCK = 4096   # traces converted at once: bounds what the conversion needs beside its result
+BLOCK = 512    # traces converted at once: what the conversion needs beside its result stays in the cache
 
 
 def geometry(model):

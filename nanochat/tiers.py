@@ -21,14 +21,15 @@ from nanochat.state import Traces
 KEYS = ("address", "index")
 NUMBERS = ("moment", "episode", "position", "valid")
 REST = ("ids", "before", "keys", "gist")
+SCRATCH = 32         # bytes a trace that a question needs meanwhile: bounds of its scores, flags
 LEAST_CACHE = 1024   # records: a question that selects more than are cached would read them twice
 
 
 def held_bytes(layout, like):
-    """Bytes of a trace in RAM of what is always held, beside those of the empty Traces `like` that are not: (held, rest)."""
+    """Bytes of a trace in RAM of what is always held, SCRATCH included, beside those of the empty Traces `like` that are not: (held, rest)."""
     keys = sum(count * (dim * bits // 8 + 4) for count, dim, bits, _ in (layout.vectors[name] for name in KEYS))
     size = lambda names: sum(t.element_size() * int(np.prod(t.shape[2:])) for name, t in like.as_dict().items() if name in names)
-    return keys + size(NUMBERS), size(REST)
+    return keys + size(NUMBERS) + SCRATCH, size(REST)
 
 
 def keys_of(layout, like, n):
