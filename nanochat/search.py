@@ -136,7 +136,7 @@ class Keys:
         else:
             out = torch.empty(M, self.shape[1], device=q.device)
             gain, slack = step.mT * weight[:, None].float(), error / step * weight[..., None].float().sign()
-            heads = lambda x: (gain @ x.add_(slack).relu_())[:, 0]   # x (M, J, n) in units of `step`
+            heads = lambda x, scale: (gain @ torch.addcmul(slack, x, scale, out=x).relu_())[:, 0]   # x scale (M, J, n) in units of `step`
         rows = max(BLOCK // (d + 4 * M * J), 1024)
         spare = torch.empty(rows, d, dtype=torch.int8, device=q.device)
         for at in range(0, self.codes.shape[1], rows):
@@ -148,13 +148,13 @@ class Keys:
                         for m in range(M):
                             out[m, here].addcmul_(dots[m], scale, value=unit * float(step[m, p]))
                     else:
-                        out[:, here] = heads(dots.mul_(unit * scale).view(M, J, -1))
+                        out[:, here] = heads(dots.view(M, J, -1), unit * scale)
         if self.tail.shape[1]:
             tail = self.tail[0].view(-1, *self.parts).float()
             if weight is None:
                 out[:, self.n:] += q.float().flatten(1) @ tail.flatten(1).T
             else:
-                out[:, self.n:] = heads((q / step) @ tail[:, 0].T)
+                out[:, self.n:] = heads((q / step) @ tail[:, 0].T, out.new_ones(()))
         return out
 
     def dots(self, q, block, spare):

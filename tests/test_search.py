@@ -42,8 +42,8 @@ def ranked(score, k):
 @settings(max_examples=80, derandomize=True, database=None)
 @given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 300), k=st.integers(1, 40), dtype=st.sampled_from([torch.bfloat16, torch.float32]),
        bits=st.sampled_from([4, 8]), tail=st.sampled_from([0, 0, 5]), hidden=st.sampled_from([0.0, 0.3, 1.0]),
-       indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3), negative=st.booleans())
-def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail, hidden, indexer, close, count, negative):
+       indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3), negative=st.booleans(), group=st.sampled_from([2, 64]))
+def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail, hidden, indexer, close, count, negative, group):
     rng = np.random.default_rng(seed)
     keys, values = random_keys(rng, n, 1 if indexer else 2, 16, dtype, bits, tail, close)
     assert tuple(keys.shape) == (1, n + tail, values[0].numel()) and torch.equal(keys.values(torch.arange(n + tail)), values)
@@ -53,7 +53,9 @@ def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail,
     weight = -weight.abs() if indexer and negative else weight   # the best is then 0, of many
     visible = torch.from_numpy(rng.random((count, n + tail)) >= hidden)
     every = exact(q, values, 1.0, weight).masked_fill(~visible, NEG)
-    index, score = best(keys, q, k, visible, weight)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "GROUP", group)   # of 2: as in a memory of many thousands
+        index, score = best(keys, q, k, visible, weight)
     assert index.shape == score.shape == (count, min(k, n + tail))
     for m in range(count):
         expected = ranked(every[m], k)
@@ -139,8 +141,8 @@ def route_of_everything(head, query, traces, visible, k):
 
 @settings(max_examples=80, derandomize=True, database=None)
 @given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 200), k=st.sampled_from([1, 4, 16]), bits=st.sampled_from([4, 8]), close=st.booleans(),
-       hidden=st.sampled_from([0.0, 0.3, 1.0]), numbers=st.sampled_from([1, 4, 1000]), tail=st.sampled_from([0, 3]), narrow=st.booleans())
-def test_routing_by_search_is_routing_of_everything(seed, n, k, bits, close, hidden, numbers, tail, narrow):
+       hidden=st.sampled_from([0.0, 0.3, 1.0]), numbers=st.sampled_from([1, 4, 1000]), tail=st.sampled_from([0, 3]), narrow=st.booleans(), group=st.sampled_from([2, 64]))
+def test_routing_by_search_is_routing_of_everything(seed, n, k, bits, close, hidden, numbers, tail, narrow, group):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed % 2 ** 31)
     head = RecallHead(THENConfig(address_heads=2, address_dim=64, n_embd=64))
@@ -155,7 +157,8 @@ def test_routing_by_search_is_routing_of_everything(seed, n, k, bits, close, hid
     query = {"b": unit(values[rng.integers(0, N, (1, M))].float() + torch.randn(1, M, 2, 64) * 0.1).flatten(2), "moment": integers(-1, numbers, (1, M)).long(),
              "order": torch.randn(1, M, 4) * 3}
     visible = torch.from_numpy(rng.random((1, M, N)) >= hidden)
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "GROUP", group)
         select, score, hints = search.route(head, query, traces, visible, k)
         expected = route_of_everything(head, query, Traces(**{**traces.as_dict(), "address": values.flatten(1)[None]}), visible, k)
     found = score > NEG
