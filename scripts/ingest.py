@@ -22,7 +22,6 @@ from nanochat.text import split_episodes
 from nanochat.users import add_user, moment, state_path
 
 TEXT_SUFFIXES = (".txt", ".md")
-BATCH = 1024   # episodes tokenized at once
 
 
 def build_parser():
@@ -119,7 +118,6 @@ def main(argv=None):
     if not found:
         raise UserError(f"nothing to remember: {', '.join(args.data_path)} {'is empty or' if len(files) == 1 else 'hold nothing but'} white space")
 
-    import numpy as np
     from tqdm import tqdm
 
     from nanochat import distributed, engine
@@ -132,9 +130,7 @@ def main(argv=None):
         print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}"
               + (f" | {ranks.world} ranks" if ranks.world > 1 else ""), file=sys.stderr)
     began = time.perf_counter()
-    rows, encoded, kind = [(name, line, args.time) for _, name, line in found], [], np.min_scalar_type(model.config.vocab_size)
-    for at in range(0, len(found), BATCH):   # a list takes eighteen times the memory of such an array
-        encoded += [np.array(ids, kind) for ids in engine.episode_ids(tokenizer, [text for text, _, _ in found[at:at + BATCH]])]
+    rows, encoded = [(name, line, args.time) for _, name, line in found], engine.episode_ids(tokenizer, [text for text, _, _ in found])
     del found
     mine = identity(model, facts)
     with contextlib.ExitStack() as stack:
