@@ -144,7 +144,7 @@ class HybridTHENAttention(CausalSelfAttention):
             group = self.n_head // self.n_kv_head
             y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"], self.head_dim ** -0.5)
         else:
-            y = self.dsa(x, q, q_plain, k, v, local["mask"], memory, begin)
+            y = self.dsa(x, q, q_plain, k, v, local, memory, begin)
         return self.proj(y.view(x.shape)), carry
 
     def kda(self, x, local, carry):
@@ -174,13 +174,13 @@ class HybridTHENAttention(CausalSelfAttention):
         dots = F.relu(q.flatten(1, 2) @ index.to(q.dtype).transpose(1, 2)).view(*weight.shape, index.shape[1])
         return (weight[:, :, None] @ dots).squeeze(2)
 
-    def dsa(self, x, q, q_plain, k, v, mask, memory, begin):
+    def dsa(self, x, q, q_plain, k, v, local, memory, begin):
         """
-        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); the other
-        arguments in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
+        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); q, q_plain, k and v
+        in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
         """
         rows, S, H, d = q.shape
-        n = rows // x.shape[0]
+        n, mask = rows // x.shape[0], local["mask"]
         k, v = (t.repeat_interleave(H // self.n_kv_head, 2) for t in (k, v))
         sink = self.sink.to(x.dtype).expand(rows, 1, H, d)
         zero = torch.zeros_like
@@ -202,7 +202,10 @@ class HybridTHENAttention(CausalSelfAttention):
         traces, visible, wanted = memory["traces"], memory["visible"](begin), x[:, begin:]
         if isinstance(traces.index, Keys):
             query, weight = self.index_query(wanted)
-            select, score = (t[None] for t in best(traces.index.part(self.read_layer), query[0], self.config.read_topk, visible[0], weight[0]))
+            asking = local["valid"][0, begin:]   # padding reads nothing, so no memory is searched for it
+            found = best(traces.index.part(self.read_layer), query[0, asking], self.config.read_topk, visible[0, asking], weight[0, asking])
+            select, score = (t.new_full((1, len(asking), t.shape[1]), fill) for t, fill in zip(found, (0, float("-inf"))))
+            select[0, asking], score[0, asking] = found
             seen = score > float("-inf")
         else:
             score = self.index_scores(wanted, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))

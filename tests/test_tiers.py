@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import engine, tiers
+from nanochat import engine, layers, tiers
 from nanochat.checkpoint_manager import weights_digest
 from nanochat.common import UserError
 from nanochat.memory import Store, Writer, load_state
 from nanochat.memory_file import Content, identity
+from nanochat.search import best
 from nanochat.state import CHUNK
 from nanochat.tiers import Shelf, held_bytes, tiered
 from nanochat.users import user_path
@@ -137,3 +138,11 @@ def test_a_long_episode_is_read_in_segments_as_in_one():
     for name, column in whole[:37].as_dict().items():
         if name not in ("episode", "valid"):
             assert torch.allclose(getattr(read, name)[:, :37].double(), column.double(), atol=1e-9), name
+
+
+def test_memory_is_not_searched_for_padding(lived, monkeypatch):
+    model, facts, path = lived
+    searched, state = [], load_state(path, model, facts)[0]
+    monkeypatch.setattr(layers, "best", lambda keys, q, *rest: searched.append(len(q)) or best(keys, q, *rest))
+    feed(model, [episode(9, 0)], state, last=True)
+    assert searched == [9, 1], "the last read layer for the last token alone"
