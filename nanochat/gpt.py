@@ -207,8 +207,8 @@ class THENGPT(GPT):
 
         With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a dict; default 1): "text"
         over tokens, "answer" over the tokens flagged by answers (B, T) bool, "guess" over the same without memory, "copy" of the recall head elsewhere, "route" of the address to the
-        evidence (B, T) (ordinal of the episode that holds the answer, -1 = none, -2 = it was never told), "index" of the lightning indexers. parts=True returns them
-        all in a dict, with "total" and the number of "answers", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
+        evidence (B, T) (ordinal of the episode that holds the answer, -1 = none, -2 = it was never told), "gate" of whether memory holds an answer, "index" of the
+        lightning indexers. parts=True returns them all in a dict, with "total" and the number of "answers", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
         """
         state = self.empty_state(idx.shape[0]) if state is None else state
         if targets is not None:
@@ -421,8 +421,8 @@ class THENGPT(GPT):
         target, is_answer, proof = targets[rows, positions], answers[rows, positions], evidence[rows, positions]
         logits, copy = self.answer(x, positions, context)
         picked = torch.log_softmax(logits, dim=-1).gather(-1, target.clamp(min=0)[..., None]).squeeze(-1)
-        route = picked.new_zeros(())
-        known = is_answer & (target >= 0)
+        route, gate = picked.new_zeros(2)
+        begins, known = first[rows, positions], is_answer & (target >= 0)
         if copy is not None:
             g, p = copy["g"], copy["p"]
             hit = p.gather(-1, target.clamp(min=0)[..., None]).squeeze(-1)
@@ -433,6 +433,8 @@ class THENGPT(GPT):
             found = known & positive.any(-1)
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
+            # whether the memory holds an answer: the mixture alone teaches the gate too slowly
+            gate = masked_mean(F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), found.to(g.dtype), reduction="none"), begins & (found | (proof == UNKNOWN)))
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
         # a fixed number of slots, so that shapes do not depend on data: those with an ordinary target first, at random
         elsewhere = (torch.rand(B, T, device=idx.device) + ((targets >= 0) & ~answers)).flatten().topk(int(c.text_fraction * B * T))
@@ -442,7 +444,7 @@ class THENGPT(GPT):
         told = is_answer & (target >= 0) & (proof >= 0)
         guess = masked_mean(F.cross_entropy(self.logits(x[rows, positions]).transpose(1, 2), target.clamp(min=0), reduction="none"), told)
         losses = {"text": text, "guess": guess, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
-                  "route": route, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
+                  "route": route, "gate": gate, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()
         return losses, state

@@ -317,8 +317,8 @@ class RecallHead(nn.Module):
         self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
-        self.feedback = nn.Linear(config.n_embd + 5, config.n_embd, bias=False)
-        self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + 5, GATE), nn.ReLU(), nn.Linear(GATE, 1))
+        self.feedback = nn.Linear(config.n_embd + 6, config.n_embd, bias=False)
+        self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + 6, GATE), nn.ReLU(), nn.Linear(GATE, 1))
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -361,7 +361,9 @@ class RecallHead(nn.Module):
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
-        return x + self.feedback(torch.cat([torch.zeros_like(x), x.new_full((*x.shape[:-1], 3), NO_TRACE), x.new_zeros(*x.shape[:-1], 2)], dim=-1))
+        one = x[..., :1]
+        recalled = [torch.zeros_like(x), *[torch.full_like(one, NO_TRACE)] * 3, *[torch.zeros_like(one)] * 2, torch.full_like(one, NO_TRACE)]
+        return x + self.feedback(torch.cat(recalled, dim=-1))
 
     def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
         """
@@ -401,7 +403,8 @@ class RecallHead(nn.Module):
         ids = ids.view(B, M, K * CHUNK)
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = p_copy @ embed.to(p.dtype)
-        sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True)], dim=-1)
+        # how much was found, how surely, and how well the best trace is addressed once lateness and age are taken off
+        sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10], dim=-1)
         recalled = torch.cat([found, hints, sure], dim=-1)
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1))).squeeze(-1)
         return x + self.feedback(recalled), g, p_copy, (p, ids)
