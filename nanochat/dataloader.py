@@ -66,27 +66,28 @@ class StreamLoader:
             self.next, self.turn, self.epoch = tuple(position["next"]), position["turn"], position["epoch"]
             for i, row in enumerate(self.rows):
                 if row["document"] is not None:
-                    _, text, evidence = next(read_documents(self.paths, tuple(row["document"])))
-                    self.slots[i] = self._layout(text, evidence, row["ordinal"])[0]
+                    following, *found = next(read_documents(self.paths, tuple(row["document"])))
+                    self.slots[i] = self._layout(following, *found, row["ordinal"])[0]
         self.documents = read_documents(self.paths, self.next)
 
     def position(self):
         return {"rows": [dict(row) for row in self.rows], "next": list(self.next), "turn": self.turn, "epoch": self.epoch, "segment": self.segment}
 
-    def _layout(self, text, evidence, ordinal):
-        episodes = document_tokens(self.tokenizer, text, evidence)
+    def _layout(self, following, text, evidence, ordinal):
+        shard, row = following   # the position after the document
+        episodes = document_tokens(self.tokenizer, text, evidence, where=f"{self.paths[shard]} row {row - 1}")
         slots = life_slots(episodes, self.tokenizer.pad_id, ordinal)
         return slots, len(episodes)
 
     def _next_document(self):
-        """The next document of this rank and its position."""
+        """The next document of this rank: its position, that of the one after it, text and evidence."""
         empty_rounds = 0
         while True:
             for position, text, evidence in self.documents:
                 mine, here = self.turn == self.rank, self.next
                 self.turn, self.next = (self.turn + 1) % self.world_size, position
                 if mine:
-                    return here, text, evidence
+                    return here, position, text, evidence
             empty_rounds += 1
             if empty_rounds > self.world_size:
                 raise ValueError(f"the shards hold fewer documents than there are ranks ({self.world_size})")
@@ -103,9 +104,9 @@ class StreamLoader:
             begins = self.slots[i] is None or row["at"] >= len(self.slots[i]["ids"])
             while self.slots[i] is None or row["at"] >= len(self.slots[i]["ids"]):   # an empty document is skipped
                 lived = row.get("episodes", 0)
-                document, text, evidence = self._next_document()
+                document, *found = self._next_document()
                 row.update(document=list(document), at=0, ordinal=row["ordinal"] + lived)
-                self.slots[i], row["episodes"] = self._layout(text, evidence, row["ordinal"])
+                self.slots[i], row["episodes"] = self._layout(*found, row["ordinal"])
             parts.append({name: a[row["at"]:row["at"] + T] for name, a in self.slots[i].items()})
             row["at"] += T
             new_life.append(begins)

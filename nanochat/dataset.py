@@ -37,6 +37,10 @@ ROW_GROUP_SIZE = 1024
 _READ_ROWS = 64  # rows decoded at a time: a few MB even when documents are books
 
 
+class ShardError(ValueError):
+    """A shard that can't be read, or does not hold what is told above. Its text names the shard."""
+
+
 @dataclass
 class Episode:
     """One episode of a document, in token ids.
@@ -143,12 +147,12 @@ def _read_rows(path, start, column="text"):
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if column not in names:
-                raise ValueError(f"{path} has no column {column!r}; its columns: {', '.join(names)}")
+                raise ShardError(f"{path} has no column {column!r}; its columns: {', '.join(names)}")
             kind = file.schema_arrow.field(column).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise ValueError(f"column {column!r} of {path} holds {kind}, not text")
+                raise ShardError(f"column {column!r} of {path} holds {kind}, not text")
             if start > file.metadata.num_rows:
-                raise ValueError(f"cannot resume at row {start} of {path}: it has {file.metadata.num_rows} rows")
+                raise ShardError(f"cannot resume at row {start} of {path}: it has {file.metadata.num_rows} rows")
             columns = [column] + ["evidence"] * ("evidence" in names)
             before, groups = 0, []
             for group in range(file.num_row_groups):
@@ -163,11 +167,11 @@ def _read_rows(path, start, column="text"):
                 texts = batch.column(column).slice(skip).to_pylist()
                 evidence = batch.column("evidence").slice(skip).to_pylist() if len(columns) > 1 else [None] * len(texts)
                 if None in texts:
-                    raise ValueError(f"{path} row {row + skip + texts.index(None)} has no text")
+                    raise ShardError(f"{path} row {row + skip + texts.index(None)} has no text")
                 yield from zip(texts, evidence)
                 row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
+        raise ShardError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
 
 
 def _write_shard(docs, path, row_group_size, with_evidence):
@@ -221,17 +225,17 @@ def _marked_episodes(tokenizer, text, evidence, where):
     ids = tokenizer.encode_marked(text)
     starts = [index for index, token in enumerate(ids) if token == bos]
     if ids and (not starts or starts[0] > 0):
-        raise ValueError(f"{where}: marked text must begin with <|bos|>")
+        raise ShardError(f"{where}: marked text must begin with <|bos|>")
     if len(starts) != len(evidence):
-        raise ValueError(f"{where}: {len(starts)} episodes but {len(evidence)} evidence entries")
+        raise ShardError(f"{where}: {len(starts)} episodes but {len(evidence)} evidence entries")
     episodes = []
     for number, (first, last, entry) in enumerate(zip(starts, starts[1:] + [len(ids)], evidence)):
         part = ids[first:last]
         if part.count(end) != 1 or part[-1] != end:
-            raise ValueError(f"{where}: episode {number} must end with its only <|end|>")
+            raise ShardError(f"{where}: episode {number} must end with its only <|end|>")
         is_question = len(part) > 1 and part[1] == user
         if part.count(user) != is_question or part.count(assistant) != is_question:
-            raise ValueError(f"{where}: episode {number} is neither a statement nor <|user|>…<|assistant|>…")
+            raise ShardError(f"{where}: episode {number} is neither a statement nor <|user|>…<|assistant|>…")
         answer_start = part.index(assistant) + 1 if is_question else -1
         episodes.append(Episode(part, is_question, answer_start, entry))
     return episodes

@@ -231,7 +231,7 @@ def train(args, device, why_device, ranks):
     from nanochat import fp8
     from nanochat.checkpoint_manager import checkpoint_dir, load_model_file
     from nanochat.dataloader import StreamLoader
-    from nanochat.dataset import list_shards
+    from nanochat.dataset import ShardError, list_shards
     from nanochat.distributed import total_norm, whole
     from nanochat.evaluate import recall_accuracy
     from nanochat.flash_attention import resolve as resolve_attention
@@ -324,7 +324,12 @@ def train(args, device, why_device, ranks):
             while (done := progress()) < 1:
                 t0, lived = time.perf_counter(), run.lived()
                 multiplier = lr_multiplier(done + 1e-4, 1.0, 0.01, args.warmdown, final=0.02)
-                sums = run.losses()
+                try:
+                    sums = run.losses()
+                except ShardError as error:   # of several ranks the others are ended by their launcher: nobody is left to save with
+                    if ranks.world == 1:
+                        save(lived)
+                    raise UserError(f"{error}: stopped at step {run.steps}" + (", and saved: mend it, then --resume" if ranks.world == 1 else "")) from error
                 if not run.is_finite(sums):
                     log("error", run.steps, **{name: f"{value:g}" for name, value in sums.items()})   # JSON has no nan
                     sound = math.isfinite(total_norm(list(model.parameters())))
@@ -337,7 +342,7 @@ def train(args, device, why_device, ranks):
                 dt, ended = ranks.mean({"seconds": time.perf_counter() - t0, "ended": float(bool(asked))}).values()   # agreed upon by all
                 run.seconds += dt
                 done = progress()
-                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "route", "index") if name in sums)
+                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "route", "gate", "index") if name in sums)
                 if ranks.first:
                     print(f"step {run.steps:05d} ({100 * min(done, 1):5.1f}%) | loss {parts} | norm {sums['norm']:.2f} | lr {multiplier:.2f} | {dt * 1000:.0f} ms | "
                           f"{plan.batch / dt:,.0f} tok/s | traces {len(run.state['traces']) if then else 0} | {run.seconds / 60:.1f} min, "

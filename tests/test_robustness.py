@@ -11,6 +11,7 @@ import types
 import pytest
 import torch
 
+from nanochat import dataset
 from nanochat.checkpoint_manager import load_checkpoint
 from nanochat.common import UserError, repo_root
 from nanochat.gpt import GPT, GPTConfig
@@ -64,6 +65,31 @@ def test_a_loss_that_is_not_finite_is_saved_to_be_looked_at(train, capsys):
     assert [row["kind"] for row in rows] == ["config", "error", "config", "step", "step", "eval"]
     fresh = train("--num-iterations", "2", tag="fresh", kind="step")
     assert [row["total"] for row in rows if row["kind"] == "step"] == [row["total"] for row in fresh]   # the same data, the same draws
+
+
+def test_a_damaged_shard_ends_the_run_and_loses_nothing(train, monkeypatch):
+    whole = train("--num-iterations", "3", tag="whole", kind="step")
+    read = dataset._marked_episodes
+
+    def damaged(tokenizer, text, evidence, where):
+        return read(tokenizer, text.replace("<|end|>", "", 1), evidence, where)
+
+    losses = Run.losses
+
+    def later(self):
+        if self.steps == 1:
+            monkeypatch.setattr(dataset, "_marked_episodes", damaged)
+            while True:   # what was read ahead is used up first
+                next(self.loader)
+        return losses(self)
+
+    monkeypatch.setattr(Run, "losses", later)
+    with pytest.raises(UserError, match=r"parquet row \d: episode 0 must end with its only <\|end\|>: stopped at step 1, and saved"):
+        train("--num-iterations", "3")
+    monkeypatch.undo()
+    os.environ["NANOCHAT_BASE_DIR"] = str(train.directory.parent)
+    rows = train("--num-iterations", "3", "--resume", "latest", kind="step")
+    assert [row["total"] for row in rows] == [row["total"] for row in whole]
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(train, monkeypatch):
