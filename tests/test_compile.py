@@ -59,6 +59,7 @@ def test_a_state_with_more_traces_keeps_the_newest():
         assert len(traces) == room and torch.equal(traces.ids[:, room - kept:], state["traces"].ids[:, 8 - kept:]) and not traces.valid[:, :room - kept].any()
 
 
+@pytest.mark.slow
 def test_what_a_growing_shape_would_cost():
     """The counter above can count: without room from the beginning, a step is not one graph."""
     torch._dynamo.reset()

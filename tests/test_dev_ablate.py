@@ -88,6 +88,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
         ablate.main(["train", "--only", "nonsense"])
 
 
+@pytest.mark.slow
 def test_reading_of_variants(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "ABLATIONS", str(tmp_path / "rows.jsonl"))
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
@@ -101,6 +102,7 @@ def test_reading_of_variants(model, tokenizer, tmp_path, monkeypatch):
     assert len(asked) == 3   # told once, and once for each precision of what is stored
 
 
+@pytest.mark.slow
 def test_training_of_variants(tmp_path, monkeypatch):
     """Both commands as they are run, with the smallest of models."""
     tiny = "--device-batch-size 2 --max-seq-len 64 --eval-segments 40 --dtype fp32 --set n_embd=32 --set n_head=2 --set n_kv_head=2 --set gist_dim=16 --set recall_dim=16 --set index_dim=8"
