@@ -14,7 +14,7 @@ RUN="${NANOCHAT_BASE_DIR:-$ROOT}/base_checkpoints/$TAG"
 
 "$PY" dev/gen_base_data.py --output-dir "$RUN/lives" --shards 8 --plain-shards 8 --lives-per-shard 250 --seed 31 --question-share 0.5
 "$PY" -m scripts.base_train --data-dir "$RUN/lives" --tag "$TAG" --seed "${SEED:-0}" --time-budget "${SECONDS_OF_TRAINING:-1500}" \
-    --matrix-lr 0.015 --warmdown 0.7 --eval-every 100000
+    --matrix-lr 0.015 --warmdown 0.7 --eval-every 0
 "$PY" -m scripts.memory_eval --model-path "$RUN" --task timeline --steps 10000 --seeds 1 --questions 300 --json >"$RUN/timeline.jsonl"
 "$PY" - "$RUN" <<'PY'
 import json, sys

@@ -361,9 +361,8 @@ class RecallHead(nn.Module):
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
-        one = x[..., :1]
-        recalled = [torch.zeros_like(x), *[torch.full_like(one, NO_TRACE)] * 3, *[torch.zeros_like(one)] * 2, torch.full_like(one, NO_TRACE)]
-        return x + self.feedback(torch.cat(recalled, dim=-1))
+        hints_and_sure = x.new_tensor([NO_TRACE] * 3 + [0, 0, NO_TRACE]).expand(*x.shape[:-1], 6)
+        return x + self.feedback(torch.cat([torch.zeros_like(x), hints_and_sure], dim=-1))
 
     def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
         """

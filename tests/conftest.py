@@ -5,6 +5,8 @@ import torch
 from hypothesis import settings
 
 from nanochat.common import seed_everything
+from nanochat.gpt import THENGPT, THENConfig
+from nanochat.tokenizer import Tokenizer
 
 # a slow or busy machine is not a failure
 settings.register_profile("repository", deadline=None)
@@ -20,3 +22,17 @@ def same_start():
     dtype = torch.get_default_dtype()
     yield
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return Tokenizer.load()
+
+
+def tiny(tokenizer, **fields):
+    """A small THENGPT for the words of the tokenizer, untrained, always the same."""
+    torch.manual_seed(0)
+    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_kv_head=1, n_embd=32, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
+                               n_ordinary=min(tokenizer.special_tokens.values()), gist_dim=16, recall_dim=16, address_dim=32, **fields))
+    model.init_weights(tokenizer.word_tables())
+    return model

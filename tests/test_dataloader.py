@@ -6,12 +6,6 @@ from dev.gen_base_data import lives, render
 from nanochat.dataloader import StreamLoader, life_slots
 from nanochat.dataset import Episode, list_shards, write_shards
 from nanochat.state import CHUNK
-from nanochat.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.load()
 
 
 @pytest.fixture(scope="module")

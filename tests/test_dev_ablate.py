@@ -9,22 +9,13 @@ from nanochat import record, tasks
 from nanochat.checkpoint_manager import checkpoint_dir, save_checkpoint
 from nanochat.common import UserError
 from nanochat.engine import answer, ingest
-from nanochat.gpt import THENGPT, THENConfig
-from nanochat.tokenizer import Tokenizer
 from nanochat.trials import as_state
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.load()
+from tests.conftest import tiny
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    torch.manual_seed(0)
-    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=2, n_kv_head=1, n_embd=32, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-                               n_ordinary=min(tokenizer.special_tokens.values()), gist_dim=16, recall_dim=16, address_dim=32, read_topk=4))
-    model.init_weights(tokenizer.word_tables())
+    model = tiny(tokenizer, n_head=2, read_topk=4)
     for block in model.blocks:   # zero at first: what is read would not show
         torch.nn.init.normal_(block.attn.proj.weight, std=0.1)
     return model.requires_grad_(False)

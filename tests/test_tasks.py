@@ -12,24 +12,16 @@ from nanochat import task_data, tasks, tasks_public, trials
 from nanochat.checkpoint_manager import checkpoint_dir, save_checkpoint
 from nanochat.common import UserError, run_main
 from nanochat.engine import ingest
-from nanochat.gpt import THENGPT, THENConfig
 from nanochat.state import Traces
 from nanochat.task_data import REFUSAL, Cell, Part, Question, Story
 from nanochat.tokenizer import Tokenizer
 from scripts import memory_eval
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.load()
+from tests.conftest import tiny
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    torch.manual_seed(0)
-    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-                               n_ordinary=min(tokenizer.special_tokens.values()), gist_dim=16, recall_dim=16, address_dim=32, recall_topk=4))
-    model.init_weights(tokenizer.word_tables())
+    model = tiny(tokenizer, n_head=1, recall_topk=4)
     torch.nn.init.constant_(model.recall.gate[2].bias, 3.0)   # it copies
     return model.requires_grad_(False)
 
