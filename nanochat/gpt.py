@@ -372,7 +372,7 @@ class THENGPT(GPT):
             traces = traces[max(len(traces) - self.config.read_reach - new, 0):]
         return {"traces": traces, "visible": lambda begin: visible(traces, chunk[:, begin:], new), "training": training}
 
-    def answer(self, x, positions, context):
+    def answer(self, x, positions, context, proof=None):
         """
         Final hidden states x (B, T, D) at positions (B, M) with memory recalled: the language model's logits (B, M, V), and None or
         {"g", "p", "entries"} of the copy distribution (see RecallHead.read) with {"score", "select"} of the routing; score is None where it was a search.
@@ -391,7 +391,8 @@ class THENGPT(GPT):
             select, address, hints = search.route(self.recall, query, traces, seen, self.config.recall_topk)
         else:
             score, hints = self.recall.route(query, traces, seen)
-            select = top_k(score.detach(), self.config.recall_topk)
+            wanted = score.detach() if proof is None else score.detach() + 1e4 * (traces.episode[:, None] == proof[..., None])
+            select = top_k(wanted, self.config.recall_topk)
             address = score.gather(2, select)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
         asked = self.asked(context["question"], positions)
@@ -419,9 +420,9 @@ class THENGPT(GPT):
         x, context, state = self.segment(idx, state, training=training)
         rows = torch.arange(B, device=idx.device)[:, None]
         target, is_answer, proof = targets[rows, positions], answers[rows, positions], evidence[rows, positions]
-        logits, copy = self.answer(x, positions, context)
+        logits, copy = self.answer(x, positions, context, proof)
         picked = torch.log_softmax(logits, dim=-1).gather(-1, target.clamp(min=0)[..., None]).squeeze(-1)
-        route, gate = picked.new_zeros(2)
+        route, gate, read = picked.new_zeros(3)
         begins, known = first[rows, positions], is_answer & (target >= 0)
         if copy is not None:
             g, p = copy["g"], copy["p"]
@@ -433,6 +434,11 @@ class THENGPT(GPT):
             found = known & positive.any(-1)
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
+            # which word of the evidence, however it was routed to: the noise of addressing would drown what is to be learned of reading
+            mass, ids = copy["entries"]
+            mass = mass * (traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]).repeat_interleave(CHUNK, dim=-1)
+            right = (mass * (ids == target[..., None])).sum(-1)
+            read = masked_mean(mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log(), begins & found)
             # whether the memory holds an answer: the mixture alone teaches the gate too slowly
             gate = masked_mean(F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), found.to(g.dtype), reduction="none"), begins & (found | (proof == UNKNOWN)))
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
@@ -444,7 +450,7 @@ class THENGPT(GPT):
         told = is_answer & (target >= 0) & (proof >= 0)
         guess = masked_mean(F.cross_entropy(self.logits(x[rows, positions]).transpose(1, 2), target.clamp(min=0), reduction="none"), told)
         losses = {"text": text, "guess": guess, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
-                  "route": route, "gate": gate, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
+                  "route": route, "read": read, "gate": gate, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()
         return losses, state

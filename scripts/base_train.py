@@ -55,6 +55,7 @@ def build_parser():
     add("--warmdown", type=float, default=0.5, help="fraction of the run over which the learning rate falls")
     add("--text-loss-weight", type=float, default=0.3, help="")
     add("--answer-loss-weight", type=float, default=1.0, help="")
+    add("--read-loss-weight", type=float, default=1.0, help="")
     add("--route-loss-weight", type=float, default=1.0, help="losses: of the next token, of answers, of finding the evidence")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: the state is emptied at every step, for ablations")
     add("--eval-every", type=int, default=250, help="")
@@ -268,7 +269,7 @@ def train(args, device, why_device, ranks):
             raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
-    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "guess": args.text_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
+    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "guess": args.text_loss_weight, "read": args.read_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
     if args.dry_run:
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:
@@ -342,7 +343,7 @@ def train(args, device, why_device, ranks):
                 dt, ended = ranks.mean({"seconds": time.perf_counter() - t0, "ended": float(bool(asked))}).values()   # agreed upon by all
                 run.seconds += dt
                 done = progress()
-                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "route", "gate", "index") if name in sums)
+                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "read", "route", "gate", "index") if name in sums)
                 if ranks.first:
                     print(f"step {run.steps:05d} ({100 * min(done, 1):5.1f}%) | loss {parts} | norm {sums['norm']:.2f} | lr {multiplier:.2f} | {dt * 1000:.0f} ms | "
                           f"{plan.batch / dt:,.0f} tok/s | traces {len(run.state['traces']) if then else 0} | {run.seconds / 60:.1f} min, "
