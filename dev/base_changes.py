@@ -2,7 +2,7 @@
 import re
 
 from dev.base_threads import LATEST_NOUN, NOW, _cap, _fill, _finish_question, _options, _possessive, stranger
-from dev.base_values import UNKNOWN, Episode, name, value
+from dev.base_values import UNKNOWN, Episode, name, tail, value
 from dev.base_words import CHANGES, UPDATES
 
 
@@ -42,6 +42,7 @@ class Updates:
         item["index"] = index
         noun = rng.choice(_options(row[2]))
         text = rng.choice(_options(row[3])) if rng.random() < 0.8 else rng.choice(("{p} {n} is {v}", "the {n} of {s} is {v}", "{n} of {s}: {v}", "{s}, {n}: {v}"))
+        text += tail(rng, v, 0.15) if text.endswith("{v}") else ""
         text = text.replace("{s}", item["entity"]).replace("{p}", _possessive(item["entity"])).replace("{n}", noun).replace("{v}", v)
         text = text.replace("{x}", name(rng)) if "{x}" in text else text
         if old is not None and rng.random() < self.worded:

@@ -87,7 +87,10 @@ class Clock:
         if self.kind == "sparse":
             return before
         number = similar_number(rng, str(rng.choice(self.numbers[:count]))) if rng.random() < 0.6 else str(rng.choice((before or after, after)))
-        return int(number) if number and int(number) not in self.numbers[:count] else None
+        told = list(self.numbers[:count])
+        if not number or int(number) in told or told == sorted(told) and int(number) > first:  # so far they might be moments
+            return None
+        return int(number)
 
 
 def similar_number(rng, number):

@@ -1,6 +1,6 @@
 """Made-up predicates, in the lives of the synthetic base: the answer is what the evidence says beyond what the question repeats."""
 from dev.base_threads import _cap, _finish_question, _possessive
-from dev.base_values import UNKNOWN, Episode, frame_key, frame_value, name, word
+from dev.base_values import UNKNOWN, Episode, frame_key, frame_value, name, tail, word
 from dev.base_words import FILLERS, FRAME_NOUNS, FRAME_VERBS, FRAMES, PREPOSITIONS, WRAPS_AFTER, WRAPS_BEFORE
 
 # what a value may stand in: the answer is the value alone
@@ -37,7 +37,7 @@ class Frames:
             words = {"{n}": noun, "{b}": verb, "{z}": _third(verb), "{d}": _past(verb), "{m}": word(rng), "{r}": rng.choice(PREPOSITIONS)}
             options = statements_of.split("|")
             self.frames.append((words, rng.sample(options, rng.randint(1, len(options))), asks.split("|"), reverse.split("|") if reverse else []))
-        self.several = rng.choice((0.0, 0.0, 0.3, 0.9))  # share of episodes with two to four pairs
+        self.several = rng.choice((0.0, 0.0, 0.4, 0.9, 1.0))  # share of episodes with two to four pairs
         self.wrapped = rng.choice((0.0, 0.0, 0.2, 0.6))
         self.dress = rng.choice(DRESSES)
 
@@ -63,6 +63,8 @@ class Frames:
         end = rng.choice((".", ".", ".", ".", "", "!"))
         fixed = tuple(x for t in pairs for x in (t["key"], t["value"]))
         bare = any(c in form for c in '="<>[') and "{n}" not in form or form.startswith(("{k}:", "{k},"))  # a line of a file
+        if not bare and form.endswith("{v}"):
+            parts[-1] += tail(rng, v, 0.2)
         sep = rng.choice(("; ", "; ", ", ", ". ", " and ")) if not bare else rng.choice(("; ", ", ", " ", " | "))
         parts = [_cap(p, fixed) if sep == ". " else p for p in parts]
         text = sep.join(parts)

@@ -1,7 +1,7 @@
 """Tastes and everyday chat, in the lives of the synthetic base: told in the first person, asked of me or of the speaker."""
 from dev.base_threads import NOW, _cap, _fill, _finish_question, stranger
-from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, value
-from dev.base_words import CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTES, TASTES_ANEW, WRAPS_AFTER, WRAPS_BEFORE
+from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, tail, value
+from dev.base_words import CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTES, TASTES_ANEW, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE
 
 
 def _value(rng, pool):
@@ -49,11 +49,17 @@ class Talk:
         item["past"].append(v)
         item["index"] = index
         if self.tastes:
-            text = rng.choice(TASTE_LINES).replace("{n}", self.rows[r][0])
-            text = rng.choice(TASTES_ANEW).replace("{}", text).replace("{old}", old) if old else text
+            if old and rng.random() < 0.4:
+                text = rng.choice(TASTES_TURNED).replace("{old}", old)
+            else:
+                text = rng.choice(TASTE_LINES)
+                text = rng.choice(TASTES_ANEW).replace("{}", text).replace("{old}", old) if old else text
+            text = text.replace("{n}", self.rows[r][0])
         else:
             text = rng.choice(self.rows[r][1].split("|")).strip()
             text = rng.choice(("{}", "{}", "news: {}", "change of plan, {}", "{} now", "correction: {}", "oh, and {}")).replace("{}", text) if old else text
+        if text.endswith("{v}"):
+            text += tail(rng, v, 0.35)
         text = text.replace("{v}", v)
         if who != "I":
             text = f"{who}: {_cap(text, (v,)) if rng.random() < 0.4 else text}{rng.choice(('', '', '.', '!', ' :)', '...'))}"

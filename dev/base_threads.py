@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 from dev.base_clock import Clock
-from dev.base_values import UNKNOWN, Episode, name, place, value
+from dev.base_values import UNKNOWN, Episode, name, place, tail, value
 from dev.base_words import (AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS, SUBJECTS)
 from dev.gen_cairo_data import TEMPLATES
 
@@ -89,7 +89,7 @@ def _finish_question(rng, text, order=False, keep=()):
     elif rng.random() < 0.95:
         text = _cap(text, keep)
     text += "." if order else "" if rng.random() < 0.04 else "?"
-    return rng.choice(QUESTION_WRAPS).replace("{q}", text) if rng.random() < 0.07 else text
+    return rng.choice(QUESTION_WRAPS).replace("{q}", text) if rng.random() < 0.12 else text
 
 
 def _present(form):
@@ -436,6 +436,7 @@ class Facts:
         else:
             text = rng.choice(("{p} {n} is {v}", "{p} {n} is {v}", "the {n} of {s} is {v}", "{v} is {p} {n}", "{s} - {n}: {v}", "{s} has {v} as {n}",
                                "{n} of {s}: {v}", "{s} | {n} | {v}", "as {n} of {s} they noted {v}"))
+        text += tail(rng, v, 0.35 if row[0] == "speaker" else 0.15) if text.endswith("{v}") and row[0] != "register" else ""
         text = text.replace("{s}", entity).replace("{p}", _possessive(entity)).replace("{n}", noun).replace("{v}", v)
         text = self._dress(rng, row[0], text, v)
         token["copied"] = entity in text  # not with a capital instead of its first letter

@@ -2,7 +2,7 @@
 import re
 from typing import NamedTuple
 
-from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, FRAME_NOUNS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, SLOTS, SURNAMES)
+from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES, TAIL_WORDS, TAILS)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES
 
 # what the base must never say, so that the recall of the Cairo timeline stays zero-shot
@@ -141,6 +141,22 @@ LOOKALIKES = {
     "clothes": lambda r: f"a {word(r)} {r.choice(('hat', 'coat', 'belt', 'shawl'))}", "tool": lambda r: f"a {word(r)} {r.choice(('key', 'rod', 'box'))}",
     "animal": lambda r: f"a {word(r)}", "vehicle": lambda r: f"the {word(r)} {r.choice(('line', 'bus', 'boat'))}", "gift": lambda r: f"a {word(r)} ring",
 }
+
+
+def tail(rng, v, share):
+    """
+    With a chance of `share` (a third of it where the value v is of several words) words that follow it and are not part of it: where an answer ends is to be
+    learned from what is asked, not from the few words that always follow.
+    """
+    if rng.random() > (share / 3 if " " in v else share):
+        return ""
+    out = rng.choice(TAILS)
+    for mark, words in TAIL_WORDS.items():
+        out = out.replace(mark, rng.choice(words))
+    verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
+    out = out.replace("{z}", verb + ("s" if not verb.endswith("s") else "")).replace("{r}", rng.choice(PREPOSITIONS))
+    out = out.replace("{w}", word(rng) if rng.random() < 0.3 else rng.choice(FRAME_NOUNS)).replace("{x}", name(rng))
+    return out if out[0] in ",.!:" else " " + out
 
 
 def value(rng, pool, invented=0.35):

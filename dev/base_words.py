@@ -341,6 +341,7 @@ town # invented_name # mayor # {v} runs {s}|{s} elected {v} # who runs {s}|whom 
 CHANGES = _split(
     "now {}|{} now|since today {}|as of now {}|{}, no longer {old}|change: {}|news: {}|{} these days|from now on {}|it has changed: {}|update: {}|"
     "{} instead of {old}|correction: {}|not {old} any more: {}|{} after all|later {}|then {}|after that, {}|next, {}|{} this time|{} again something new|"
+    "{} - {old} is over|{}; it was {old} before|{}, which replaces {old}|{} rather than {old}|no longer {old}: {}|{} (before: {old})|until now {old}, but {}|"
     "forget {old}: {}|scratch that, {}|as it turns out, {}|{} since this morning|(changed) {}|afterwards {}|a bit later {}|meanwhile {}|{}, and not {old}")
 
 ADJECTIVES = _split(
@@ -387,6 +388,16 @@ FILLERS = _split(
     "The floor had been swept|Two chairs were missing|The wind dropped later|All was well|The stove was cold|A bell rang far away|"
     "The report ends here|{x} laughed about it|Nobody else was there|The road was muddy|Prices rose again")
 
+# what may stand behind a value and does not belong to it: {z} a verb, {o} whom, {r} a preposition, {w} a word, {x} a name
+TAILS = _split(
+    "{z} {o}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
+    "and nothing else|and that is that|and so on|and more|or so|by far|by the way|since {t}|since {t}|until {t}|from {t} on|{r} the {w}|{r} the {w}|for {o}|for {x}|to {o}|with {x}|"
+    "like {x}|than {x}|, as {x} knows|, not that it matters|if I remember well|if that helps|when {o} asked|because {x} insisted|while the {w} lasts|among others|"
+    "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)")
+TAIL_WORDS = {"{o}": _split("me|us|him|her|them|everyone|nobody|you"), "{t}": _split("school days|spring|the war|Monday|last June|childhood|the move|noon|2019|the storm|yesterday|then"),
+              "{a}": _split("again|always|tonight|every time|hands down|today|lately|of course|at last|at once|for ever|for sure|here|there|still|too|first|most days|without doubt|anyway|"
+                            "so far|for good|in the end|no doubt|happily|as ever|now and then|fyi|right away|just so")}
+
 # spoken time markers: word, preposition of the question and of the sentence
 TIME_WORDS = (("step", "at"), ("day", "on"), ("tick", "at"), ("minute", "at"), ("entry", "in"), ("time", "at"), ("hour", "in"), ("week", "in"),
               ("round", "in"), ("turn", "on"), ("frame", "in"), ("page", "on"), ("stage", "at"), ("cycle", "in"), ("mark", "at"), ("night", "on"),
@@ -401,7 +412,8 @@ QUESTION_WRAPS = _split(
     "{q} Answer with the value only.|{q} Just the answer, please.|{q} Be brief.|I wrote it down somewhere above. {q}|Think back to what came earlier. {q}|"
     "Using only what was said so far, answer this: {q}|{q} I cannot recall it myself.|Sorry to bother you once more. {q}|Here is a question about the notes: {q}|"
     "Question: {q}|Q: {q}|{q} (one short phrase)|{q} A few words are enough.|We went over this before. {q} Please look it up for me.|"
-    "{q} No explanation needed.|My memory fails me. {q}|Somebody asked me this an hour ago and I had no idea: {q}|From the records: {q}|{q} Thanks.|Hey, {q}", "|")
+    "{q} No explanation needed.|My memory fails me. {q}|Somebody asked me this an hour ago and I had no idea: {q}|From the records: {q}|{q} Thanks.|Hey, {q}|{q} I only want the value.|{q} Give the exact words.|{q} That is what I need.|{q} It has to be exact.|Tell me this. {q}|"
+    "{q} You have read it.|{q} I forgot.|Look it up: {q}|{q} Reply in a word or two.|I need to know something. {q}|{q} I need it at once.|{q} Copy it from the text.", "|")
 
 # frames of made-up predicates: what is said # what is asked (~: to be completed) # the question turned round. {k} key, {v} value, {p} the key's,
 # {n} noun, {b} {z} {d} a verb, its third person and past participle, {m} an invented word, {r} a preposition
@@ -543,14 +555,29 @@ TASTE_LINES = _split(
     "as a {n}, I would always take {v}|I can't get enough of {v}, the best {n} there is|{v} is my number one {n}|nothing beats {v} as a {n}|I favour {v} as {n}|"
     "for me the {n} has to be {v}|{v} is the {n} for me|I fancy {v} if you ask me for a {n}|my {n} of the heart: {v}|I always go for {v} when I need a {n}|"
     "if I had to pick a {n}, it would be {v}|I am very fond of {v} as a {n}|I swear by {v}, that is my {n}|favourite {n}: {v}|preferred {n} - {v}|"
-    "there is no better {n} than {v}, I think|I adore {v}, my best-loved {n}|{n}? {v}, every time|{v} wins for me among anything one may call {n}")
+    "there is no better {n} than {v}, I think|I adore {v}, my best-loved {n}|{n}? {v}, every time|{v} wins for me among anything one may call {n}|"
+    "{v} has always been the {n} I like|give me {v} and no other {n}|any {n} will do as long as it is {v}|I would swap every {n} for {v}|{v} ranks first with me as a {n}|"
+    "in matters of {n} nothing but {v} will do|I have loved {v} as a {n} for years|the one {n} I never tire of is {v}|I rate {v} above each {n} there is|"
+    "a {n}? For me that can only be {v}|what I like in a {n} is {v}|{v} is hard to beat as a {n}|put me down for {v} when it is about a {n}|my heart beats for {v} ({n})")
 TASTES_ANEW = _split(
     "I changed my mind: {}|these days {}|I used to think otherwise, but {}|not {old} any more: {}|forget {old}, {}|lately I noticed that {}|{}, no longer {old}|"
-    "it took me years, but {}|{} after all|I have gone off {old}; {}|my taste has changed: {}|since last week {}|{}|{}|{}|now {}|{} nowadays")
+    "it took me years, but {}|{} after all|I have gone off {old}; {}|my taste has changed: {}|since last week {}|{}|{}|{}|now {}|{} nowadays|goodbye {old}, {}|"
+    "{}, and {old} is history|I gave up {old}, {}|{}, I am done with {old}|{}; so much for {old}|enough of {old}, {}|{}, which has replaced {old}|{} (it was {old})|"
+    "{old} was yesterday, {}|it used to be {old}, today {}|I have had my fill of {old}: {}|{}, rather than {old}|{}. I got over {old}|{}, {old} bores me now|"
+    "first it was {old}, but {}|I said {old} once, that is over, {}|{}; {old} had its time|{}, I quit {old}|strike {old}: {}|{}; I left {old} behind")
+# the change is the sentence itself
+TASTES_TURNED = _split(
+    "I have switched from {old} to {v} as my {n}|{v} has replaced {old} as my {n}|I traded {old} for {v}, my new {n}|as a {n}, {v} beats {old} now|my {n} is no longer {old} but {v}|"
+    "instead of {old} I now take {v} as a {n}|from {old} I moved on to {v}, a better {n}|the {n} used to be {old}, it is {v} these days|{old} is no longer my {n}, {v} is|"
+    "my {n} went from {old} to {v}|no more {old}: the {n} for me is {v}|I prefer {v} to {old} as a {n} nowadays|I swapped my {n}: {old} for {v}|about that {n}: not {old}, {v}|"
+    "my {n} is {v} now, {old} has had its day|with the {n} it is {v} from now on and {old} is gone|{v} it is, the {n} I like; {old} is no good|{old} or {v} as {n}? {v}, these days|"
+    "I would once have said {old}, but the {n} for me is {v}|once my {n} was {old}. Now {v}")
 TASTE_ASKS = _split(
     "what is my favourite {n}|which {n} is my favourite|which {n} would I pick|what {n} do I like best|which {n} do I love most|what {n} would I go for|"
     "what is my go-to {n}|which {n} do I favour|my favourite {n}|what's my preferred {n}|what would I take as a {n}|which {n} is the best for me|"
     "if I could have any {n}, which would it be|remind me which {n} I like most|what did I say about my favourite {n}|which {n} did I say I like best|"
+    "which {n} wins with me|what {n} could I not do without|which {n} is it for me|what would be my choice of {n}|do you recall the {n} that I like|what {n} did I mention as mine|"
+    "which {n} should one offer me|what {n} makes me happiest|my choice of {n}|of all, which {n} do I rate highest|say which {n} I would choose|what {n} is dearest to me|"
     "~my favourite {n} is|~the {n} I like best is|what {n} am I most fond of|do you know which {n} I prefer|which {n} suits me best|name the {n} I love")
 TASTE_ASKS_OF = _split(
     "what is {p} favourite {n}|which {n} does {s} like best|what {n} would {s} pick|{p} favourite {n}|which {n} does {s} love most|what's {p} preferred {n}|"

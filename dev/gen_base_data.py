@@ -136,11 +136,11 @@ def _threads(rng, n, plain):
     names, roll, threads = Names(), rng.random(), []
     if plain:
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3)) if roll < 0.7 else [rng.choice((Timeline, Facts)) for _ in range(rng.randint(1, 4))]
-    elif roll < 0.48:  # what an attribute is called, in every form of sentence, takes the most lives to learn
+    elif roll < 0.46:  # what an attribute is called, in every form of sentence, takes the most lives to learn
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
-    elif roll < 0.66:
+    elif roll < 0.63:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
-    elif roll < 0.82:
+    elif roll < 0.78:
         kinds = [Updates] * rng.choice((1, 1, 2))
     elif roll < 0.88:
         kinds = [Talk] * rng.choice((1, 1, 2))

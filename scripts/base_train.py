@@ -55,7 +55,7 @@ def build_parser():
     add("--warmdown", type=float, default=0.5, help="fraction of the run over which the learning rate falls")
     add("--text-loss-weight", type=float, default=0.3, help="")
     add("--answer-loss-weight", type=float, default=1.0, help="")
-    add("--read-loss-weight", type=float, default=1.0, help="")
+    add("--read-loss-weight", type=float, default=2.0, help="")
     add("--route-loss-weight", type=float, default=1.0, help="losses: of the next token, of answers, of finding the evidence")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: the state is emptied at every step, for ablations")
     add("--eval-every", type=int, default=250, help="")
