@@ -441,7 +441,9 @@ class THENGPT(GPT):
             mass, ids = copy["entries"]
             mass = mass * (traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]).repeat_interleave(CHUNK, dim=-1)
             right = (mass * (ids == target[..., None])).sum(-1)
-            read = masked_mean(mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log(), begins & found)
+            misread = mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log()
+            goes_on = found & ~begins & (target < c.n_ordinary)   # where an answer ends is not to be found in what is copied
+            read = masked_mean(misread, begins & found) + masked_mean(misread, goes_on & (right > 0))
             # whether the memory holds an answer: the mixture alone teaches the gate too slowly
             gate = masked_mean(F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), found.to(g.dtype), reduction="none"), begins & (found | (proof == UNKNOWN)))
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
