@@ -207,7 +207,7 @@ class THENGPT(GPT):
 
         With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a dict; default 1): "text"
         over tokens, "answer" over the tokens flagged by answers (B, T) bool, "guess" over the same without memory, "copy" of the recall head elsewhere, "route" of the address to the
-        evidence (B, T) (ordinal of the episode that holds the answer, -1 = none, -2 = it was never told), "gate" of whether memory holds an answer, "index" of the
+        evidence (B, T) (ordinal of the episode that holds the answer, -1 = none, -2 = it was never told), "read" of the word within it, "gate" of whether memory holds an answer, "index" of the
         lightning indexers. parts=True returns them all in a dict, with "total" and the number of "answers", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
         """
         state = self.empty_state(idx.shape[0]) if state is None else state
@@ -379,6 +379,7 @@ class THENGPT(GPT):
         """
         Final hidden states x (B, T, D) at positions (B, M) with memory recalled: the language model's logits (B, M, V), and None or
         {"g", "p", "entries"} of the copy distribution (see RecallHead.read) with {"score", "select"} of the routing; score is None where it was a search.
+        proof (B, M): in training, the ordinal of the episode that is read in any case.
         """
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         x = x[rows, positions]

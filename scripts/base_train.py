@@ -56,7 +56,7 @@ def build_parser():
     add("--text-loss-weight", type=float, default=0.3, help="")
     add("--answer-loss-weight", type=float, default=1.0, help="")
     add("--read-loss-weight", type=float, default=2.0, help="")
-    add("--route-loss-weight", type=float, default=1.0, help="losses: of the next token, of answers, of finding the evidence")
+    add("--route-loss-weight", type=float, default=1.0, help="losses: of the next token, of answers, of reading the evidence, of finding it")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: the state is emptied at every step, for ablations")
     add("--eval-every", type=int, default=250, help="")
     add("--eval-segments", type=int, default=12, help="steps between measurements of recall (0: at the end only), and segments each takes")
@@ -269,7 +269,7 @@ def train(args, device, why_device, ranks):
             raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
-    weights = {"text": args.text_loss_weight, "copy": args.text_loss_weight, "guess": args.text_loss_weight, "read": args.read_loss_weight, "answer": args.answer_loss_weight, "route": args.route_loss_weight}
+    weights = {**dict.fromkeys(("text", "copy", "guess"), args.text_loss_weight), "answer": args.answer_loss_weight, "read": args.read_loss_weight, "route": args.route_loss_weight}
     if args.dry_run:
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:

@@ -5,9 +5,7 @@ What makes a memory of this model a memory: each check of it, on tiny random mod
     python -m pytest tests/test_live_memory.py
 """
 import functools
-import math
 import random
-import re
 import sys
 import tempfile
 import traceback
@@ -20,10 +18,10 @@ from nanochat.common import UserError, seed_everything
 from nanochat.gpt import THENGPT, THENConfig
 from nanochat.memory import Writer, load_state
 from nanochat.memory_file import Content, identity
-from nanochat.recall import WordCodes, grams, greatest, spread, stale, top_k
+from nanochat.recall import grams
 from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, CONTEXT, detach_state, forget_rows, map_state
-from nanochat.tokenizer import BEGINS_WORD, DIGITS, LETTERS, OTHER, Tokenizer, word_hash
+from nanochat.tokenizer import BEGINS_WORD, DIGITS, LETTERS, OTHER
 
 ORDINARY, BOS, PAD, USER, ASSISTANT = 58, 60, 61, 62, 63
 # ten digits, words, ends of words, punctuation and special tokens: (kind, hash, length, number)
@@ -259,111 +257,6 @@ def sparse(mixer):
     assert_close(after_sparse, after, "state")
     model.config.read_topk = 1
     assert differs(feed(model, [idx], state)[0], dense), "the sparse path was not taken"
-
-
-@check("top_k breaks ties by the lower index", mixers=())
-def ties():
-    generator = torch.Generator().manual_seed(0)
-    for n, k in ((1, 4), (7, 3), (40, 16), (300, 64)):
-        score = torch.randint(-3, 3, (5, 3, n), generator=generator).double() / 2
-        score[score == -1.5] = float("-inf")
-        score[..., ::2] *= -1.0   # makes -0 and inf, too
-        got = top_k(score, k)
-        for row, picked in zip(score.flatten(0, 1).tolist(), got.flatten(0, 1).tolist()):
-            assert picked == sorted(range(n), key=lambda i: (-row[i], i))[:k], (row, picked)
-
-
-@check("an address reaches the traces before it in its episode, as far as the span, and no other episode", mixers=())
-def neighbours():
-    episode = torch.tensor([[1, 1, 1, 1, 1, 2, 3, 3, 3], [4] * 9])
-    score = torch.randn(2, 3, 9)
-    for span in (1, 2, 4, 8):
-        got = spread(score, episode, span)
-        for b in range(2):
-            for i in range(9):
-                lent = [j for j in range(i, min(i + span, 9)) if episode[b, j] == episode[b, i]]
-                assert torch.equal(got[b, :, i], score[b][:, lent].amax(-1)), (span, b, i)
-
-
-@check("word codes are the hashes of the words, however the stream is cut", mixers=())
-def words():
-    tokenizer = Tokenizer.load()
-    codes = WordCodes(tokenizer.vocab_size, 64)
-    codes.init_tables(tokenizer.word_tables())
-    text = "At t=1234, Ms O'Neill-Zwiebelfisch paid 3.50 (café naïve), floccinaucinihilipilification; ROOM b12c, 007, 12345678901, 8f14e45f-ceea ends."
-    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id]])
-    expected = re.findall(r"[^\W_]+", text)   # letters and digits that touch are one word
-    numbers = [int(word) if word.isdigit() and len(word) < 10 else -1 for word in expected]
-    expected = [word_hash(word) for word in expected]
-    rng = random.Random(0)
-    for cuts in [[], list(range(1, ids.shape[1]))] + [sorted(rng.choices(range(ids.shape[1]), k=5)) for _ in range(20)]:
-        carry, found = torch.zeros(1, 5, dtype=torch.int64), []
-        for piece in (p for p in ids.tensor_split(cuts, dim=1) if p.shape[1]):
-            hashes, number, carry = codes(piece, torch.zeros_like(piece, dtype=torch.bool), carry)
-            found += [(h, n) for h, n in zip(hashes[0].tolist(), number[0].tolist()) if h]
-        assert found == list(zip(expected, numbers)), cuts
-    one, two = codes.code(torch.tensor([word_hash("1234"), word_hash("1235")]), torch.float64)
-    assert abs(float(one @ one) - 1) < 1e-12 and abs(float(one @ two)) < 0.6
-
-
-@check("the moment of an episode is its number of the greatest gate, of equals the last, however the stream is cut", mixers=())
-def moments():
-    rng = random.Random(0)
-    for _ in range(50):
-        n = rng.randrange(1, 40)
-        gate = torch.tensor([[rng.choice((-2.0, 0.5, 1.0, 3.0)) for _ in range(n)] for _ in range(2)])
-        number = torch.tensor([[rng.choice((-1, -1, 3, 40, 500)) for _ in range(n)] for _ in range(2)])
-        begins = torch.rand(2, n) < 0.1
-        expected = torch.full((2, n), -1)
-        for b in range(2):
-            best, held = float("-inf"), -1
-            for i in range(n):
-                if begins[b, i]:
-                    best, held = float("-inf"), -1
-                if number[b, i] >= 0 and gate[b, i] >= best:
-                    best, held = gate[b, i], number[b, i]
-                expected[b, i] = held
-        at = rng.randrange(n)
-        carry, got = torch.zeros(2, 2, dtype=torch.int64), []
-        for piece in (slice(0, at), slice(at, n)):
-            if number[:, piece].shape[1]:
-                out, carry = greatest(gate[:, piece], number[:, piece], begins[:, piece], carry)
-                got.append(out)
-        assert torch.equal(torch.cat(got, dim=1), expected)
-
-
-@check("what a newer episode matches nearly as well is stale, the newest is not", mixers=())
-def newest():
-    episode = torch.tensor([[1, 1, 2, 3, 3, 3, 4]])
-    score = torch.randn(1, 5, 7).double() * 2
-    score[0, 1, 3:] = float("-inf")
-    score[0, 2] = float("-inf")
-    margin = torch.full((1, 5, 1), 1.5).double()
-    got = stale(score, episode, margin)
-    for m in range(5):
-        best = max(score[0, m].max(), -1e4)
-        for i in range(7):
-            newer = sum(max(0.0, float(score[0, m, j] - best + 1.5)) for j in range(7) if episode[0, j] > episode[0, i])
-            assert abs(got[0, m, i] - (1 - math.exp(-newer))) < 1e-9, (m, i)
-
-
-@check("a question about what was before a moment, or as of it, is routed to the latest line that fits", mixers=())
-def order():
-    model = build("swa")
-    head = model.recall
-    width = head.address.heads * head.address.dim
-    same = torch.ones(1, 1, width).double() / width ** 0.5
-    empty = model.empty_state(1)["traces"]
-    moments = [3, 7, 7, 12, -1, 40]
-    traces = type(empty)(**{name: t.new_zeros(1, len(moments), *t.shape[2:]) for name, t in empty.as_dict().items()})
-    traces = type(empty)(**{**traces.as_dict(), "address": same.expand(1, len(moments), width), "moment": torch.tensor([moments]),
-                            "episode": torch.arange(1, len(moments) + 1)[None]})
-    visible = torch.ones(1, 1, len(moments), dtype=torch.bool)
-    for asked, relation, expected in ((12, "as of", 3), (30, "as of", 3), (7, "as of", 2), (7, "before", 0), (12, "before", 2), (41, "before", 5), (-1, "now", 5)):
-        order = torch.tensor([[[-9.0 if relation == "now" else 9.0, 9.0 if relation == "before" else -9.0, 9.0, 0.0]]]).double()
-        score, hints = head.route({"b": same, "moment": torch.tensor([[asked]]), "order": order}, traces, visible)
-        assert int(score.argmax()) == expected, (asked, relation, score)
-        assert (float(hints[0, 0, 1]) == 0) == (asked in moments and asked >= 0) and (float(hints[0, 0, 2]) == 0) == (0 <= asked < 40)
 
 
 @check("a question turn is not remembered, and what it has asked is known while it is answered")

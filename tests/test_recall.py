@@ -1,0 +1,150 @@
+"""The parts of the recall head, each against a plain definition (tests/test_live_memory.py has the invariants of the whole)."""
+import math
+import random
+import re
+
+import torch
+
+from nanochat.recall import GRAMS, RecallHead, WordCodes, greatest, spread, stale, top_k
+from nanochat.state import CHUNK
+from nanochat.tokenizer import Tokenizer, word_hash
+from tests.test_live_memory import build, lesson, streams
+
+
+def test_top_k_breaks_ties_by_the_lower_index():
+    generator = torch.Generator().manual_seed(0)
+    for n, k in ((1, 4), (7, 3), (40, 16), (300, 64)):
+        score = torch.randint(-3, 3, (5, 3, n), generator=generator).double() / 2
+        score[score == -1.5] = float("-inf")
+        score[..., ::2] *= -1.0   # makes -0 and inf, too
+        got = top_k(score, k)
+        for row, picked in zip(score.flatten(0, 1).tolist(), got.flatten(0, 1).tolist()):
+            assert picked == sorted(range(n), key=lambda i: (-row[i], i))[:k], (row, picked)
+
+
+def test_an_address_reaches_the_traces_before_it_in_its_episode_as_far_as_the_span():
+    episode = torch.tensor([[1, 1, 1, 1, 1, 2, 3, 3, 3], [4] * 9])
+    score = torch.randn(2, 3, 9)
+    for span in (1, 2, 4, 8):
+        got = spread(score, episode, span)
+        for b in range(2):
+            for i in range(9):
+                lent = [j for j in range(i, min(i + span, 9)) if episode[b, j] == episode[b, i]]
+                assert torch.equal(got[b, :, i], score[b][:, lent].amax(-1)), (span, b, i)
+
+
+def test_word_codes_are_the_hashes_of_the_words_however_the_stream_is_cut():
+    tokenizer = Tokenizer.load()
+    codes = WordCodes(tokenizer.vocab_size, 64)
+    codes.init_tables(tokenizer.word_tables())
+    text = "At t=1234, Ms O'Neill-Zwiebelfisch paid 3.50 (café naïve), floccinaucinihilipilification; ROOM b12c, 007, 12345678901, 8f14e45f-ceea ends."
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id]])
+    expected = re.findall(r"[^\W_]+", text)   # letters and digits that touch are one word
+    numbers = [int(word) if word.isdigit() and len(word) < 10 else -1 for word in expected]
+    expected = [word_hash(word) for word in expected]
+    rng = random.Random(0)
+    for cuts in [[], list(range(1, ids.shape[1]))] + [sorted(rng.choices(range(ids.shape[1]), k=5)) for _ in range(20)]:
+        carry, found = torch.zeros(1, 5, dtype=torch.int64), []
+        for piece in (p for p in ids.tensor_split(cuts, dim=1) if p.shape[1]):
+            hashes, number, carry = codes(piece, torch.zeros_like(piece, dtype=torch.bool), carry)
+            found += [(h, n) for h, n in zip(hashes[0].tolist(), number[0].tolist()) if h]
+        assert found == list(zip(expected, numbers)), cuts
+    one, two = codes.code(torch.tensor([word_hash("1234"), word_hash("1235")]), torch.float64)
+    assert abs(float(one @ one) - 1) < 1e-12 and abs(float(one @ two)) < 0.6
+
+
+def test_the_moment_of_an_episode_is_its_number_of_the_greatest_gate():
+    rng = random.Random(0)
+    for _ in range(50):
+        n = rng.randrange(1, 40)
+        gate = torch.tensor([[rng.choice((-2.0, 0.5, 1.0, 3.0)) for _ in range(n)] for _ in range(2)])
+        number = torch.tensor([[rng.choice((-1, -1, 3, 40, 500)) for _ in range(n)] for _ in range(2)])
+        begins = torch.rand(2, n) < 0.1
+        expected = torch.full((2, n), -1)
+        for b in range(2):
+            best, held = float("-inf"), -1
+            for i in range(n):
+                if begins[b, i]:
+                    best, held = float("-inf"), -1
+                if number[b, i] >= 0 and gate[b, i] >= best:
+                    best, held = gate[b, i], number[b, i]
+                expected[b, i] = held
+        at = rng.randrange(n)
+        carry, got = torch.zeros(2, 2, dtype=torch.int64), []
+        for piece in (slice(0, at), slice(at, n)):
+            if number[:, piece].shape[1]:
+                out, carry = greatest(gate[:, piece], number[:, piece], begins[:, piece], carry)
+                got.append(out)
+        assert torch.equal(torch.cat(got, dim=1), expected)
+
+
+def test_what_a_newer_episode_matches_nearly_as_well_is_stale():
+    episode = torch.tensor([[1, 1, 2, 3, 3, 3, 4]])
+    score = torch.randn(1, 5, 7).double() * 2
+    score[0, 1, 3:] = float("-inf")
+    score[0, 2] = float("-inf")
+    margin = torch.full((1, 5, 1), 1.5).double()
+    got = stale(score, episode, margin)
+    for m in range(5):
+        best = max(score[0, m].max(), -1e4)
+        for i in range(7):
+            newer = sum(max(0.0, float(score[0, m, j] - best + 1.5)) for j in range(7) if episode[0, j] > episode[0, i])
+            assert abs(got[0, m, i] - (1 - math.exp(-newer))) < 1e-9, (m, i)
+
+
+def test_before_a_moment_and_as_of_it_are_routed_to_the_latest_line_that_fits():
+    model = build("swa")
+    head = model.recall
+    width = head.address.heads * head.address.dim
+    same = torch.ones(1, 1, width).double() / width ** 0.5
+    empty = model.empty_state(1)["traces"]
+    moments = [3, 7, 7, 12, -1, 40]
+    traces = type(empty)(**{name: t.new_zeros(1, len(moments), *t.shape[2:]) for name, t in empty.as_dict().items()})
+    traces = type(empty)(**{**traces.as_dict(), "address": same.expand(1, len(moments), width), "moment": torch.tensor([moments]),
+                            "episode": torch.arange(1, len(moments) + 1)[None]})
+    visible = torch.ones(1, 1, len(moments), dtype=torch.bool)
+    for asked, relation, expected in ((12, "as of", 3), (30, "as of", 3), (7, "as of", 2), (7, "before", 0), (12, "before", 2), (41, "before", 5), (-1, "now", 5)):
+        order = torch.tensor([[[-9.0 if relation == "now" else 9.0, 9.0 if relation == "before" else -9.0, 9.0, 0.0]]]).double()
+        score, hints = head.route({"b": same, "moment": torch.tensor([[asked]]), "order": order}, traces, visible)
+        assert int(score.argmax()) == expected, (asked, relation, score)
+        assert (float(hints[0, 0, 1]) == 0) == (asked in moments and asked >= 0) and (float(hints[0, 0, 2]) == 0) == (0 <= asked < 40)
+
+
+def test_missing_is_what_the_question_needs_and_the_episode_copied_from_does_not_say():
+    episode = torch.tensor([[1, 1, 2, 3]])
+    select = torch.tensor([[[2, 0, 1, 3]]]).expand(1, 3, 4)
+    place = torch.full((1, 3, 4, 19), GRAMS)
+    for k, said in enumerate(([10, 11], [12], [13, 10], [14])):   # of episodes 2, 1, 1, 3
+        place[:, :, k, :len(said)] = torch.tensor(said)
+    needed = torch.zeros(1, 3, GRAMS)
+    needed[..., [10, 12, 13, 14]] = torch.tensor([1.0, 2.0, 0.5, 4.0])
+    p = torch.zeros(1, 3, 4, CHUNK)
+    p[0, 0, 0, 3] = 0.6                         # copied from episode 2
+    p[0, 1, 1:3, 0] = torch.tensor([0.2, 0.3])  # from two traces of episode 1: what either says is said
+    lacking, share = RecallHead.missing(needed, place, select, episode, p.flatten(2))[0].unbind(-1)
+    for m, gone in enumerate((2.0 + 0.5 + 4.0, 4.0)):
+        assert abs(float(lacking[m]) - math.tanh(gone / 4)) < 1e-6 and abs(float(share[m]) - gone / 7.6) < 1e-6
+    assert (float(lacking[2]), float(share[2])) == (0, 1)   # nothing copied: as where there is nothing to copy from, see RecallHead.nothing
+
+
+def test_the_loss_of_reading_does_not_ask_where_the_routing_went():
+    """Which word of the evidence it is has nothing to do with how the evidence is addressed, and is learned even where it would not be found."""
+    model = build("swa", recall_topk=2)
+    ids, targets, _, _ = lesson(2)
+    with torch.no_grad():
+        state = model(streams(2, 8 * CHUNK, seed=1), state=model.empty_state(2))[1]
+    episode = state["traces"].episode
+    alone = [next(i for i in range(8) if (row == row[i]).sum() == 1 and state["traces"].valid[b, i] > 8) for b, row in enumerate(episode)]   # an episode of one trace
+    answers = torch.arange(ids.shape[1]).expand_as(ids) % 9 == 4
+    for b, i in enumerate(alone):
+        targets[b, answers[b]] = state["traces"].ids[b, i, 5].long()
+    evidence = torch.where(answers, torch.stack([row[i] for row, i in zip(episode, alone)])[:, None].long(), -1)
+    got = []
+    for scale in (0.0, 3.0, -3.0):
+        model.recall.address.scale.data.fill_(scale)
+        torch.manual_seed(0)
+        losses, _ = model(ids, targets, state, answers, evidence, parts=True)
+        got.append(losses["read"].item())
+        gradient, = torch.autograd.grad(losses["read"], model.recall.address.scale, retain_graph=True)
+        assert gradient.abs().max() < 1e-9 and torch.autograd.grad(losses["read"], model.recall.query.weight)[0].abs().max() > 1e-6
+    assert got[0] > 0.1 and max(got) - min(got) < 1e-9, got
