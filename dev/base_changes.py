@@ -3,7 +3,7 @@ import re
 
 from dev.base_threads import LATEST_NOUN, NOW, _cap, _fill, _finish_question, _options, _possessive, stranger
 from dev.base_values import UNKNOWN, Episode, name, tail, value
-from dev.base_words import CHANGES, UPDATES
+from dev.base_forms import CHANGES, UPDATES
 
 
 class Updates:

@@ -10,8 +10,9 @@ import re
 from typing import NamedTuple
 
 from dev.base_clock import Clock
+from dev.base_forms import AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS
 from dev.base_values import UNKNOWN, Episode, name, place, tail, value
-from dev.base_words import (AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS, SUBJECTS)
+from dev.base_words import SUBJECTS
 from dev.gen_cairo_data import TEMPLATES
 
 

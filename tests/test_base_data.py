@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dev import base_words, gen_base_data as base, gen_cairo_data as cairo
+from dev import base_forms, base_words, gen_base_data as base, gen_cairo_data as cairo
 from dev.base_changes import Updates
 from dev.base_frames import Frames
 from dev.base_talk import Talk
@@ -273,11 +273,11 @@ def test_render():
 
 
 def test_tables_and_words():
-    assert all(len(r) == 7 for r in base_words.ATTRIBUTES) and all(len(r) == 6 for r in base_words.RELATIONS)
-    pools = {r[2] for r in base_words.ATTRIBUTES} | {r[2] for r in base_words.RELATIONS} | {r[1] for r in base_words.UPDATES}
+    assert all(len(r) == 7 for r in base_forms.ATTRIBUTES) and all(len(r) == 6 for r in base_forms.RELATIONS)
+    pools = {r[2] for r in base_forms.ATTRIBUTES} | {r[2] for r in base_forms.RELATIONS} | {r[1] for r in base_forms.UPDATES}
     assert pools <= set(MAKERS) | set(base_words.POOLS)
     # an update needs a value that it never had, as often as it is told
-    assert {r[1] for r in base_words.UPDATES} <= set(MAKERS) | set(LOOKALIKES)
+    assert {r[1] for r in base_forms.UPDATES} <= set(MAKERS) | set(LOOKALIKES)
     rng = random.Random(1)
     assert len({word(rng) for _ in range(5000)}) > 4000
 
@@ -306,7 +306,7 @@ def test_wrong_usage(tmp_path, capsys):
 
 
 def test_subjects_are_never_values_or_remarks():
-    said = [*base_words.CAUSES, *base_words.AFTERMATHS, *base_words.FILLERS, *(v for pool in base_words.POOLS.values() for v in pool)]
+    said = [*base_forms.CAUSES, *base_forms.AFTERMATHS, *base_forms.FILLERS, *(v for pool in base_words.POOLS.values() for v in pool)]
     for subject in set(base_words.SUBJECTS) - {"I", "she", "he"}:
         assert not any(re.search(rf"\b{re.escape(subject)}\b", text, re.IGNORECASE) for text in said), subject
 
@@ -326,7 +326,7 @@ def test_frames_answer_with_what_the_question_leaves_out():
             if nothing:
                 assert not any(key == nothing.facts[1][0] for key in ((t["key"], thread._predicate(f)) for (f, _), t in thread.told.items()))
     assert len(forms) > 1000 and said <= 3
-    rows = [row for row in base_words.FRAMES]
+    rows = [row for row in base_forms.FRAMES]
     assert len(rows) >= 30 and all(len(row) == 3 and row[1] for row in rows)
 
 
@@ -355,4 +355,4 @@ def test_talk_is_asked_of_its_speaker_and_the_last_word_counts():
             nothing = thread.unknown(rng, "")
             assert nothing is None or nothing.facts[1][0] not in last
     assert set(kinds) == {"preference", "chat"}
-    assert len(base_words.CHAT_LINES) >= 40 and len(base_words.TASTES) >= 40 and all(len(row) == 3 for row in base_words.CHAT_LINES)
+    assert len(base_forms.CHAT_LINES) >= 40 and len(base_forms.TASTES) >= 40 and all(len(row) == 3 for row in base_forms.CHAT_LINES)
