@@ -194,7 +194,7 @@ class THENGPT(GPT):
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
                      "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
-                     "near": new(B, 2 * GRAMS, dtype=wide(self.dtype)),             # ... and its words, by how much they matter
+                     "near": new(B, (1 + c.address_heads) * GRAMS, dtype=wide(self.dtype)),   # ... and its words, by how much they matter
                      "address": {"word": new(B, 5, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
@@ -340,7 +340,7 @@ class THENGPT(GPT):
             keys = self.recall.key(chunks, previous.view(chunks.shape), alive, *rotary(torch.arange(CHUNK, device=idx.device)[None], D // c.n_head, h.dtype))
         else:
             a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
-            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 2)}
+            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 1 + c.address_heads)}
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)
         traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
                         episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
@@ -352,7 +352,7 @@ class THENGPT(GPT):
     def asked(self, question, positions):
         """
         What the question turn around each of the positions (B, M) has said by then, before its answer began: its tokens (B, M, 3 * GRAMS), 0 or 1, see
-        grams, and the weights of its words (B, M, 2 * GRAMS), see Address.salience.
+        grams, and the weights of its words (B, M, (1 + Ha) * GRAMS), see Address.
         """
         slot = torch.arange(question["grams"].shape[1], device=positions.device)
         begin = question["begin"].gather(1, positions)[..., None]
@@ -362,8 +362,8 @@ class THENGPT(GPT):
         asked = asked.scatter_add(2, question["grams"][:, None].expand(*here.shape, 3).flatten(2), tokens.to(asked.dtype)).clamp(max=1)
         counts = here & (question["counts"] | question["ends"])[:, None]   # the last word is complete when the answer begins
         place = question["place"][:, None].expand(here.shape)
-        for side in range(2):
-            near = near.scatter_add(2, place + GRAMS * side, (counts * question["weight"][:, None, :, side]).to(near.dtype))
+        for i, weight in enumerate(question["weight"].unbind(-1)):
+            near = near.scatter_add(2, place + GRAMS * i, (counts * weight[:, None]).to(near.dtype))
         return asked, near
 
     def read_context(self, traces, chunk, new, training):

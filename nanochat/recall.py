@@ -31,7 +31,7 @@ MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE = 64           # hidden units of the gate
 GRAMS = 4096        # places in the tables of what a question says
-HINTS = 8           # what the gate is told beside hidden states
+HINTS = 6           # what the gate is told beside hidden states, and what is missing for each address head
 NO_TRACE = -2.0     # each of the hints where no trace is visible
 BEFORE, AFTER = CONTEXT, 9   # tokens before and after an entry in which a word of the question counts
 
@@ -126,7 +126,7 @@ class Address(nn.Module):
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
         self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see RecallHead.route
-        self.salience = nn.Linear(config.n_embd, 2)          # of a question's word: how much it tells of where the answer stands, and how much it must be there
+        self.salience = nn.Linear(config.n_embd, 1)          # how much it matters to what is read that a word is in the question
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -148,7 +148,8 @@ class Address(nn.Module):
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
         episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
-        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 2)};
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 1 + Ha), for `nearby`, and how much it names
+        what is meant};
         the carry.
         """
         B, T = ids.shape
@@ -179,7 +180,7 @@ class Address(nn.Module):
                 earlier = torch.sigmoid(self.fade[1])[:, None] * (total[:, :-1] * reach[:, 0].diagonal(-1, 1, 2)[..., None, None])
                 out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
         query = {"b": out[1], "moment": moments[1], "order": self.order(h)}
-        words = {"place": mix64(hashes) % GRAMS, "weight": torch.sigmoid(self.salience(h)) * (hashes != 0)[..., None]}
+        words = {"place": mix64(hashes) % GRAMS, "weight": torch.cat([torch.sigmoid(self.salience(h)), gate.exp().detach()], dim=-1) * (hashes != 0)[..., None]}
         return out[0], moments[0][:, CHUNK - 1::CHUNK], query, words, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
 
     def score(self, b, a):
@@ -318,8 +319,9 @@ class RecallHead(nn.Module):
         self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
-        self.feedback = nn.Linear(config.n_embd + HINTS, config.n_embd, bias=False)
-        self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + HINTS, GATE), nn.ReLU(), nn.Linear(GATE, 1))
+        hints = HINTS + config.address_heads
+        self.feedback = nn.Linear(config.n_embd + hints, config.n_embd, bias=False)
+        self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + hints, GATE), nn.ReLU(), nn.Linear(GATE, 1))
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -363,27 +365,26 @@ class RecallHead(nn.Module):
     @staticmethod
     def missing(needed, place, select, episode, p):
         """
-        Of the words of the question, by how much they are needed (B, M, GRAMS), what the episode that most is copied from does not say: the sum (squashed) and the
-        share, (B, M, 2). place (B, M, K, 19): of the words of the traces read, GRAMS = none; select (B, M, K), episode (B, N), p (B, M, K * 16).
+        Of the words of the question, by how much they name what is meant (B, M, Ha, GRAMS), the share that the episode most is copied from does not say, (B, M, Ha);
+        1 where nothing is copied. place (B, M, K, 19): of the words of the traces read, GRAMS = none; select (B, M, K), episode (B, N), p (B, M, K * 16).
         """
-        B, M, K = select.shape
+        (B, M, K), p = select.shape, p.detach()
         episode = episode.gather(1, select.flatten(1)).view(B, M, K)
-        source = p.detach().view(B, M, K, CHUNK).sum(-1).argmax(-1, keepdim=True)
+        source = p.view(B, M, K, CHUNK).sum(-1).argmax(-1, keepdim=True)
         other = (episode != episode.gather(2, source))[..., None]
-        there = torch.ones_like(F.pad(needed, (0, 1))).scatter(2, place.masked_fill(other, GRAMS).flatten(2), 0.0)[..., :GRAMS]
-        lacking, total = (needed * there).sum(-1, keepdim=True), needed.sum(-1, keepdim=True)
-        nothing = p.detach().sum(-1, keepdim=True) == 0
-        return torch.cat([torch.tanh(lacking / 4).masked_fill(nothing, 0), (lacking / (total + 0.1)).masked_fill(nothing, 1)], dim=-1)
+        absent = p.new_ones(B, M, GRAMS + 1).scatter(2, place.masked_fill(other, GRAMS).flatten(2), 0.0)[..., None, :GRAMS]
+        share = (needed * absent).sum(-1) / needed.sum(-1).clamp(min=1e-6)
+        return share.masked_fill(p.sum(-1, keepdim=True) == 0, 1)
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
-        hints_and_sure = x.new_tensor([NO_TRACE] * 3 + [0, 0, NO_TRACE, 0, 1]).expand(*x.shape[:-1], HINTS)
-        return x + self.feedback(torch.cat([torch.zeros_like(x), hints_and_sure], dim=-1))
+        hints = x.new_tensor([NO_TRACE] * 3 + [0, 0, NO_TRACE] + [1] * self.config.address_heads)
+        return x + self.feedback(torch.cat([torch.zeros_like(x), hints.expand(*x.shape[:-1], -1)], dim=-1))
 
     def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
         """
         x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
-        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, 2 * GRAMS) fp, the weights of its words, for `nearby` and for `covered`; embed (V, D) token
+        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (1 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
         entries with their token ids, both (B, M, K*16). The sink takes what is missing to 1: all of it where nothing is visible.
@@ -421,7 +422,7 @@ class RecallHead(nn.Module):
         found = p_copy @ embed.to(p.dtype)
         # how much was found, how surely, how well the best trace is addressed once lateness and age are taken off, and what the question says that is not there
         sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
-                          self.missing(near[..., GRAMS:], place.masked_fill(words == 0, GRAMS), select, traces.episode, p)], dim=-1)
+                          self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill(words == 0, GRAMS), select, traces.episode, p)], dim=-1)
         recalled = torch.cat([found, hints, sure], dim=-1)
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1))).squeeze(-1)
         return x + self.feedback(recalled), g, p_copy, (p, ids)
