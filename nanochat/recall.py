@@ -29,7 +29,7 @@ from nanochat.tokenizer import DIGITS, WORD_HASH_PRIME   # hash(word) = sum_i (b
 MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
-GATE = 64           # hidden units of the gate
+GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 GRAMS = 4096        # places in the tables of what a question says
 HINTS = 6           # what the gate is told beside hidden states, and what is missing for each address head
 NO_TRACE = -2.0     # each of the hints where no trace is visible
@@ -322,6 +322,7 @@ class RecallHead(nn.Module):
         hints = HINTS + config.address_heads
         self.feedback = nn.Linear(config.n_embd + hints, config.n_embd, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + hints, GATE), nn.ReLU(), nn.Linear(GATE, 1))
+        self.known = nn.Sequential(nn.Linear(hints, KNOWN), nn.ReLU(), nn.Linear(KNOWN, 1))   # the hints by themselves: among hidden states they drown
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -338,6 +339,10 @@ class RecallHead(nn.Module):
         nn.init.normal_(self.gate[0].weight, std=self.gate[0].in_features ** -0.5)
         nn.init.zeros_(self.gate[0].bias)
         nn.init.zeros_(self.gate[2].weight)
+        nn.init.normal_(self.known[0].weight, std=self.known[0].in_features ** -0.5)
+        nn.init.zeros_(self.known[0].bias)
+        nn.init.zeros_(self.known[2].weight)
+        nn.init.zeros_(self.known[2].bias)
         nn.init.constant_(self.gate[2].bias, -1.0)
 
     def route(self, query, traces, visible):
@@ -424,5 +429,5 @@ class RecallHead(nn.Module):
         sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
                           self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill(words == 0, GRAMS), select, traces.episode, p)], dim=-1)
         recalled = torch.cat([found, hints, sure], dim=-1)
-        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1))).squeeze(-1)
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(recalled[..., x.shape[-1]:])).squeeze(-1)
         return x + self.feedback(recalled), g, p_copy, (p, ids)
