@@ -392,7 +392,7 @@ class RecallHead(nn.Module):
         recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (1 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
-        entries with their token ids, both (B, M, K*16). The sink takes what is missing to 1: all of it where nothing is visible.
+        entries with their token ids, both (B, M, K*16). They sum to 1, to 0 where nothing is visible.
         """
         B, M, K = select.shape
         ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
@@ -422,11 +422,13 @@ class RecallHead(nn.Module):
         copyable = (ids < self.config.n_ordinary) & (ids >= 0)
         entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
+        mass = p.sum(-1, keepdim=True)      # what the sink leaves is a hint for the gate, which alone decides whether to copy
+        p = p / mass.clamp(min=1e-20)
         ids = ids.view(B, M, K * CHUNK)
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
-        found = p_copy @ embed.to(p.dtype)
+        found = mass * (p_copy @ embed.to(p.dtype))
         # how much was found, how surely, how well the best trace is addressed once lateness and age are taken off, and what the question says that is not there
-        sure = torch.cat([p_copy.sum(-1, keepdim=True), p_copy.amax(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
+        sure = torch.cat([mass, mass * p_copy.amax(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
                           self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill(words == 0, GRAMS), select, traces.episode, p)], dim=-1)
         recalled = torch.cat([found, hints, sure], dim=-1)
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(recalled[..., x.shape[-1]:])).squeeze(-1)
