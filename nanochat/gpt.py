@@ -404,7 +404,7 @@ class THENGPT(GPT):
         return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
 
     def log_probs(self, logits, copy):
-        """(B, M, V) log-probabilities of the mixture (1 - g mass) softmax(logits) + g p_copy."""
+        """(B, M, V) log-probabilities of the mixture (1 - g) softmax(logits) + g p_copy; without a copy, where nothing is visible, of the language model."""
         if copy is None:
             return torch.log_softmax(logits, dim=-1)
         g, p = copy["g"][..., None], copy["p"]

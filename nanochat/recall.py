@@ -13,7 +13,7 @@ every token by *content* (which word in it). What is copied is a token id, so wo
     asked     d          the entry itself stands in the question: an answer is what the question does not say
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
-    p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate) * (1 - mass on the sink)
+    p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate)
 
 Ancestors: pointer-sentinel networks (Merity et al. 2016), kNN-LM (Khandelwal et al. 2019). A word code is feature hashing
 (Weinberger et al. 2009): every word or number, seen in training or not, has a fixed random sign vector, so that t=1234 and
