@@ -59,7 +59,7 @@ def alone(work):
     seed_everything(args.seed)
     model = build_model(args, tokenizer, torch.device("cpu"), torch.float32)
     before = {name: w.clone() for name, w in model.state_dict().items()}
-    window = Window(model, {"text": 0.3, "copy": 0.3, "guess": 0.3}, args.train_memory)
+    window = Window(model, {"text": 0.3, "copy": 0.3, "guess": 0.3, "read": 2.0}, args.train_memory)
     optimizer = MuonAdamW(model.parameter_groups())
     lanes = []
     for rank in range(2):
@@ -73,7 +73,7 @@ def alone(work):
             for _ in range(2):
                 loss, _, lane[1] = window([next(lane[0]), next(lane[0])], lane[1])
                 (loss / 4).backward()
-                total += float(loss) / 4
+                total += loss.item() / 4
             lane[2] = torch.get_rng_state()
         rows.append({"total": total, "norm": float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))})
         optimizer.scale_lr(lr_multiplier(step / 3 + 1e-4, 1.0, 0.01, 0.5, final=0.02))
