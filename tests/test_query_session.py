@@ -30,13 +30,17 @@ class Terminal:
         import fcntl
         import termios
 
+        def own_terminal():
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)   # tests started in the background of a shell ignore it, and so would what they start
+
         self.home, self.text = home, ""
         home.mkdir(exist_ok=True)
         self.fd, slave = pty.openpty()
         env = {**os.environ, "HOME": str(home), "TERM": "xterm", "PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
         env.pop("NO_COLOR", None)
         self.process = subprocess.Popen([sys.executable, "-m", "scripts.query", "--model_path", MODEL, "--max-tokens", "6", *map(str, argv)], stdin=slave, stdout=slave,
-                                        stderr=slave, env=env, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+                                        stderr=slave, env=env, start_new_session=True, preexec_fn=own_terminal)
         os.close(slave)
 
     def __enter__(self):
