@@ -2,8 +2,8 @@
 import re
 
 from dev.base_threads import LATEST_NOUN, NOW, _cap, _fill, _finish_question, _options, _possessive, stranger
-from dev.base_values import UNKNOWN, Episode, name, tail, value
 from dev.base_forms import CHANGES, UPDATES
+from dev.base_values import UNKNOWN, Episode, name, tail, value
 
 
 class Updates:

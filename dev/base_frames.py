@@ -1,7 +1,7 @@
 """Made-up predicates, in the lives of the synthetic base: the answer is what the evidence says beyond what the question repeats."""
 from dev.base_threads import _cap, _finish_question, _possessive
-from dev.base_values import UNKNOWN, Episode, frame_key, frame_value, name, tail, word
 from dev.base_forms import FILLERS, FRAMES, WRAPS_AFTER, WRAPS_BEFORE
+from dev.base_values import UNKNOWN, Episode, frame_key, frame_value, name, tail, word
 from dev.base_words import FRAME_NOUNS, FRAME_VERBS, PREPOSITIONS
 
 # what a value may stand in: the answer is the value alone

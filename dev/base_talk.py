@@ -1,7 +1,7 @@
 """Tastes and everyday chat, in the lives of the synthetic base: told in the first person, asked of me or of the speaker."""
 from dev.base_threads import NOW, _cap, _fill, _finish_question, stranger
+from dev.base_forms import CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTES, TASTES_ANEW, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, tail, value
-from dev.base_forms import (CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTES, TASTES_ANEW, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE)
 
 
 def _value(rng, pool):

@@ -169,7 +169,8 @@ class Address(nn.Module):
             moment, top = greatest(gate.detach().sum(-1), number, begins, carry["moment"][side])
             moments.append(moment)
             tops.append(top)
-            z = z * (gate.exp() * valid[..., None]).view(B, C, CHUNK, self.heads, 1)
+            named = gate.exp()
+            z = z * (named * valid[..., None]).view(B, C, CHUNK, self.heads, 1)
             chunk = torch.cat([carry["sums"][side][:, None], z.sum(2)], dim=1)          # (B, C+1, Ha, Da)
             fade = torch.sigmoid(self.fade[side])[:, None, None] ** distance            # (Ha, C+1, C+1)
             total = torch.einsum("bhct,bthd->bchd", fade * reach, chunk)
@@ -180,7 +181,8 @@ class Address(nn.Module):
                 earlier = torch.sigmoid(self.fade[1])[:, None] * (total[:, :-1] * reach[:, 0].diagonal(-1, 1, 2)[..., None, None])
                 out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
         query = {"b": out[1], "moment": moments[1], "order": self.order(h)}
-        words = {"place": mix64(hashes) % GRAMS, "weight": torch.cat([torch.sigmoid(self.salience(h)), gate.exp().detach()], dim=-1) * (hashes != 0)[..., None]}
+        weight = torch.cat([torch.sigmoid(self.salience(h)), named.detach()], dim=-1)   # of the query's side, the last
+        words = {"place": mix64(hashes) % GRAMS, "weight": weight * (hashes != 0)[..., None]}
         return out[0], moments[0][:, CHUNK - 1::CHUNK], query, words, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
 
     def score(self, b, a):

@@ -117,6 +117,11 @@ def build_model(args, tokenizer, device, dtype):
     return model
 
 
+def loss_weights(args):
+    """The weights of the losses, see THENGPT.forward; those left out weigh 1."""
+    return {**dict.fromkeys(("text", "copy", "guess"), args.text_loss_weight), "answer": args.answer_loss_weight, "read": args.read_loss_weight, "route": args.route_loss_weight}
+
+
 def dry_run(args, model, plan, window):
     """What the run would take, on stdout. UserError for KDA: what its own backward pass keeps is not seen from outside."""
     if getattr(model.config, "write_mixer", None) == "kda":
@@ -269,7 +274,7 @@ def train(args, device, why_device, ranks):
             raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
-    weights = {**dict.fromkeys(("text", "copy", "guess"), args.text_loss_weight), "answer": args.answer_loss_weight, "read": args.read_loss_weight, "route": args.route_loss_weight}
+    weights = loss_weights(args)
     if args.dry_run:
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:
@@ -328,9 +333,10 @@ def train(args, device, why_device, ranks):
                 try:
                     sums = run.losses()
                 except ShardError as error:   # of several ranks the others are ended by their launcher: nobody is left to save with
-                    if ranks.world == 1:
-                        save(lived)
-                    raise UserError(f"{error}: stopped at step {run.steps}" + (", and saved: mend it, then --resume" if ranks.world == 1 else "")) from error
+                    if ranks.world > 1:
+                        raise UserError(f"{error}: stopped at step {run.steps}") from error
+                    save(lived)
+                    raise UserError(f"{error}: stopped at step {run.steps}, and saved: mend it, then --resume") from error
                 if not run.is_finite(sums):
                     log("error", run.steps, **{name: f"{value:g}" for name, value in sums.items()})   # JSON has no nan
                     sound = math.isfinite(total_norm(list(model.parameters())))

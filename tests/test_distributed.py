@@ -14,7 +14,7 @@ from nanochat.optim import MuonAdamW, lr_multiplier
 from nanochat.tbptt import Window
 from nanochat.tokenizer import Tokenizer
 from scripts import ingest
-from scripts.base_train import build_model, build_parser, main
+from scripts.base_train import build_model, build_parser, loss_weights, main
 from tests.ranks import launch
 from tests.test_base_train import TINY, flat
 
@@ -59,7 +59,7 @@ def alone(work):
     seed_everything(args.seed)
     model = build_model(args, tokenizer, torch.device("cpu"), torch.float32)
     before = {name: w.clone() for name, w in model.state_dict().items()}
-    window = Window(model, {"text": 0.3, "copy": 0.3, "guess": 0.3, "read": 2.0}, args.train_memory)
+    window = Window(model, loss_weights(args), args.train_memory)
     optimizer = MuonAdamW(model.parameter_groups())
     lanes = []
     for rank in range(2):
