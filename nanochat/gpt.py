@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, RecallHead, grams, top_k
+from nanochat.recall import GRAMS, HISTORY, RecallHead, grams, top_k
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -39,6 +39,7 @@ class THENConfig(GPTConfig):
     window: int = 64             # slots a token sees back in its own episode, a multiple of 16
     n_ordinary: int = 2040       # token ids from here on are special: never copied
     bos_id: int = 2040
+    end_id: int = 2041
     user_id: int = 2042
     assistant_id: int = 2043
     pad_id: int = 2044
@@ -190,7 +191,7 @@ class THENGPT(GPT):
         recurrent = {"layers": [b.attn.empty_carry(B, device, self.dtype) for b in self.blocks],
                      "window": new(B, c.window, dtype=torch.int64, fill=-1),       # episode of each cached slot, -1 = none
                      "hidden": new(B, c.n_embd),                                   # trunk output at the last slot
-                     "before": new(B, CONTEXT, dtype=torch.int64, fill=-1),        # last tokens
+                     "before": new(B, HISTORY, dtype=torch.int64, fill=-1),        # last tokens
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
                      "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
@@ -307,7 +308,7 @@ class THENGPT(GPT):
         asks = asks.gather(1, last + 1)
         spoke = torch.where(idx == c.assistant_id, slot, -1).cummax(1).values
         answering = (spoke >= begin * CHUNK) & (spoke >= 0) | (begin < 0) & r["answering"][:, None]
-        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"], idx], dim=1)), "before": (r["asked"], r["near"]),
+        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"][:, -CONTEXT:], idx], dim=1)), "before": (r["asked"], r["near"]),
                     "ends": (idx == c.assistant_id) & asks[:, slot // CHUNK],
                     "carry": {"asking": asks[:, -1], "answering": answering[:, -1]}}
         return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin, "question": question}, episode, position
@@ -333,7 +334,7 @@ class THENGPT(GPT):
         first = F.pad(starts[:, :, None], (0, CHUNK - 1)).view(B, T)
         previous = torch.cat([r["hidden"][:, None], h[:, :-1]], dim=1).masked_fill(first[..., None], 0)
         line = torch.cat([r["before"], idx], dim=1)
-        before = line.unfold(1, CONTEXT, CHUNK)[:, :C].masked_fill(starts[..., None], -1)
+        before = line[:, HISTORY - CONTEXT:].unfold(1, CONTEXT, CHUNK)[:, :C].masked_fill(starts[..., None], -1)
         if c.recall:
             every = torch.cat([state["episode"][:, None], episode], dim=1)
             a, moment, query, words, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
@@ -346,7 +347,7 @@ class THENGPT(GPT):
                         episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
         question = {**local["question"], **words}
         asked, near = self.asked(question, torch.full((B, 1), T - 1, device=idx.device))
-        return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -CONTEXT:], "address": address, **question["carry"], "asked": asked[:, 0] > 0,
+        return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -HISTORY:], "address": address, **question["carry"], "asked": asked[:, 0] > 0,
                                                "near": near[:, 0]}
 
     def asked(self, question, positions):
@@ -398,7 +399,7 @@ class THENGPT(GPT):
             wanted = score.detach() if proof is None else score.detach() + 1e4 * (traces.episode[:, None] == proof[..., None])
             select = top_k(wanted, self.config.recall_topk)
             address = score.gather(2, select)
-        recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
+        recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(HISTORY, device=x.device)]
         asked = self.asked(context["question"], positions)
         x, g, p, entries = self.recall.read(x, address, hints, select, traces, recent, *asked, self.wte.weight, context["fresh"])
         return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
@@ -439,12 +440,11 @@ class THENGPT(GPT):
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
             # which word of the evidence, however it was routed to: the noise of addressing would drown what is to be learned of reading
-            mass, ids = copy["entries"]
+            mass, ids, copied = copy["entries"]
             mass = mass * (traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]).repeat_interleave(CHUNK, dim=-1)
-            right = (mass * (ids == target[..., None])).sum(-1)
+            right = (mass * self.continued(ids, copied, idx, targets, positions)).sum(-1)
             misread = mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log()
-            goes_on = found & ~begins & (target < c.n_ordinary)   # where an answer ends is not to be found in what is copied
-            read = masked_mean(misread, begins & found) + masked_mean(misread, goes_on & (right > 0))
+            read = masked_mean(misread, begins & found) + masked_mean(misread, found & ~begins & (right > 0))
             # whether the memory holds an answer: the mixture alone teaches the gate too slowly
             gate = masked_mean(F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), found.to(g.dtype), reduction="none"), begins & (found | (proof == UNKNOWN)))
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
@@ -461,13 +461,34 @@ class THENGPT(GPT):
         losses["answers"] = known.sum()
         return losses, state
 
+    def continued(self, ids, copied, idx, targets, positions):
+        """
+        Of the entries (B, M, K*16) from which an answer might be copied at the positions (B, M), those that go on as it does: as far as the record knows, all of
+        it so far stands before the entry, it is the next token, and the two after it follow; where it ends, whatever comes next. Of "1512" in "t=1512: 5 of 151" one
+        1 is right. Where there is none (the second of two values), those that are the next token. ids, copied as of RecallHead.read; idx, targets (B, T).
+        """
+        c, ahead = self.config, F.pad(targets, (0, 2), value=-1)
+        rows = torch.arange(idx.shape[0], device=idx.device)[:, None]
+        target = targets[rows, positions]
+        spoke = torch.where(idx >= c.n_ordinary, torch.arange(idx.shape[1], device=idx.device), -1).cummax(1).values
+        said = (positions - spoke[rows, positions]).clamp(max=HISTORY)[..., None]
+        ends = (target >= c.n_ordinary)[..., None]
+        simple = (ids == target[..., None]) | ends
+        exact, slot = simple & (copied >= said), torch.arange(ids.shape[-1], device=ids.device) % CHUNK
+        going = ~ends
+        for n in (1, 2):
+            following = ahead[rows, positions + n][..., None]
+            going = going & (following >= 0) & (following < c.n_ordinary)
+            exact = exact & (~going | (F.pad(ids, (0, n))[..., n:] == following) | (slot >= CHUNK - n))
+        return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
+
 
 def copied_from(origin, token):
     """{episode ordinal: g p} of the entries from which the last position of row 0 would copy `token`."""
     if origin is None:
         return {}
     episode, copy = origin
-    p, ids = copy["entries"]
+    p, ids, _ = copy["entries"]
     mass = (copy["g"][0, -1] * p[0, -1] * (ids[0, -1] == token)).view(-1, CHUNK).sum(-1)
     out = {}
     for trace, m in zip(copy["select"][0, -1].tolist(), mass.tolist()):
