@@ -360,11 +360,11 @@ class THENGPT(GPT):
         here = (slot <= positions[..., None]) & (slot >= begin)
         asked, near = ((begin < 0) * t[:, None].to(wide(self.dtype)) for t in question["before"])
         tokens = (here & question["counts"][:, None])[..., None].expand(*here.shape, 3).flatten(2)
-        asked = asked.scatter_add(2, question["grams"][:, None].expand(*here.shape, 3).flatten(2), tokens.to(asked.dtype)).clamp(max=1)
+        asked = asked.scatter_add_(2, question["grams"][:, None].expand(*here.shape, 3).flatten(2), tokens.to(asked.dtype)).clamp_(max=1)
         counts = here & (question["counts"] | question["ends"])[:, None]   # the last word is complete when the answer begins
-        place = question["place"][:, None].expand(here.shape)
-        for i, weight in enumerate(question["weight"].unbind(-1)):
-            near = near.scatter_add(2, place + GRAMS * i, (counts * weight[:, None]).to(near.dtype))
+        weight = question["weight"]
+        place = question["place"][..., None] + GRAMS * torch.arange(weight.shape[-1], device=positions.device)
+        near = near.scatter_add_(2, place.flatten(1)[:, None].expand(*here.shape[:2], -1), (counts[..., None] * weight[:, None]).flatten(2).to(near.dtype))
         return asked, near
 
     def read_context(self, traces, chunk, new, training):

@@ -34,7 +34,7 @@ GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the
 GRAMS = 4096        # places in the tables of what a question says
 HINTS = 7           # what the gate is told beside hidden states, and what is missing for each address head
 NO_TRACE = -2.0     # each of the hints where no trace is visible
-BEFORE, AFTER = CONTEXT, 9   # tokens before and after an entry in which a word of the question counts
+BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
 
 
@@ -337,7 +337,7 @@ class RecallHead(nn.Module):
         nn.init.constant_(self.content_scale, 10.0)
         self.suffix.copy_(torch.tensor([2.0, 2.0, 1.0] + [0.5] * (HISTORY - 3)))
         nn.init.zeros_(self.side.weight)
-        self.nearby.copy_(torch.tensor([0.5, 1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0]))
+        self.nearby.copy_(torch.tensor([0.0] * (BEFORE - 3) + [0.5, 1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0]))
         self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))
         nn.init.zeros_(self.sink.weight)
         nn.init.constant_(self.sink.bias, 4.0)
@@ -418,7 +418,7 @@ class RecallHead(nn.Module):
         words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
         place = mix64(words) % GRAMS
         weight = near.gather(-1, place.flatten(2)).view(line.shape) * (words != 0)
-        entry = entry + (F.pad(weight, (0, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
+        entry = entry + (F.pad(weight, (BEFORE - CONTEXT, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
         entry = entry.masked_fill(~self.copyable(line, recent), NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
         mass = p.sum(-1, keepdim=True)      # what the sink leaves is a hint for the gate, which alone decides whether to copy
