@@ -195,7 +195,7 @@ class THENGPT(GPT):
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
                      "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
-                     "near": new(B, (1 + c.address_heads) * GRAMS, dtype=wide(self.dtype)),   # ... and its words, by how much they matter
+                     "near": new(B, (2 + c.address_heads) * GRAMS, dtype=wide(self.dtype)),   # ... and its words, by how much they matter
                      "address": {"word": new(B, 5, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
@@ -341,7 +341,7 @@ class THENGPT(GPT):
             keys = self.recall.key(chunks, previous.view(chunks.shape), alive, *rotary(torch.arange(CHUNK, device=idx.device)[None], D // c.n_head, h.dtype))
         else:
             a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
-            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 1 + c.address_heads)}
+            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 2 + c.address_heads)}
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)
         traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
                         episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
@@ -353,7 +353,7 @@ class THENGPT(GPT):
     def asked(self, question, positions):
         """
         What the question turn around each of the positions (B, M) has said by then, before its answer began: its tokens (B, M, 3 * GRAMS), 0 or 1, see
-        grams, and the weights of its words (B, M, (1 + Ha) * GRAMS), see Address.
+        grams, and the weights of its words (B, M, (2 + Ha) * GRAMS), see Address.
         """
         slot = torch.arange(question["grams"].shape[1], device=positions.device)
         begin = question["begin"].gather(1, positions)[..., None]
@@ -442,11 +442,15 @@ class THENGPT(GPT):
             # which word of the evidence, however it was routed to: the noise of addressing would drown what is to be learned of reading
             mass, ids, copied = copy["entries"]
             mass = mass * (traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]).repeat_interleave(CHUNK, dim=-1)
-            right = (mass * self.continued(ids, copied, idx, targets, positions)).sum(-1)
+            exact = self.continued(ids, copied, idx, targets, positions)
+            right = (mass * exact).sum(-1)
             misread = mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log()
             read = masked_mean(misread, begins & found) + masked_mean(misread, found & ~begins & (right > 0))
-            # whether the memory holds an answer: the mixture alone teaches the gate too slowly
-            gate = masked_mean(F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), found.to(g.dtype), reduction="none"), begins & (found | (proof == UNKNOWN)))
+            # whether the memory holds an answer, and whether what comes next there is still of it: the mixture alone teaches the gate too slowly. Goings-on outnumber ends
+            goes_on = found & ~begins & (mass.sum(-1) > 0)
+            copies = torch.where(begins, found, (exact & (mass > 0) & (ids == target[..., None])).any(-1)).to(g.dtype)
+            unsure = F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), copies, reduction="none")
+            gate = masked_mean(unsure, begins & (found | (proof == UNKNOWN))) + masked_mean(unsure, goes_on & (copies > 0)) + masked_mean(unsure, goes_on & (copies == 0))
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
         # a fixed number of slots, so that shapes do not depend on data: those with an ordinary target first, at random
         elsewhere = (torch.rand(B, T, device=idx.device) + ((targets >= 0) & ~answers)).flatten().topk(int(c.text_fraction * B * T))

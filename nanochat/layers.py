@@ -203,7 +203,7 @@ class HybridTHENAttention(CausalSelfAttention):
         near, far = p.split([near.shape[-1], far.shape[-1], 1], dim=-1)[:2]
         y = torch.einsum("bhts,bshd->bthd", near, v)
         if dense:
-            far = torch.einsum("bhtn,bnhd->bthd", far.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3), mv).view(y.shape)
+            far = torch.einsum("bhtn,bnhd->bthd", far.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3), mv).reshape(y.shape)
         else:
             far = torch.einsum("bhtk,btkhd->bthd", far, mv)
         return (y + far).flatten(2)

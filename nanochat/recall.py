@@ -32,7 +32,7 @@ MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 GRAMS = 4096        # places in the tables of what a question says
-HINTS = 7           # what the gate is told beside hidden states, and what is missing for each address head
+HINTS = 8           # what the gate is told beside hidden states, and what is missing for each address head
 NO_TRACE = -2.0     # each of the hints where no trace is visible
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
@@ -128,7 +128,7 @@ class Address(nn.Module):
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
         self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see RecallHead.route
-        self.salience = nn.Linear(config.n_embd, 1)          # how much it matters to what is read that a word is in the question
+        self.salience = nn.Linear(config.n_embd, 2)          # how much it matters to what is read that a word is in the question; and that the evidence says it
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -150,8 +150,8 @@ class Address(nn.Module):
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
         episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
-        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 1 + Ha), for `nearby`, and how much it names
-        what is meant};
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 2 + Ha): for `nearby`, how much it must be said
+        for an answer to be one, and how much it names what is meant};
         the carry.
         """
         B, T = ids.shape
@@ -376,7 +376,7 @@ class RecallHead(nn.Module):
     @staticmethod
     def missing(needed, place, select, episode, p):
         """
-        Of the words of the question, by how much they name what is meant (B, M, Ha, GRAMS), the share that the episode most is copied from does not say, (B, M, Ha);
+        Of the words of the question, by weights (B, M, n, GRAMS), the share that the episode most is copied from does not say, (B, M, n);
         1 where nothing is copied. place (B, M, K, 19): of the words of the traces read, GRAMS = none; select (B, M, K), episode (B, N), p (B, M, K * 16).
         """
         (B, M, K), p = select.shape, p.detach()
@@ -389,13 +389,13 @@ class RecallHead(nn.Module):
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
-        hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * self.config.address_heads)
+        hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (1 + self.config.address_heads))
         return x + self.feedback(torch.cat([torch.zeros_like(x), hints.expand(*x.shape[:-1], -1)], dim=-1))
 
     def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
         """
         x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
-        recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (1 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
+        recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (2 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
         entries with their token ids and how many tokens before them are the last of the stream, all (B, M, K*16). It sums to 1, to 0 where nothing is visible.
