@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, HISTORY, RecallHead, grams, top_k
+from nanochat.recall import GRAMS, HISTORY, RecallHead, continued, grams, top_k
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -442,7 +442,7 @@ class THENGPT(GPT):
             # which word of the evidence, however it was routed to: the noise of addressing would drown what is to be learned of reading
             mass, ids, copied = copy["entries"]
             mass = mass * (traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]).repeat_interleave(CHUNK, dim=-1)
-            exact = self.continued(ids, copied, idx, targets, positions)
+            exact = continued(ids, copied, idx, targets, positions, c.n_ordinary)
             right = (mass * exact).sum(-1)
             misread = mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log()
             read = masked_mean(misread, begins & found) + masked_mean(misread, found & ~begins & (right > 0))
@@ -464,27 +464,6 @@ class THENGPT(GPT):
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()
         return losses, state
-
-    def continued(self, ids, copied, idx, targets, positions):
-        """
-        Of the entries (B, M, K*16) from which an answer might be copied at the positions (B, M), those that go on as it does: as far as the record knows, all of
-        it so far stands before the entry, it is the next token, and the two after it follow; where it ends, whatever comes next. Of "1512" in "t=1512: 5 of 151" one
-        1 is right. Where there is none (the second of two values), those that are the next token. ids, copied as of RecallHead.read; idx, targets (B, T).
-        """
-        c, ahead = self.config, F.pad(targets, (0, 2), value=-1)
-        rows = torch.arange(idx.shape[0], device=idx.device)[:, None]
-        target = targets[rows, positions]
-        spoke = torch.where(idx >= c.n_ordinary, torch.arange(idx.shape[1], device=idx.device), -1).cummax(1).values
-        said = (positions - spoke[rows, positions]).clamp(max=HISTORY)[..., None]
-        ends = (target >= c.n_ordinary)[..., None]
-        simple = (ids == target[..., None]) | ends
-        exact, slot = simple & (copied >= said), torch.arange(ids.shape[-1], device=ids.device) % CHUNK
-        going = ~ends
-        for n in (1, 2):
-            following = ahead[rows, positions + n][..., None]
-            going = going & (following >= 0) & (following < c.n_ordinary)
-            exact = exact & (~going | (F.pad(ids, (0, n))[..., n:] == following) | (slot >= CHUNK - n))
-        return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
 
 
 def copied_from(origin, token):

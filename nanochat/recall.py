@@ -236,6 +236,26 @@ def grams(line):
     return mixed % GRAMS + GRAMS * torch.arange(3, device=line.device)
 
 
+def continued(ids, copied, idx, targets, positions, n_ordinary):
+    """
+    Of the entries (B, M, K*16) from which an answer might be copied at the positions (B, M), those that go on as it does, (B, M, K*16) bool: as far as the record
+    knows, all of it so far stands before the entry, it is the next token, and the two after it follow; where it ends, whatever comes next. Of "1512" in "t=1512: 5
+    of 151" one 1 is right. Where there is none (the second of two values), those that are the next token. ids, copied as RecallHead.read returns them; idx, targets (B, T).
+    """
+    ahead, rows = F.pad(targets, (0, 2), value=-1), torch.arange(idx.shape[0], device=idx.device)[:, None]
+    target = targets[rows, positions][..., None]
+    spoke = torch.where(idx >= n_ordinary, torch.arange(idx.shape[1], device=idx.device), -1).cummax(1).values
+    said = (positions - spoke[rows, positions]).clamp(max=HISTORY)[..., None]
+    ends = target >= n_ordinary
+    simple = (ids == target) | ends
+    exact, going, slot = simple & (copied >= said), ~ends, torch.arange(ids.shape[-1], device=ids.device) % CHUNK
+    for n in (1, 2):
+        following = ahead[rows, positions + n][..., None]
+        going = going & (following >= 0) & (following < n_ordinary)
+        exact = exact & (~going | (F.pad(ids, (0, n))[..., n:] == following) | (slot >= CHUNK - n))
+    return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
+
+
 def gather_traces(x, index):
     """x (B, N, …), index (B, M, K) -> (B, M, K, …)."""
     B, N = x.shape[:2]

@@ -6,7 +6,7 @@ import re
 import torch
 
 from nanochat.gpt import THENConfig
-from nanochat.recall import GRAMS, HISTORY, RecallHead, WordCodes, greatest, spread, stale, top_k
+from nanochat.recall import GRAMS, HISTORY, RecallHead, WordCodes, continued, greatest, spread, stale, top_k
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
 from tests.test_live_memory import build, lesson, streams
@@ -160,9 +160,9 @@ def test_the_right_entry_is_the_one_that_goes_on_as_the_answer_does():
         line = torch.cat([torch.full((1, 1, 1, CONTEXT), -1), ids], dim=-1)
         recent = torch.cat([torch.full((1, HISTORY), -1), turn[:, :position + 1]], dim=1)[:, None, -HISTORY:]
         copied = head.matched(line, recent).flatten(2)
-        got = model.continued(ids.flatten(2), copied, turn, targets, torch.tensor([[position]]))
+        got = continued(ids.flatten(2), copied, turn, targets, torch.tensor([[position]]), special)
         assert set(got[0, 0].nonzero().flatten().tolist()) == right, position
-    got = model.continued(ids.flatten(2), torch.zeros_like(ids.flatten(2)), turn, targets, torch.tensor([[4]]))   # nothing goes on: the second of two values
+    got = continued(ids.flatten(2), torch.zeros_like(ids.flatten(2)), turn, targets, torch.tensor([[4]]), special)   # nothing goes on: the second of two values
     assert set(got[0, 0].nonzero().flatten().tolist()) == {4, 8}
 
 
