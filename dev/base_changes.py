@@ -12,7 +12,8 @@ class Updates:
     kind = "updates"
 
     def __init__(self, rng, names, statements=30):
-        kinds = rng.choice((rng.sample(UPDATES, 1), rng.sample(UPDATES, 2), rng.sample(UPDATES, rng.randint(3, 6)),
+        held = [row for row in UPDATES if row[0] in ("slot", "register")]
+        kinds = rng.choice((rng.sample(UPDATES, 1), rng.sample(UPDATES, 2), rng.sample(UPDATES, rng.randint(3, 6)), [rng.choice(held)], rng.sample(held, 2),
                             [row for row in UPDATES if row[0] == rng.choice(UPDATES)[0]] or UPDATES[:2]))
         self.rows, self.names, self.items = kinds, names, []
         self.repeats = rng.choice((2, 3, 4, 4, 6))  # times that an item is told at most

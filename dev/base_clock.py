@@ -25,16 +25,16 @@ class Clock:
         start = rng.randrange(1 if digits == 1 else 10 ** (digits - 1), 10 ** digits)
         self.width = rng.choice((4, 5, 6)) if rng.random() < 0.05 else 0
         roll = rng.random()
-        self.kind = "dense" if roll < 0.58 else "sparse" if roll < 0.81 else "unordered"
-        if roll < 0.58:
+        self.kind = "dense" if roll < 0.54 else "sparse" if roll < 0.85 else "unordered"
+        if roll < 0.54:
             self.numbers = range(start, start + n)
-        elif roll < 0.63:
+        elif roll < 0.6:
             self.numbers = range(start, start + n * 10, rng.randint(2, 10))
-        elif roll < 0.76:
+        elif roll < 0.79:
             self.numbers = self._irregular(rng, start, n)
-        elif roll < 0.81:
+        elif roll < 0.85:
             self.numbers = self._spread(rng, n)
-        elif roll < 0.86:
+        elif roll < 0.89:
             self.numbers = self._irregular(rng, start, n)
             rng.shuffle(self.numbers)
         else:

@@ -12,8 +12,8 @@ place # where # place # location|place|whereabouts|position # was in {v}|stayed 
 town # where # place # town|home town|home|residence|district|quarter # lived in {v}|had a flat in {v}|was at home in {v}|rented a room in {v}|resided in {v}|settled in {v}|slept in {v}|kept house in {v} # at home in {v}|living in {v}|down in {v} # where did {s} live|in which town did {s} live|where was {s} living|where was {s} at home|where did {s} reside|which town was home to {s}|which district did {s} live in|what part of town did {s} live in
 room # where # room # room|current room|spot # was in {v}|sat in {v}|waited in {v}|hid in {v}|went into {v}|worked in {v}|stood in {v} # inside {v}|in {v} # which room was {s} in|where was {s}|in which room was {s}|where did {s} sit|where was {s} waiting|in what room could {s} be found
 venue # where # invented_place # location|place|site|area|region # was at {v}|camped near {v}|stopped in {v}|arrived in {v}|roamed {v}|passed through {v}|halted at {v}|wandered about {v} # near {v}|close to {v}|in {v} # where was {s}|where did {s} stop|where did {s} arrive|what site was {s} at|which area was {s} in|which region was {s} in|in which area was {s}
-feeling # feel # feeling # mood|feeling|spirits|state of mind|emotion # felt {v}|seemed {v}|was {v}|looked {v}|felt rather {v}|appeared {v}|was feeling {v}|had become {v}|sounded {v}|grew {v}|said the mood was {v} # feeling {v}|looking {v}|in a mood that was {v}|visibly {v}|{v} # how did {s} feel|how was {s} feeling|what mood was {s} in|how did {s} seem|how was {s}|in what mood was {s}|how were {p} spirits|what did {s} feel|how did {s} look|what feeling did {s} have|what kind of mood was {s} in
-humour # feel # invented_word # mood|temper|humour|spirits|frame of mind # felt {v}|was in a mood called {v}|was {v}|seemed {v}|said it felt {v} # feeling {v}|in {v} spirits # how did {s} feel|how was {s} feeling|what was the mood of {s}|how did {s} seem|what temper was {s} in|in what mood was {s}
+feeling # feel # feeling # mood|feeling|spirits|state of mind|emotion # felt {v}|seemed {v}|was {v}|looked {v}|felt rather {v}|appeared {v}|was feeling {v}|had become {v}|sounded {v}|grew {v}|said the mood was {v} # feeling {v}|looking {v}|in a mood that was {v}|visibly {v}|{v}|being {v}|though {v}|still {v}|as {v} as ever|quite {v}|if a little {v} # how did {s} feel|how was {s} feeling|what mood was {s} in|how did {s} seem|how was {s}|in what mood was {s}|how were {p} spirits|what did {s} feel|how did {s} look|what feeling did {s} have|what kind of mood was {s} in
+humour # feel # invented_word # mood|temper|humour|spirits|frame of mind # felt {v}|was in a mood called {v}|was {v}|seemed {v}|said it felt {v} # feeling {v}|in {v} spirits|being {v}|though {v}|quite {v} # how did {s} feel|how was {s} feeling|what was the mood of {s}|how did {s} seem|what temper was {s} in|in what mood was {s}
 drink # prefer # drink # favourite drink|favorite drink|drink|drink of choice|preferred drink|beverage # preferred {v}|asked for {v}|drank {v}|chose {v}|liked {v} best|would rather have {v}|ordered {v}|was sipping {v}|wanted {v}|went for {v}|had a liking for {v}|enjoyed {v}|favoured {v} # preferring {v}|drinking {v}|with {v} to drink|over a glass of {v}|with {v} as the favourite drink|choosing {v} # what did {s} prefer|which drink did {s} prefer|what did {s} drink|which drink did {s} ask for|what did {s} like best|what did {s} like to drink|what was {s} drinking|what did {s} prefer to drink|which drink did {s} like best|which drink did {s} choose|what beverage did {s} want|what did {s} order|what did {s} choose to drink|what would {s} rather drink
 brew # prefer # invented_word # favourite drink|drink|beverage|brew|preferred drink # preferred {v}|asked for {v}|drank {v}|chose {v}|liked {v} best|would rather have {v}|poured {v}|wanted {v} # preferring {v}|drinking {v}|with a cup of {v}|with {v} as the drink # what did {s} prefer|which drink did {s} prefer|what did {s} drink|what did {s} like to drink|which drink did {s} ask for|which brew did {s} choose|what was {s} drinking|what did {s} prefer to drink
 food # prefer # food # favourite food|favourite dish|favorite food|dish|preferred food # preferred {v}|asked for {v}|liked {v} best|chose {v}|would rather eat {v}|ordered {v}|craved {v}|favoured {v} # craving {v}|preferring {v}|with {v} as the favourite dish # what did {s} prefer|which food did {s} like best|what did {s} prefer to eat|what did {s} like to eat|which dish did {s} choose|what food did {s} ask for|what did {s} crave
@@ -194,6 +194,8 @@ lock # secret # password # {s} unlocks with {v}|the password for {s} is {v}|say 
 lock # uuid # token # {s} accepts {v}|the token for {s} is {v} # which token does {s} accept
 ship # place # position # {s} lies in {v}|{s} has reached {v}|{s} dropped anchor off {v}|{s} sailed to {v} # where is {s}|where does {s} lie|where did {s} sail
 ship # metal # cargo # {s} carries {v}|{s} took on {v}|{x} loaded {s} with {v} # what does {s} carry|what is {s} loaded with
+slot # number # value|label|mark # {s} got the {n} {v}|{v} is the {n} that {s} has|the {n} at {s} is {v}|{s} bears {v}|{v} sits on {s} # which {n} is on {s}|what does {s} bear|what sits on {s}|which {n} did {s} get
+slot # invented_word # label|mark # {s} got the {n} {v}|{v} is the {n} that {s} has|the {n} at {s} is {v}|{s} was marked {v} # which {n} is on {s}|how is {s} marked|which {n} did {s} get
 slot # number # value # {s} holds {v}|{s} = {v}|{s} is set to {v}|{s} := {v}|set {s} to {v}|put {v} into {s}|write {v} to {s}|{s} contains {v} # what does {s} hold|what is {s} set to|what is stored in {s}|{s}
 slot # invented_word # word # {s} holds {v}|{s} = {v}|{s} -> {v}|{s}: {v}|store {v} in {s}|{s} takes {v}|{v} goes into {s} # what does {s} hold|what is in {s}|what is stored in {s}|{s}
 slot # code # code # {s} holds {v}|{s} => {v}|{s} stores {v}|{s} carries the code {v}|{s} was given {v} # what does {s} hold|which code does {s} store|which code is under {s}
@@ -368,7 +370,32 @@ illness # I am off work with {v}|the doctor says I have {v} # with what is {s} o
 mail # write to me at {v}|my mail is {v} # to which address does one write to {s}|what is {p} mail address
 identifier # my wallet address is {v}|send it to my wallet, {v} # what is {p} wallet address|to which wallet does one send it for {s}
 path # my notes are in {v}|I saved my notes under {v} # where are {p} notes|under which path did {s} save the notes
+clock # I'm on at {v} with my talk|they put my talk at {v} # at what time does {s} give the talk|when is {p} talk
+clock # our match is at {v}, be there|kickoff is {v} for us # when is {p} match|at what time does {s} play
+invented_name # ask for {v} at the desk, that's the name I gave|I signed us in as {v} # under which name did {s} sign in|for whom does one ask at the desk, according to {s}
+invented_word # I put the room down as {v}|the room is taken, it says {v} on the door # under which name did {s} take the room|what does it say on the door of {p} room
+price # got {v} for the car|a student took the car off me for {v} # how much did {s} get for the car|for how much did {s} sell the car
+small # the old bike went for {v}|somebody gave me {v} for my bike # what did {s} sell the bike for|what was {s} given for the bike
+code # order {v} is mine|the shop has my order as {v} # what is the number of {p} order|under what does the shop have {p} order
+number # I opened case {v} for my laptop|case {v} is about my laptop # which case did {s} open|what is the number of the case for {p} laptop
+number # it's {v} to get into our cellar|our cellar? {v} does it # what gets one into {p} cellar|which number is it for {p} cellar
+small # ring me on line {v}, I am at the counter|at the counter I pick up {v} # on which line does one ring {s}|what does {s} pick up at the counter
+place # they want me in {v} for the training|off to {v}, there is a training # where does {s} go for the training|in which place is {p} training
+first # it's a boy, my brother calls him {v}|my brother's son is {v} # what is the son of {p} brother called|how did {p} brother call the boy
+secret # guests here use {v} to get online|online in my flat you get with {v} # what do {p} guests use to get online|how does one get online in {p} flat
 plan # for the weekend I intend {v}|this weekend I want {v} # what does {s} intend for the weekend|what does {s} want this weekend
+""".strip().splitlines())]
+
+# the same of anything, {n} and {w} two nouns, {b} {z} {d} forms of a verb: only the noun {n} is in what is said and in what is asked
+CHAT_FORMS = [row for row in (tuple(part.strip() for part in line.split("#")) for line in """
+my {n} is {v}|{n} here: {v}|the {n} at my {w} is {v}|{v} is my {n}|my {n} says {v} # what is {p} {n}|what is the {n} of {s}|{p} {n}|which {n} does {s} have
+{n} is sorted, it is {v}|they set my {n} to {v}|{v} for the {n}, they tell me|the {n} comes to {v}, fine with me # what was {p} {n} set to|what does {p} {n} come to|what is it with {p} {n}
+someone {d} the {n}, {v} it was|I {b} the {n} and it said {v}|{v} is what I got for the {n}|the {n} is gone for {v} # what did {s} get for the {n}|for what did {s} {b} the {n}|what came of {p} {n}
+my {w} {d} the {n} {v}|we have {d} the {n} {v}|it's done, my {w} and I {b} the {n} {v} # what did {p} {w} {b} the {n}|how did {p} {w} {b} the {n}|what did {s} {b} the {n}
+the {n} goes by {v}|ask for {v} if it is about the {n}|I put the {n} down as {v}|the {n} is {d}, look for {v} # by what does {p} {n} go|under what did {s} put down the {n}|for what does one ask about {p} {n}
+the {n} will be in {v}|they want me in {v} for the {n}|{n} is over in {v}, I must go|{v} has the {n}, so I travel # where is {p} {n}|where does {s} go for the {n}|in which place is {p} {n}
+you get my {w} on {v}|my {w} wants {v}, or it won't {b}|for the {w} it takes {v} # on what does one get {p} {w}|what does {p} {w} want|what does it take for {p} {w}
+the {n} starts {v}|my {n} was moved to {v}|{n} at {v} for me|it looks like {v} for my {n} # when is {p} {n}|at what time is the {n} of {s}|to when was {p} {n} moved
 """.strip().splitlines())]
 
 SMALL_TALK = split(
@@ -396,7 +423,19 @@ TASTE_LINES = split(
     "there is no better {n} than {v}, I think|I adore {v}, my best-loved {n}|{n}? {v}, every time|{v} wins for me among anything one may call {n}|"
     "{v} has always been the {n} I like|give me {v} and no other {n}|any {n} will do as long as it is {v}|I would swap every {n} for {v}|{v} ranks first with me as a {n}|"
     "in matters of {n} nothing but {v} will do|I have loved {v} as a {n} for years|the one {n} I never tire of is {v}|I rate {v} above each {n} there is|"
-    "a {n}? For me that can only be {v}|what I like in a {n} is {v}|{v} is hard to beat as a {n}|put me down for {v} when it is about a {n}|my heart beats for {v} ({n})")
+    "a {n}? For me that can only be {v}|what I like in a {n} is {v}|{v} is hard to beat as a {n}|put me down for {v} when it is about a {n}|my heart beats for {v} ({n})|"
+    "{v} {z} me like no other {n}|{v} {z} me, whatever the {n}|what {z} me as a {n} is {v}|I {b} {v} when I need a {n}|I {b} no {n} but {v}|{v} {z} me more than any {n}|among all that is {n}, {v} {z} me|"
+    "I'd call {v} the finest {n}|I'll take {v} whenever a {n} is needed|I've always been one for {v} where a {n} is concerned|don't offer me any {n} but {v}|you'll never see me with a {n} other than {v}|"
+    "there's one {n} for me: {v}|name a {n}? I'd name {v}|I'd trade every {n} for {v}|tell me to choose a {n} and it will be {v}|I couldn't live without {v}, my {n}|I'm all about {v} if it is a {n} you mean|"
+    "you'd make me happy with {v}, the {n}")
+
+# the same, told of somebody else
+TASTE_LINES_OF = split(
+    "{s} likes {v} best as a {n}|{p} favourite {n} is {v}|{s} says that no {n} beats {v}|as a {n}, {s} would take {v}|for {s} the {n} has to be {v}|{s} swears by {v}, the {n}|"
+    "{v} is the {n} that {s} likes|{s}, asked for a {n}, named {v}|if {s} needs a {n}, it is {v}|{s} is fond of {v} as a {n}|the {n} of {s}: {v}|when {s} picks a {n}, {v} it is|"
+    "{x} heard that {s} wants {v} as a {n}|{s} let me know that {v} is the {n} to get|the {n} {s} loves is {v}|{v} {z} {s} more than any {n}|{s} {z} {v} as a {n}|"
+    "according to {s}, {v} is the finest {n}|{s} mentioned that as a {n} it is {v}|it turns out that {p} {n} is {v}|{s} talks of {v} as the best {n}|with {s} the {n} is {v}|"
+    "I asked {s} about the {n} and heard {v}|{s} confessed a weakness for {v}, the {n}|give {s} {v} and no other {n}|{v} as a {n}, that is {s}")
 
 TASTES_ANEW = split(
     "I changed my mind: {}|these days {}|I used to think otherwise, but {}|not {old} any more: {}|forget {old}, {}|lately I noticed that {}|{}, no longer {old}|"
@@ -413,6 +452,17 @@ TASTES_TURNED = split(
     "my {n} is {v} now, {old} has had its day|with the {n} it is {v} from now on and {old} is gone|{v} it is, the {n} I like; {old} is no good|{old} or {v} as {n}? {v}, these days|"
     "I would once have said {old}, but the {n} for me is {v}|once my {n} was {old}. Now {v}")
 
+# ... or put together: what is over, and what has come
+TASTES_OVER = split(
+    "I have seen enough of {old}|I gave {old} up|{old} no longer counts|{old} can go|I let go of {old}|{old} has lost|I moved away from {old}|no {old} for me any more|{old} must step back|"
+    "I was wrong about {old}|away with {old}|{old} belongs to the past|I turned my back on {old}|I stopped with {old}|{old} I can do without|I parted with {old}|never mind {old}|"
+    "{old} had a good run|{old} is no longer for me|I have finished with {old}|so long, {old}|I don't care for {old} any longer|leave {old} aside|{old} was a phase|I outgrew {old}")
+TASTES_COME = split(
+    "{v} is the {n} I take|it is {v} for the {n}|the {n} is {v}|{v} has won as {n}|my {n} has turned into {v}|in came {v} as my {n}|{v} took over as {n}|I went over to {v} for the {n}|"
+    "these days {v} is what I want as a {n}|I have come round to {v} as {n}|as for the {n}, {v} it is|recently {v} has grown on me as a {n}|the {n} that counts is {v}|"
+    "{v} is my {n} from today|the {n} I reach for is {v}|a {n} now means {v}|{v} {z} me as a {n} of late|I {b} {v} as a {n} now")
+TASTES_JOINED = split("{o}, {c}|{o}; {c}|{o} and {c}|{o}. {c}|{o} - {c}|{o}: {c}|{c}, {o}|{c}; {o}|{c} and {o}|{c}. {o}|{c} - {o}|{c}, since {o}|{c}, for {o}|{c} ({o})|{c} because {o}|{o}, so {c}|now that {o}, {c}", "|")
+
 TASTE_ASKS = split(
     "what is my favourite {n}|which {n} is my favourite|which {n} would I pick|what {n} do I like best|which {n} do I love most|what {n} would I go for|"
     "what is my go-to {n}|which {n} do I favour|my favourite {n}|what's my preferred {n}|what would I take as a {n}|which {n} is the best for me|"
@@ -423,4 +473,5 @@ TASTE_ASKS = split(
 
 TASTE_ASKS_OF = split(
     "what is {p} favourite {n}|which {n} does {s} like best|what {n} would {s} pick|{p} favourite {n}|which {n} does {s} love most|what's {p} preferred {n}|"
-    "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour")
+    "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour|"
+    "which {n} is {p} pick|what {n} has {s} picked|which {n} is the best for {s}|the {n} of {s}|which {n} should one offer {s}|what did {s} name as {n}")

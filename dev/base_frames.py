@@ -1,21 +1,11 @@
 """Made-up predicates, in the lives of the synthetic base: the answer is what the evidence says beyond what the question repeats."""
 from dev.base_threads import _cap, _finish_question, _possessive
 from dev.base_forms import FILLERS, FRAMES, WRAPS_AFTER, WRAPS_BEFORE
-from dev.base_values import UNKNOWN, Episode, frame_key, frame_value, name, tail, word
+from dev.base_values import UNKNOWN, Episode, frame_key, frame_value, name, past, tail, third, word
 from dev.base_words import FRAME_NOUNS, FRAME_VERBS, PREPOSITIONS
 
 # what a value may stand in: the answer is the value alone
 DRESSES = ("{}",) * 20 + ('"{}"', "'{}'", "<{}>", "[{}]", "({})", "*{}*", "`{}`", "#{}", "{{{}}}", "**{}**")
-
-
-def _third(verb):
-    """she mends, she catches"""
-    return verb + "es" if verb.endswith(("s", "x", "ch", "sh", "z", "o")) else verb[:-1] + "ies" if verb[-1] == "y" and verb[-2] not in "aeiou" else verb + "s"
-
-
-def _past(verb):
-    """mended, moved, carried"""
-    return verb + "d" if verb.endswith("e") else verb[:-1] + "ied" if verb[-1] == "y" and verb[-2] not in "aeiou" else verb + "ed"
 
 
 class Frames:
@@ -35,10 +25,10 @@ class Frames:
             if used & {noun, verb, *asks.split("|")}:  # one question for two predicates
                 continue
             used |= {noun, verb, *asks.split("|")}
-            words = {"{n}": noun, "{b}": verb, "{z}": _third(verb), "{d}": _past(verb), "{m}": word(rng), "{r}": rng.choice(PREPOSITIONS)}
+            words = {"{n}": noun, "{b}": verb, "{z}": third(verb), "{d}": past(verb), "{m}": word(rng), "{r}": rng.choice(PREPOSITIONS)}
             options = statements_of.split("|")
             self.frames.append((words, rng.sample(options, rng.randint(1, len(options))), asks.split("|"), reverse.split("|") if reverse else []))
-        self.several = rng.choice((0.0, 0.0, 0.4, 0.9, 1.0))  # share of episodes with two to four pairs
+        self.several = rng.choice((0.0, 0.0, 0.5, 1.0, 1.0))  # share of episodes with two to five pairs
         self.wrapped = rng.choice((0.0, 0.0, 0.2, 0.6))
         self.dress = rng.choice(DRESSES)
 
@@ -47,7 +37,7 @@ class Frames:
         f = rng.randrange(len(self.frames))
         words, forms, _, _ = self.frames[f]
         form, parts, pairs = rng.choice(forms), [], []
-        for _ in range(rng.randint(2, 4) if rng.random() < self.several else 1):
+        for _ in range(rng.randint(2, 5) if rng.random() < self.several else 1):
             k = next((k for k in rng.sample(self.keys, min(3, len(self.keys))) if (f, k) not in self.told), None) if rng.random() < 0.4 else None
             if k is None:
                 near = rng.choice(self.keys) if self.keys and rng.random() < 0.2 else None

@@ -1,11 +1,23 @@
 """Tastes and everyday chat, in the lives of the synthetic base: told in the first person, asked of me or of the speaker."""
 from dev.base_threads import NOW, _cap, _fill, _finish_question, stranger
-from dev.base_forms import CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTES, TASTES_ANEW, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE
-from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, tail, value
+from dev.base_forms import CHANGES, CHAT_FORMS, CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME, TASTES_JOINED, TASTES_OVER, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE
+from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, name, past, tail, third, value, word
+from dev.base_words import FRAME_NOUNS, FRAME_VERBS
 
 
 def _value(rng, pool):
-    return FRAME_MAKERS[pool](rng) if pool in ("mail", "identifier", "path") else value(rng, pool, 0.4)
+    return FRAME_MAKERS[pool](rng) if pool in ("mail", "identifier", "path", "first") else value(rng, pool, 0.4)
+
+
+def _made_up(rng, noun):
+    """A row as those of CHAT_LINES, about a noun."""
+    says, asks = rng.choice(CHAT_FORMS)
+    verb, other = (word(rng) if rng.random() < 0.2 else rng.choice(FRAME_VERBS)), rng.choice([n for n in FRAME_NOUNS if n != noun])
+    for mark, text in {"{n}": noun, "{w}": other, "{b}": verb, "{z}": third(verb), "{d}": past(verb)}.items():
+        says, asks = says.replace(mark, text), asks.replace(mark, text)
+    pool = "clock" if "starts" in says else rng.choice(("invented_place", "place")) if "over in" in says else rng.choice(
+        ("pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
+    return pool, says, asks
 
 
 def _ask(rng, form, subject="", noun=""):
@@ -24,9 +36,12 @@ class Talk:
         if alone:
             names.add("I")
         self.rows = rng.sample(TASTES, min(len(TASTES), max(3, statements))) if self.tastes else rng.sample(CHAT_LINES, rng.randint(4, len(CHAT_LINES)))
+        if not self.tastes and rng.random() < 0.7:
+            self.rows = rng.sample(self.rows, rng.randint(0, len(self.rows))) + [_made_up(rng, noun) for noun in rng.sample(FRAME_NOUNS, rng.randint(4, 30))]
         self.told, self.anew = {}, rng.choice((0.1, 0.3, 0.5))
         self.noise = 0.0 if alone else rng.choice((0.0, 0.15, 0.4))
         self.wrapped = rng.choice((0.0, 0.1, 0.3))
+        self.reported = 0.0 if alone or not self.tastes else rng.choice((0.0, 0.5, 1.0, 1.0))  # share that is told of the speakers, not by them
 
     def tell(self, rng, index):
         """A remark; noise comes with None instead of a token."""
@@ -48,20 +63,28 @@ class Talk:
         old = item["past"][-1] if item["past"] else None
         item["past"].append(v)
         item["index"] = index
+        reported = rng.random() < self.reported
         if self.tastes:
-            if old and rng.random() < 0.4:
-                text = rng.choice(TASTES_TURNED).replace("{old}", old)
+            if reported:
+                text = _fill(rng.choice(TASTE_LINES_OF), who, self.rows[r][0])
+                text = rng.choice(CHANGES).replace("{}", text).replace("{old}", old) if old and rng.random() < 0.7 else text
+            elif old and (roll := rng.random()) < 0.7:
+                joined = rng.choice(TASTES_JOINED)
+                over, come = rng.choice(TASTES_OVER), rng.choice(TASTES_COME)
+                over, come = (_cap(x, ("{",)) if f". {{{mark}}}" in joined else x for x, mark in ((over, "o"), (come, "c")))
+                text = (rng.choice(TASTES_TURNED) if roll < 0.3 else joined.replace("{o}", over).replace("{c}", come)).replace("{old}", old)
             else:
                 text = rng.choice(TASTE_LINES)
                 text = rng.choice(TASTES_ANEW).replace("{}", text).replace("{old}", old) if old else text
-            text = text.replace("{n}", self.rows[r][0])
+            verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
+            text = text.replace("{n}", self.rows[r][0]).replace("{z}", third(verb)).replace("{b}", verb).replace("{x}", name(rng))
         else:
             text = rng.choice(self.rows[r][1].split("|")).strip()
             text = rng.choice(("{}", "{}", "news: {}", "change of plan, {}", "{} now", "correction: {}", "oh, and {}")).replace("{}", text) if old else text
         if text.endswith("{v}"):
             text += tail(rng, v, 0.35)
         text = text.replace("{v}", v)
-        if who != "I":
+        if who != "I" and not reported:
             text = f"{who}: {_cap(text, (v,)) if rng.random() < 0.4 else text}{rng.choice(('', '', '.', '!', ' :)', '...'))}"
         elif rng.random() < self.wrapped:
             text = f"{rng.choice(WRAPS_BEFORE)} {text}. {rng.choice(WRAPS_AFTER)}"
@@ -101,4 +124,4 @@ class Talk:
 
     def _near(self, row, other):
         """Whether what was said of one might answer for the other."""
-        return row == other or self.tastes and (row[1] == other[1] or row[0] in other[0] or other[0] in row[0])
+        return row == other or not self.tastes and row[2] == other[2] or self.tastes and (row[1] == other[1] or row[0] in other[0] or other[0] in row[0])

@@ -110,7 +110,7 @@ def _code(rng):
 
 def _secret(rng):
     return rng.choice((f"{word(rng)}-{word(rng)}", word(rng), f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}", f"{word(rng)}{_digits(rng, 1, 3)}",
-                       f"{rng.choice(OBJECTS)}-{rng.choice(ADJECTIVES)}", f"{word(rng)} {word(rng)} {word(rng)}"))
+                       f"{rng.choice(OBJECTS)}-{rng.choice(ADJECTIVES)}", f"{word(rng)} {word(rng)} {word(rng)}", _phrase(rng)))
 
 
 # pools that are made up on the spot
@@ -144,6 +144,16 @@ LOOKALIKES = {
 }
 
 
+def third(verb):
+    """she mends, she catches"""
+    return verb + "es" if verb.endswith(("s", "x", "ch", "sh", "z", "o")) else verb[:-1] + "ies" if verb[-1] == "y" and verb[-2] not in "aeiou" else verb + "s"
+
+
+def past(verb):
+    """mended, moved, carried"""
+    return verb + "d" if verb.endswith("e") else verb[:-1] + "ied" if verb[-1] == "y" and verb[-2] not in "aeiou" else verb + "ed"
+
+
 def tail(rng, v, share):
     """
     With a chance of `share` (a third of it where the value v is of several words) words that follow it and are not part of it: where an answer ends is to be
@@ -155,7 +165,7 @@ def tail(rng, v, share):
     for mark, words in TAIL_WORDS.items():
         out = out.replace(mark, rng.choice(words))
     verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
-    out = out.replace("{z}", verb + ("s" if not verb.endswith("s") else "")).replace("{r}", rng.choice(PREPOSITIONS))
+    out = out.replace("{z}", third(verb)).replace("{r}", rng.choice(PREPOSITIONS))
     out = out.replace("{w}", word(rng) if rng.random() < 0.3 else rng.choice(FRAME_NOUNS)).replace("{x}", name(rng))
     return out if out[0] in ",.!:" else " " + out
 
@@ -233,9 +243,10 @@ class Names:
             thing = rng.choice(OBJECTS if kind == "object" else LOCKS)
             return rng.choice((f"the {rng.choice(ADJECTIVES)} {thing}", f"the {rng.choice(ADJECTIVES)} {thing}", f"{rng.choice(SURNAMES)}'s {thing}",
                                f"the {thing} of {name(rng)}", f"{thing} {_digits(rng, 1, 3)}", f"the {word(rng)} {thing}"))
-        if kind == "slot":  # many alike: the same head, another number
+        if kind == "slot":  # many alike: the same head, another number or another word
+            worded = not near[-1].isdigit() if near else rng.random() < 0.5
             head = near.rsplit(" ", 1)[0] if near and roll < 0.85 else rng.choice(SLOTS)
-            return f"{head} {_digits(rng, 1, rng.choice((2, 2, 3, 4)))}"
+            return f"{head} {word(rng) if worded else _digits(rng, 1, rng.choice((2, 2, 3, 4)))}"
         if kind == "register":
             if near and " " in near and roll < 0.6:
                 return f"{near.rsplit(' ', 1)[0]} {rng.choice((word(rng), _code(rng), _digits(rng, 1, 4)))}"

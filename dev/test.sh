@@ -6,4 +6,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 use_venv requirements.txt requirements-dev.txt
 cd "$ROOT"
-exec "$PY" -m pytest "$@"
+export OMP_NUM_THREADS=1   # a process a core
+exec "$PY" -m pytest -n auto --maxprocesses 4 "$@"

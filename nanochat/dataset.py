@@ -222,7 +222,9 @@ def _cut(tokenizer, ids, limit):
 
 def _marked_episodes(tokenizer, text, evidence, where):
     bos, end, user, assistant = tokenizer.bos_id, tokenizer.end_id, tokenizer.user_id, tokenizer.assistant_id
-    ids = tokenizer.encode_marked(text)
+    ids, space = tokenizer.encode_marked(text), tokenizer.encode(" ")
+    # " 7" is a space and a 7, and any space of the evidence would do to begin with
+    ids = [token for token, before in zip(ids, [-1, *ids]) if not (before == assistant and [token] == space)]
     starts = [index for index, token in enumerate(ids) if token == bos]
     if ids and (not starts or starts[0] > 0):
         raise ShardError(f"{where}: marked text must begin with <|bos|>")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, RecallHead, grams, top_k
+from nanochat.recall import GRAMS, HISTORY, RecallHead, continued, grams, top_k
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -39,6 +39,7 @@ class THENConfig(GPTConfig):
     window: int = 64             # slots a token sees back in its own episode, a multiple of 16
     n_ordinary: int = 2040       # token ids from here on are special: never copied
     bos_id: int = 2040
+    end_id: int = 2041
     user_id: int = 2042
     assistant_id: int = 2043
     pad_id: int = 2044
@@ -190,11 +191,11 @@ class THENGPT(GPT):
         recurrent = {"layers": [b.attn.empty_carry(B, device, self.dtype) for b in self.blocks],
                      "window": new(B, c.window, dtype=torch.int64, fill=-1),       # episode of each cached slot, -1 = none
                      "hidden": new(B, c.n_embd),                                   # trunk output at the last slot
-                     "before": new(B, CONTEXT, dtype=torch.int64, fill=-1),        # last tokens
+                     "before": new(B, HISTORY, dtype=torch.int64, fill=-1),        # last tokens
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
                      "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
-                     "near": new(B, (1 + c.address_heads) * GRAMS, dtype=wide(self.dtype)),   # ... and its words, by how much they matter
+                     "near": new(B, (2 + c.address_heads) * GRAMS, dtype=wide(self.dtype)),   # ... and its words, by how much they matter
                      "address": {"word": new(B, 5, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
@@ -307,7 +308,7 @@ class THENGPT(GPT):
         asks = asks.gather(1, last + 1)
         spoke = torch.where(idx == c.assistant_id, slot, -1).cummax(1).values
         answering = (spoke >= begin * CHUNK) & (spoke >= 0) | (begin < 0) & r["answering"][:, None]
-        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"], idx], dim=1)), "before": (r["asked"], r["near"]),
+        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"][:, -CONTEXT:], idx], dim=1)), "before": (r["asked"], r["near"]),
                     "ends": (idx == c.assistant_id) & asks[:, slot // CHUNK],
                     "carry": {"asking": asks[:, -1], "answering": answering[:, -1]}}
         return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin, "question": question}, episode, position
@@ -333,37 +334,37 @@ class THENGPT(GPT):
         first = F.pad(starts[:, :, None], (0, CHUNK - 1)).view(B, T)
         previous = torch.cat([r["hidden"][:, None], h[:, :-1]], dim=1).masked_fill(first[..., None], 0)
         line = torch.cat([r["before"], idx], dim=1)
-        before = line.unfold(1, CONTEXT, CHUNK)[:, :C].masked_fill(starts[..., None], -1)
+        before = line[:, HISTORY - CONTEXT:].unfold(1, CONTEXT, CHUNK)[:, :C].masked_fill(starts[..., None], -1)
         if c.recall:
             every = torch.cat([state["episode"][:, None], episode], dim=1)
             a, moment, query, words, address = self.recall.address(idx, h.to(wide(h.dtype)), valid, starts, every[:, :, None] == every[:, None], r["address"])
             keys = self.recall.key(chunks, previous.view(chunks.shape), alive, *rotary(torch.arange(CHUNK, device=idx.device)[None], D // c.n_head, h.dtype))
         else:
             a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
-            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 1 + c.address_heads)}
+            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 2 + c.address_heads)}
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)
         traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
                         episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
         question = {**local["question"], **words}
         asked, near = self.asked(question, torch.full((B, 1), T - 1, device=idx.device))
-        return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -CONTEXT:], "address": address, **question["carry"], "asked": asked[:, 0] > 0,
+        return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -HISTORY:], "address": address, **question["carry"], "asked": asked[:, 0] > 0,
                                                "near": near[:, 0]}
 
     def asked(self, question, positions):
         """
         What the question turn around each of the positions (B, M) has said by then, before its answer began: its tokens (B, M, 3 * GRAMS), 0 or 1, see
-        grams, and the weights of its words (B, M, (1 + Ha) * GRAMS), see Address.
+        grams, and the weights of its words (B, M, (2 + Ha) * GRAMS), see Address.
         """
         slot = torch.arange(question["grams"].shape[1], device=positions.device)
         begin = question["begin"].gather(1, positions)[..., None]
         here = (slot <= positions[..., None]) & (slot >= begin)
         asked, near = ((begin < 0) * t[:, None].to(wide(self.dtype)) for t in question["before"])
         tokens = (here & question["counts"][:, None])[..., None].expand(*here.shape, 3).flatten(2)
-        asked = asked.scatter_add(2, question["grams"][:, None].expand(*here.shape, 3).flatten(2), tokens.to(asked.dtype)).clamp(max=1)
+        asked = asked.scatter_add_(2, question["grams"][:, None].expand(*here.shape, 3).flatten(2), tokens.to(asked.dtype)).clamp_(max=1)
         counts = here & (question["counts"] | question["ends"])[:, None]   # the last word is complete when the answer begins
-        place = question["place"][:, None].expand(here.shape)
-        for i, weight in enumerate(question["weight"].unbind(-1)):
-            near = near.scatter_add(2, place + GRAMS * i, (counts * weight[:, None]).to(near.dtype))
+        weight = question["weight"]
+        place = question["place"][..., None] + GRAMS * torch.arange(weight.shape[-1], device=positions.device)
+        near = near.scatter_add_(2, place.flatten(1)[:, None].expand(*here.shape[:2], -1), (counts[..., None] * weight[:, None]).flatten(2).to(near.dtype))
         return asked, near
 
     def read_context(self, traces, chunk, new, training):
@@ -398,7 +399,7 @@ class THENGPT(GPT):
             wanted = score.detach() if proof is None else score.detach() + 1e4 * (traces.episode[:, None] == proof[..., None])
             select = top_k(wanted, self.config.recall_topk)
             address = score.gather(2, select)
-        recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(CONTEXT, device=x.device)]
+        recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(HISTORY, device=x.device)]
         asked = self.asked(context["question"], positions)
         x, g, p, entries = self.recall.read(x, address, hints, select, traces, recent, *asked, self.wte.weight, context["fresh"])
         return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
@@ -439,14 +440,17 @@ class THENGPT(GPT):
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
             # which word of the evidence, however it was routed to: the noise of addressing would drown what is to be learned of reading
-            mass, ids = copy["entries"]
+            mass, ids, copied = copy["entries"]
             mass = mass * (traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]).repeat_interleave(CHUNK, dim=-1)
-            right = (mass * (ids == target[..., None])).sum(-1)
+            exact = continued(ids, copied, idx, targets, positions, c.n_ordinary)
+            right = (mass * exact).sum(-1)
             misread = mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log()
-            goes_on = found & ~begins & (target < c.n_ordinary)   # where an answer ends is not to be found in what is copied
-            read = masked_mean(misread, begins & found) + masked_mean(misread, goes_on & (right > 0))
-            # whether the memory holds an answer: the mixture alone teaches the gate too slowly
-            gate = masked_mean(F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), found.to(g.dtype), reduction="none"), begins & (found | (proof == UNKNOWN)))
+            read = masked_mean(misread, begins & found) + masked_mean(misread, found & ~begins & (right > 0))
+            # whether the memory holds an answer, and whether what comes next there is still of it: the mixture alone teaches the gate too slowly. Goings-on outnumber ends
+            goes_on = found & ~begins & (mass.sum(-1) > 0)
+            copies = torch.where(begins, found, (exact & (mass > 0) & (ids == target[..., None])).any(-1)).to(g.dtype)
+            unsure = F.binary_cross_entropy(g.clamp(1e-6, 1 - 1e-6), copies, reduction="none")
+            gate = masked_mean(unsure, begins & (found | (proof == UNKNOWN))) + masked_mean(unsure, goes_on & (copies > 0)) + masked_mean(unsure, goes_on & (copies == 0))
             known = found | known & (proof == UNKNOWN)   # what has left the memory can't be asked for
         # a fixed number of slots, so that shapes do not depend on data: those with an ordinary target first, at random
         elsewhere = (torch.rand(B, T, device=idx.device) + ((targets >= 0) & ~answers)).flatten().topk(int(c.text_fraction * B * T))
@@ -467,7 +471,7 @@ def copied_from(origin, token):
     if origin is None:
         return {}
     episode, copy = origin
-    p, ids = copy["entries"]
+    p, ids, _ = copy["entries"]
     mass = (copy["g"][0, -1] * p[0, -1] * (ids[0, -1] == token)).view(-1, CHUNK).sum(-1)
     out = {}
     for trace, m in zip(copy["select"][0, -1].tolist(), mass.tolist()):

@@ -180,46 +180,49 @@ class HybridTHENAttention(CausalSelfAttention):
         in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
         """
         rows, S, H, d = q.shape
-        n, mask = rows // x.shape[0], local["mask"]
+        (B, T, _), mask = x.shape, local["mask"]
         k, v = (t.repeat_interleave(H // self.n_kv_head, 2) for t in (k, v))
-        sink = self.sink.to(x.dtype).expand(rows, 1, H, d)
-        zero = torch.zeros_like
-        if memory is None or len(memory["traces"]) == 0 or memory["training"] is not None or len(memory["traces"]) <= self.config.read_topk:
-            far = [(zero(sink), sink, zero(sink))]            # rotary part of the key, plain part, value
-            seen = torch.ones_like(mask[..., :1])
-            if memory is not None and len(memory["traces"]):
-                mk, mv = (t.repeat_interleave(n, 0) for t in self.memory_kv(memory["traces"].gist, x.dtype))
-                far.insert(0, (zero(mk), mk, mv))
-                seen = torch.cat([memory["visible"](0).view(rows, 1, S, -1), seen], dim=-1)
-            near = (k, zero(k), v)
-            k_rotary, k_plain, v = (torch.cat(parts, dim=1) for parts in zip(near, *far))
-            q, k = torch.cat([q, q_plain], dim=-1), torch.cat([k_rotary, k_plain], dim=-1)
-            mask = torch.cat([mask, seen], dim=-1)
-            if memory is not None and memory["training"] is not None and len(memory["traces"]):
-                memory["training"]["losses"].append(self.index_loss(x, q, k, mask, memory))
-            return masked_attention(q, k, v, mask, d ** -0.5)
-        # only the selected traces are touched
-        traces, visible, wanted = memory["traces"], memory["visible"](begin), x[:, begin:]
-        if isinstance(traces.index, Keys):
-            query, weight = self.index_query(wanted)
-            asking = local["valid"][0, begin:]   # padding reads nothing, so no memory is searched for it
-            found = best(traces.index.part(self.read_layer), query[0, asking], self.config.read_topk, visible[0, asking], weight[0, asking])
-            select, score = (t.new_full((1, len(asking), t.shape[1]), fill) for t, fill in zip(found, (0, float("-inf"))))
-            select[0, asking], score[0, asking] = found
-            seen = score > float("-inf")
-        else:
-            score = self.index_scores(wanted, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
-            select = top_k(score, self.config.read_topk)
-            seen = visible.gather(2, select)
-        select, seen = (F.pad(t, (0, 0, begin, 0)) for t in (select, seen))                                # (B, T, K)
-        mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
-        seen = seen.view(rows, 1, S, -1)
         near = torch.einsum("bthd,bshd->bhts", q, k).masked_fill(~mask, float("-inf"))
-        far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen, float("-inf"))
-        none = torch.einsum("bthd,bshd->bhts", q_plain, sink)
-        p = torch.softmax(torch.cat([near, far, none], dim=-1).to(wide(x.dtype)) * d ** -0.5, dim=-1).to(x.dtype)
-        W = near.shape[-1]
-        return (torch.einsum("bhts,bshd->bthd", p[..., :W], v) + torch.einsum("bhtk,btkhd->bthd", p[..., W:-1], mv)).flatten(2)
+        none = torch.einsum("bthd,hd->bht", q_plain, self.sink.to(x.dtype))[..., None]
+        if memory is None or len(memory["traces"]) == 0:
+            p = torch.softmax(torch.cat([near, none], dim=-1) * d ** -0.5, dim=-1)
+            return torch.einsum("bhts,bshd->bthd", p[..., :-1], v).flatten(2)
+        traces = memory["traces"]
+        dense = memory["training"] is not None or len(traces) <= self.config.read_topk
+        if dense:   # every slot sees the traces of its row: gists are not repeated for its blocks
+            mk, mv = self.memory_kv(traces.gist, x.dtype)                                                      # (B, N, H, d)
+            far = torch.einsum("bthd,bnhd->bhtn", q_plain.reshape(B, T, H, d), mk).masked_fill(~memory["visible"](0)[:, None], float("-inf"))
+            far = far.unflatten(2, (-1, S)).transpose(1, 2).flatten(0, 1)
+        else:       # only the selected traces are touched
+            select, seen = (F.pad(t, (0, 0, begin, 0)) for t in self.select(x[:, begin:], traces, memory["visible"](begin), local["valid"][:, begin:]))   # (B, T, K)
+            mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
+            far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen.view(rows, 1, S, -1), float("-inf"))
+        p = torch.softmax(torch.cat([near, far, none], dim=-1) * d ** -0.5, dim=-1)
+        if memory["training"] is not None:
+            memory["training"]["losses"].append(self.index_loss(x, p, memory))
+        near, far = p.split([near.shape[-1], far.shape[-1], 1], dim=-1)[:2]
+        y = torch.einsum("bhts,bshd->bthd", near, v)
+        if dense:
+            far = torch.einsum("bhtn,bnhd->bthd", far.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3), mv).reshape(y.shape)
+        else:
+            far = torch.einsum("bhtk,btkhd->bthd", far, mv)
+        return (y + far).flatten(2)
+
+    def select(self, x, traces, visible, valid):
+        """
+        The traces that slots attend to: x (B, T, D), visible (B, T, N), valid (B, T), false for padding, which need not be searched for. Returns their
+        indices (B, T, K), and which of them are visible.
+        """
+        if not isinstance(traces.index, Keys):
+            score = self.index_scores(x, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
+            select = top_k(score, self.config.read_topk)
+            return select, visible.gather(2, select)
+        query, weight = self.index_query(x)
+        asking = valid[0]
+        found = best(traces.index.part(self.read_layer), query[0, asking], self.config.read_topk, visible[0, asking], weight[0, asking])
+        select, score = (t.new_full((1, len(asking), t.shape[1]), fill) for t, fill in zip(found, (0, float("-inf"))))
+        select[0, asking], score[0, asking] = found
+        return select, score > float("-inf")
 
     def memory_kv(self, gist, dtype):
         """Keys and values (…, H, d) of gists (…, Dg)."""
@@ -228,20 +231,16 @@ class HybridTHENAttention(CausalSelfAttention):
         k, v = norm(self.memory_k(gist).view(shape)), self.memory_v(gist).view(shape)
         return (t.repeat_interleave(self.n_head // self.n_kv_head, -2) for t in (k, v))
 
-    def index_loss(self, x, q, k, mask, memory):
+    def index_loss(self, x, p, memory):
         """
         KL of the indexer to the mass that the joint softmax puts on the traces, head-summed and L1-normalised (V3.2, sec. 2.1), at
-        the positions being trained. q (B*n, S, H, 2d), k (B*n, L, H, 2d), mask (B*n, 1, S, L), L = window, traces, sink.
+        the positions being trained. p (B*n, H, S, L), L = window, traces, sink.
         """
         traces, positions = memory["traces"], memory["training"]["positions"][:, :8]   # answers come first; 8 a row are enough for the indexer
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        S, N, M = q.shape[1], len(traces), positions.shape[1]
-        block, slot = (rows * (x.shape[1] // S) + positions // S).flatten(), (positions % S).flatten()
-        with torch.no_grad():
-            logits = torch.einsum("mhd,mshd->mhs", q[block, slot], k[block]).float() * self.head_dim ** -0.5
-            logits = logits.masked_fill(~mask[block, :, slot], float("-inf"))
-            p = torch.softmax(logits, dim=-1)[..., -N - 1:-1].sum(1).view(-1, M, N)
-            p = p / p.sum(-1, keepdim=True).clamp(min=1e-9)
+        S, N = p.shape[2], len(traces)
+        p = p.detach()[rows * (x.shape[1] // S) + positions // S, :, positions % S, -N - 1:-1].to(wide(x.dtype)).sum(2)
+        p = p / p.sum(-1, keepdim=True).clamp(min=1e-9)
         score = self.index_scores(x[rows, positions], traces.index[:, :, self.read_layer])
         seen = memory["visible"](0)[rows, positions]
         log_q = torch.log_softmax(score.masked_fill(~seen, -1e9), dim=-1)

@@ -9,7 +9,8 @@ every token by *content* (which word in it). What is copied is a token id, so wo
               - late     episodes whose number is beyond that of the query ("before t=600", "as of t=550")
               - stale    episodes that a newer one matches about as well: of equals the latest counts
     suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
-    nearby    n          words around the entry stand in the question: "the mood was tired", "what was the mood?"
+    nearby    n          words around the entry stand in the question: "the mood was tired", "what was the mood?"; on which side the word stands
+                         that names a value ("7 is the age of Ada", "Ada: 7") is told by the value's key
     asked     d          the entry itself stands in the question: an answer is what the question does not say
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
@@ -31,9 +32,10 @@ MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 GRAMS = 4096        # places in the tables of what a question says
-HINTS = 6           # what the gate is told beside hidden states, and what is missing for each address head
+HINTS = 8           # what the gate is told beside hidden states, and what is missing for each address head
 NO_TRACE = -2.0     # each of the hints where no trace is visible
-BEFORE, AFTER = CONTEXT, 9   # tokens before and after an entry in which a word of the question counts
+BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
+HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
 
 
 def unit(x):
@@ -126,7 +128,7 @@ class Address(nn.Module):
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
         self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see RecallHead.route
-        self.salience = nn.Linear(config.n_embd, 1)          # how much it matters to what is read that a word is in the question
+        self.salience = nn.Linear(config.n_embd, 2)          # how much it matters to what is read that a word is in the question; and that the evidence says it
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -148,8 +150,8 @@ class Address(nn.Module):
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
         episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
-        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 1 + Ha), for `nearby`, and how much it names
-        what is meant};
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 2 + Ha): for `nearby`, how much it must be said
+        for an answer to be one, and how much it names what is meant};
         the carry.
         """
         B, T = ids.shape
@@ -232,6 +234,26 @@ def grams(line):
     one, two, three = line[..., CONTEXT:], line[..., CONTEXT - 1:-1], line[..., CONTEXT - 2:-2]
     mixed = torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)], dim=-1)
     return mixed % GRAMS + GRAMS * torch.arange(3, device=line.device)
+
+
+def continued(ids, copied, idx, targets, positions, n_ordinary):
+    """
+    Of the entries (B, M, K*16) from which an answer might be copied at the positions (B, M), those that go on as it does, (B, M, K*16) bool: as far as the record
+    knows, all of it so far stands before the entry, it is the next token, and the two after it follow; where it ends, whatever comes next. Of "1512" in "t=1512: 5
+    of 151" one 1 is right. Where there is none (the second of two values), those that are the next token. ids, copied as RecallHead.read returns them; idx, targets (B, T).
+    """
+    ahead, rows = F.pad(targets, (0, 2), value=-1), torch.arange(idx.shape[0], device=idx.device)[:, None]
+    target = targets[rows, positions][..., None]
+    spoke = torch.where(idx >= n_ordinary, torch.arange(idx.shape[1], device=idx.device), -1).cummax(1).values
+    said = (positions - spoke[rows, positions]).clamp(max=HISTORY)[..., None]
+    ends = target >= n_ordinary
+    simple = (ids == target) | ends
+    exact, going, slot = simple & (copied >= said), ~ends, torch.arange(ids.shape[-1], device=ids.device) % CHUNK
+    for n in (1, 2):
+        following = ahead[rows, positions + n][..., None]
+        going = going & (following >= 0) & (following < n_ordinary)
+        exact = exact & (~going | (F.pad(ids, (0, n))[..., n:] == following) | (slot >= CHUNK - n))
+    return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
 
 
 def gather_traces(x, index):
@@ -317,14 +339,15 @@ class RecallHead(nn.Module):
         self.key = Keys(config)
         self.query = nn.Linear(config.n_embd, config.recall_dim, bias=False)
         self.content_scale = nn.Parameter(torch.empty(()))
-        self.suffix = nn.Parameter(torch.empty(CONTEXT))
+        self.suffix = nn.Parameter(torch.empty(HISTORY))
         self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
+        self.side = nn.Linear(config.recall_dim, BEFORE + 1 + AFTER, bias=False)   # ... and what the entry's key adds to it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
-        hints = HINTS + config.address_heads
+        hints = config.recall_dim + HINTS + config.address_heads
         self.feedback = nn.Linear(config.n_embd + hints, config.n_embd, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + hints, GATE), nn.ReLU(), nn.Linear(GATE, 1))
-        self.known = nn.Sequential(nn.Linear(hints, KNOWN), nn.ReLU(), nn.Linear(KNOWN, 1))   # the hints by themselves: among hidden states they drown
+        self.known = nn.Sequential(nn.Linear(hints - config.recall_dim, KNOWN), nn.ReLU(), nn.Linear(KNOWN, 1))   # the hints by themselves: among hidden states they drown
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -332,8 +355,9 @@ class RecallHead(nn.Module):
         nn.init.normal_(self.query.weight, std=self.query.in_features ** -0.5)
         self.key.init_weights(self.query.weight)
         nn.init.constant_(self.content_scale, 10.0)
-        nn.init.constant_(self.suffix, 1.0)
-        self.nearby.copy_(torch.tensor([0.5, 1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0]))
+        self.suffix.copy_(torch.tensor([2.0, 2.0, 1.0] + [0.5] * (HISTORY - 3)))
+        nn.init.zeros_(self.side.weight)
+        self.nearby.copy_(torch.tensor([0.0] * (BEFORE - 3) + [0.5, 1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0]))
         self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))
         nn.init.zeros_(self.sink.weight)
         nn.init.constant_(self.sink.bias, 4.0)
@@ -372,7 +396,7 @@ class RecallHead(nn.Module):
     @staticmethod
     def missing(needed, place, select, episode, p):
         """
-        Of the words of the question, by how much they name what is meant (B, M, Ha, GRAMS), the share that the episode most is copied from does not say, (B, M, Ha);
+        Of the words of the question, by weights (B, M, n, GRAMS), the share that the episode most is copied from does not say, (B, M, n);
         1 where nothing is copied. place (B, M, K, 19): of the words of the traces read, GRAMS = none; select (B, M, K), episode (B, N), p (B, M, K * 16).
         """
         (B, M, K), p = select.shape, p.detach()
@@ -385,53 +409,73 @@ class RecallHead(nn.Module):
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
-        hints = x.new_tensor([NO_TRACE] * 3 + [0, 0, NO_TRACE] + [1] * self.config.address_heads)
+        hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (1 + self.config.address_heads))
         return x + self.feedback(torch.cat([torch.zeros_like(x), hints.expand(*x.shape[:-1], -1)], dim=-1))
 
     def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
         """
         x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
-        recent (B, M, 3) the last tokens of the stream, newest last; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (1 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
+        recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (2 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
-        entries with their token ids, both (B, M, K*16). They sum to 1, to 0 where nothing is visible.
+        entries with their token ids and how many tokens before them are the last of the stream, all (B, M, K*16). It sums to 1, to 0 where nothing is visible.
         """
         B, M, K = select.shape
         ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
         before = gather_traces(traces.before, select).long()
         q = unit(self.query(x)) * self.content_scale
-        keys = gather_traces(traces.keys, select).flatten(2, 3)
-        content = (keys @ q.to(keys.dtype)[..., None]).view(B, M, K, CHUNK).to(x.dtype)
+        keys = gather_traces(traces.keys, select).to(x.dtype)
         if fresh.shape[1]:
-            newest = (q @ fresh.flatten(1, 2).to(x.dtype).transpose(1, 2)).view(B, M, -1, CHUNK)
             at = select - (len(traces) - fresh.shape[1])
-            newest = newest.gather(2, at.clamp(min=0)[..., None].expand(-1, -1, -1, CHUNK))
-            content = torch.where(at[..., None] >= 0, newest, content)
-        entry = content + address[..., None]
+            keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
+        entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None]
         line = torch.cat([before, ids], dim=-1)                                  # (B, M, K, 19)
-        match = torch.ones_like(ids, dtype=torch.bool)
-        for m in range(CONTEXT):
-            token = recent[:, :, CONTEXT - 1 - m, None, None]
-            match = match & (line[..., CONTEXT - 1 - m:CONTEXT - 1 - m + CHUNK] == token) & (token >= 0)
-            entry = entry + self.suffix[m] * match
+        copied = self.matched(line, recent)
+        entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
         said = grams(line)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
         place = mix64(words) % GRAMS
         weight = near.gather(-1, place.flatten(2)).view(line.shape) * (words != 0)
-        entry = entry + F.pad(weight, (0, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) @ self.nearby.to(weight.dtype)
-        copyable = (ids < self.config.n_ordinary) & (ids >= 0)
-        entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
+        entry = entry + (F.pad(weight, (BEFORE - CONTEXT, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
+        entry = entry.masked_fill(~self.copyable(line, recent), NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
         mass = p.sum(-1, keepdim=True)      # what the sink leaves is a hint for the gate, which alone decides whether to copy
         p = p / mass.clamp(min=1e-20)
         ids = ids.view(B, M, K * CHUNK)
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = mass * (p_copy @ embed.to(p.dtype))
-        # how much was found, how surely, how well the best trace is addressed once lateness and age are taken off, and what the question says that is not there
-        sure = torch.cat([mass, mass * p_copy.amax(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
+        # how much was found, how surely, whether it goes on with what was copied already, how well the best trace is addressed once lateness and age are taken off, and what the question says that is not there
+        sure = torch.cat([mass, mass * p_copy.amax(-1, keepdim=True), (mass * p * (copied.flatten(2) > 0)).sum(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
                           self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill(words == 0, GRAMS), select, traces.episode, p)], dim=-1)
-        recalled = torch.cat([found, hints, sure], dim=-1)
-        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(recalled[..., x.shape[-1]:])).squeeze(-1)
-        return x + self.feedback(recalled), g, p_copy, (p, ids)
+        held = torch.einsum("bmn,bmnd->bmd", mass * p, keys.flatten(2, 3))         # what was about to be said there: an answer ends where another thing begins
+        recalled = torch.cat([found, held, hints, sure], dim=-1)
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(recalled[..., x.shape[-1] + held.shape[-1]:])).squeeze(-1)
+        return x + self.feedback(recalled), g, p_copy, (p, ids, copied.flatten(2))
+
+    def matched(self, line, recent):
+        """
+        How many tokens before each entry equal the last tokens of the stream, (B, M, K, 16) int64, 0 to HISTORY; those that a record does not know
+        count as equal, once one does. line (B, M, K, 19), see read; recent (B, M, HISTORY). A special token equals nothing: a copy begins after it.
+        """
+        ordinary = (recent >= 0) & (recent < self.config.n_ordinary)
+        same = torch.ones_like(line[..., CONTEXT:], dtype=torch.bool)
+        count = torch.zeros_like(line[..., CONTEXT:])
+        for m in range(HISTORY):
+            token = recent[:, :, HISTORY - 1 - m, None, None]
+            known = min(m + 1, line.shape[-1])                                    # tokens m + 1 before an entry: none before the first m - 2
+            here = line[..., max(CONTEXT - 1 - m, 0):line.shape[-1] - known] == token
+            same = same & F.pad(here, (CHUNK - here.shape[-1], 0), value=True) & ordinary[:, :, HISTORY - 1 - m, None, None]
+            count = count + same
+        return count
+
+    def copyable(self, line, recent):
+        """
+        Which entries may be copied, (B, M, K, 16): ordinary tokens, and the end of an episode. Arguments as of matched. What begins after a special token begins
+        with a word, not within one.
+        """
+        ids, begins = line[..., CONTEXT:], (recent[..., -1:, None] >= self.config.n_ordinary)
+        kind = self.address.codes.kind[line.clamp(min=0)] * (line >= 0)
+        within = (kind[..., CONTEXT:] > 1) & (kind[..., CONTEXT - 1:-1] > 0)
+        return (ids >= 0) & ((ids < self.config.n_ordinary) & ~(begins & within) | (ids == self.config.end_id) & ~begins)

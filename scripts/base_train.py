@@ -102,7 +102,7 @@ def build_model(args, tokenizer, device, dtype):
     from nanochat.gpt import GPT, THENGPT, config_from_depth
     overrides = {"vocab_size": tokenizer.vocab_size, **model_overrides(args.set)}
     if args.model_class == "THENGPT":
-        overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id,
+        overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "end_id": tokenizer.end_id, "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id,
                      "pad_id": tokenizer.pad_id, "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
     try:
         config = config_from_depth(args.model_class, args.depth, **overrides)

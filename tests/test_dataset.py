@@ -111,6 +111,15 @@ def test_marked_text():
     assert document_tokens(TOKENIZER, "", []) == []
 
 
+@pytest.mark.parametrize("answer, first", [(" 71", "7"), (" tea", " te"), (" <x>", "<"), ("  7", " "), ("7", "7")])
+def test_an_answer_does_not_begin_with_a_space_that_is_a_token_of_its_own(answer, first):
+    """Any space of the evidence would be a right beginning; the space within a token tells that a word begins."""
+    _, question = document_tokens(TOKENIZER, f"<|bos|>the code is{answer}<|end|><|bos|><|user|>Code?<|assistant|>{answer}<|end|>", [-1, 0])
+    whole = TOKENIZER.encode(answer)
+    assert question.ids[question.answer_start:-1] == (whole[1:] if TOKENIZER.token_bytes(whole[0]) == b" " else whole)
+    assert TOKENIZER.token_bytes(question.ids[question.answer_start]).decode() == first
+
+
 @pytest.mark.parametrize("text, evidence, message", [
     ("<|bos|>a<|end|>", [-1, 0], "1 episodes but 2 evidence"),
     ("a<|bos|>b<|end|>", [-1], "must begin with"),

@@ -23,7 +23,7 @@ from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, CONTEXT, detach_state, forget_rows, map_state
 from nanochat.tokenizer import BEGINS_WORD, DIGITS, LETTERS, OTHER
 
-ORDINARY, BOS, PAD, USER, ASSISTANT = 58, 60, 61, 62, 63
+ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
 # ten digits, words, ends of words, punctuation and special tokens: (kind, hash, length, number)
 TABLES = tuple(torch.tensor(column) for column in zip(*[(DIGITS, i + 1, 1, i) if i < 10 else (BEGINS_WORD, i + 1, 2, 0) if i < 40 else
                                                         (LETTERS, i + 1, 1, 0) if i < 50 else (OTHER, 0, 0, 0) for i in range(64)]))
@@ -48,7 +48,7 @@ def check(title, mixers=MIXERS):
 def build(mixer, dtype=torch.float64, **overrides):
     """Two write layers and a read layer, twice. Nothing is left at zero or constant, so that nothing is equal by default."""
     model = THENGPT(THENConfig(**{**dict(vocab_size=64, n_layer=6, n_head=2, n_kv_head=2 if mixer == "kda" else 1, n_embd=32, ratio=2, write_mixer=mixer, window=32,
-                                         n_ordinary=ORDINARY, bos_id=BOS, user_id=USER, assistant_id=ASSISTANT, pad_id=PAD, gist_dim=16, index_heads=2, index_dim=8, recall_positions=8,
+                                         n_ordinary=ORDINARY, bos_id=BOS, end_id=END, user_id=USER, assistant_id=ASSISTANT, pad_id=PAD, gist_dim=16, index_heads=2, index_dim=8, recall_positions=8,
                                          recall_dim=16, recall_topk=3, address_dim=32, route_span=2), **overrides}))
     model.init_weights(TABLES)
     with torch.no_grad():
@@ -396,10 +396,11 @@ def state_file(mixer):
         kept = {**state, "traces": rounded}
         more = streams(1, 30, seed=6)[:, 1:]
         # routed by search, or by scoring everything: a score may differ in its last bits
-        assert_close(feed(model, [more], loaded)[0], feed(model, [more], kept)[0], "what comes after", 1e-4)
+        close = 2e-3 if dtype == torch.bfloat16 else 1e-4
+        assert_close(feed(model, [more], loaded)[0], feed(model, [more], kept)[0], "what comes after", close)
         question = episode(9, seed=11)
         closed = lambda s: {**model.empty_state(1), "traces": s["traces"], "episode": s["episode"]}
-        assert_close(feed(model, [question], closed(loaded))[0], feed(model, [question], closed(kept))[0], "answer", 1e-4)
+        assert_close(feed(model, [question], closed(loaded))[0], feed(model, [question], closed(kept))[0], "answer", close)
 
 
 @check("a state file that is damaged or of another model is refused in one line", mixers=())

@@ -5,8 +5,9 @@ import re
 
 import torch
 
-from nanochat.recall import GRAMS, RecallHead, WordCodes, greatest, spread, stale, top_k
-from nanochat.state import CHUNK
+from nanochat.gpt import THENConfig
+from nanochat.recall import GRAMS, HISTORY, RecallHead, WordCodes, continued, greatest, spread, stale, top_k
+from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
 from tests.test_live_memory import build, lesson, streams
 
@@ -108,6 +109,61 @@ def test_before_a_moment_and_as_of_it_are_routed_to_the_latest_line_that_fits():
         score, hints = head.route({"b": same, "moment": torch.tensor([[asked]]), "order": order}, traces, visible)
         assert int(score.argmax()) == expected, (asked, relation, score)
         assert (float(hints[0, 0, 1]) == 0) == (asked in moments and asked >= 0) and (float(hints[0, 0, 2]) == 0) == (0 <= asked < 40)
+
+
+def test_the_tokens_before_an_entry_are_counted_that_the_stream_has_just_said():
+    model = build("swa")
+    rng, ordinary = random.Random(0), model.config.n_ordinary
+    for _ in range(20):
+        line = torch.tensor([[[[rng.choice((-1, 3, 4)) for _ in range(CONTEXT)] + [rng.choice((3, 4, 3, 4, ordinary)) for _ in range(CHUNK)] for _ in range(2)] for _ in range(3)]])
+        recent = torch.tensor([[[rng.choice((3, 4)) for _ in range(HISTORY)] for _ in range(3)]])
+        recent[0, 1, -5] = ordinary                                       # an answer of four tokens so far
+        recent[0, 2] = line[0, 2, 0, 1:]                                  # of which a whole trace goes on
+        got = model.recall.matched(line, recent)
+        for m in range(3):
+            for k in range(2):
+                for j in range(CHUNK):
+                    known, count = line[0, m, k, :CONTEXT + j].tolist(), 0
+                    for n, token in enumerate(reversed(recent[0, m].tolist())):
+                        if token >= ordinary or n < len(known) and known[-1 - n] != token:
+                            break
+                        count += 1
+                    assert got[0, m, k, j] == count, (m, k, j)
+
+
+def test_a_copy_begins_with_a_word_and_may_end_with_its_episode():
+    tokenizer = Tokenizer.load()
+    head = RecallHead(THENConfig(vocab_size=tokenizer.vocab_size, n_ordinary=min(tokenizer.special_tokens.values()), end_id=tokenizer.end_id))
+    head.address.codes.init_tables(tokenizer.word_tables())
+    ids = [tokenizer.bos_id, *tokenizer.encode("is '4711', or Zwiebel"), tokenizer.end_id]
+    line = torch.tensor([-1] * CONTEXT + ids + [tokenizer.pad_id] * (CHUNK - len(ids)))[None, None, None]
+    pieces = [tokenizer.decode([t], skip_special=True) for t in line[0, 0, 0, CONTEXT:].tolist()]
+    for last, begins in ((tokenizer.assistant_id, True), (5, False)):
+        got = head.copyable(line, torch.full((1, 1, HISTORY), last))[0, 0, 0].tolist()
+        inside = False
+        for j, (piece, copied) in enumerate(zip(pieces, got)):
+            letters = piece.strip(" ',")
+            inside = inside and bool(letters) and not piece.startswith(" ")
+            expected = bool(piece) and not (begins and inside) or not begins and j == len(ids) - 1
+            assert copied == expected, (begins, j, piece)
+            inside = bool(letters)
+
+
+def test_the_right_entry_is_the_one_that_goes_on_as_the_answer_does():
+    model = build("swa")
+    special, head = model.config.n_ordinary, model.recall
+    evidence = [7, 1, 5, 9, 2, 1, 5, 1, 2, 8, 4, 4, 4, 4, 4, 4]           # "… 1 5 1 2 8": the answer is 5 1 2, of which 1 5 9 and the 2 before are not
+    ids = torch.tensor([[[evidence]]])
+    turn = torch.tensor([[special, 3, special + 1, 5, 1, 2, special + 2, 3]])
+    targets = torch.cat([turn[:, 1:], turn[:, :1]], dim=1)
+    for position, right in ((2, {6}), (3, {7}), (4, {8}), (5, {9})):      # 5, 1, 2, and where it ends, what comes next
+        line = torch.cat([torch.full((1, 1, 1, CONTEXT), -1), ids], dim=-1)
+        recent = torch.cat([torch.full((1, HISTORY), -1), turn[:, :position + 1]], dim=1)[:, None, -HISTORY:]
+        copied = head.matched(line, recent).flatten(2)
+        got = continued(ids.flatten(2), copied, turn, targets, torch.tensor([[position]]), special)
+        assert set(got[0, 0].nonzero().flatten().tolist()) == right, position
+    got = continued(ids.flatten(2), torch.zeros_like(ids.flatten(2)), turn, targets, torch.tensor([[4]]), special)   # nothing goes on: the second of two values
+    assert set(got[0, 0].nonzero().flatten().tolist()) == {4, 8}
 
 
 def test_missing_is_what_the_question_needs_and_the_episode_copied_from_does_not_say():
