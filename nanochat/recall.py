@@ -32,7 +32,7 @@ MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 GRAMS = 4096        # places in the tables of what a question says
-HINTS = 8           # what the gate is told beside hidden states, and what is missing for each address head
+HINTS = 8           # numbers that the gate is told beside vectors, and what is missing for each address head
 NO_TRACE = -2.0     # each of the hints where no trace is visible
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
@@ -457,15 +457,13 @@ class RecallHead(nn.Module):
     def matched(self, line, recent):
         """
         How many tokens before each entry equal the last tokens of the stream, (B, M, K, 16) int64, 0 to HISTORY; those that a record does not know
-        count as equal, once one does. line (B, M, K, 19), see read; recent (B, M, HISTORY). A special token equals nothing: a copy begins after it.
+        count as equal, once all that it knows are. line (B, M, K, 19), see read; recent (B, M, HISTORY). A special token equals nothing: a copy begins after it.
         """
         ordinary = (recent >= 0) & (recent < self.config.n_ordinary)
         same = torch.ones_like(line[..., CONTEXT:], dtype=torch.bool)
         count = torch.zeros_like(line[..., CONTEXT:])
-        for m in range(HISTORY):
-            token = recent[:, :, HISTORY - 1 - m, None, None]
-            known = min(m + 1, line.shape[-1])                                    # tokens m + 1 before an entry: none before the first m - 2
-            here = line[..., max(CONTEXT - 1 - m, 0):line.shape[-1] - known] == token
+        for m in range(HISTORY):   # the token m + 1 before each entry: of the first m - 2 entries it is not known
+            here = line[..., max(CONTEXT - 1 - m, 0):line.shape[-1] - 1 - m] == recent[:, :, HISTORY - 1 - m, None, None]
             same = same & F.pad(here, (CHUNK - here.shape[-1], 0), value=True) & ordinary[:, :, HISTORY - 1 - m, None, None]
             count = count + same
         return count
