@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The shipped model from nothing, on two CPU cores:  bash dev/pretrain_cpu.sh
+# A model of the shipped kind from nothing, on two CPU cores (how those weights came about says data/then-d4/model.json):  bash dev/pretrain_cpu.sh
 # PROSE=file.jsonl ({"text": ...} a line) is mixed into a third of the lives as noise; without it the base is synthetic alone.
 # SECONDS_OF_TRAINING (default 7000), TAG (default then-d4), DATA (default data/base), SEED (default 0).
 set -euo pipefail

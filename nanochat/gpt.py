@@ -37,7 +37,7 @@ class THENConfig(GPTConfig):
     ratio: int = 3               # write layers for each read layer
     write_mixer: str = "swa"     # swa | kda
     window: int = 64             # slots a token sees back in its own episode, a multiple of 16
-    n_ordinary: int = 2040       # token ids from here on are special: never copied
+    n_ordinary: int = 2040       # token ids from here on are special: but for <|end|>, never copied
     bos_id: int = 2040
     end_id: int = 2041
     user_id: int = 2042

@@ -344,10 +344,11 @@ class RecallHead(nn.Module):
         self.side = nn.Linear(config.recall_dim, BEFORE + 1 + AFTER, bias=False)   # ... and what the entry's key adds to it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
         self.sink = nn.Linear(config.n_embd, 1)
-        hints = config.recall_dim + HINTS + config.address_heads
-        self.feedback = nn.Linear(config.n_embd + hints, config.n_embd, bias=False)
-        self.gate = nn.Sequential(nn.Linear(2 * config.n_embd + hints, GATE), nn.ReLU(), nn.Linear(GATE, 1))
-        self.known = nn.Sequential(nn.Linear(hints - config.recall_dim, KNOWN), nn.ReLU(), nn.Linear(KNOWN, 1))   # the hints by themselves: among hidden states they drown
+        hints = HINTS + config.address_heads
+        recalled = config.n_embd + config.recall_dim + hints
+        self.feedback = nn.Linear(recalled, config.n_embd, bias=False)
+        self.gate = nn.Sequential(nn.Linear(config.n_embd + recalled, GATE), nn.ReLU(), nn.Linear(GATE, 1))
+        self.known = nn.Sequential(nn.Linear(hints, KNOWN), nn.ReLU(), nn.Linear(KNOWN, 1))   # the hints by themselves: among hidden states they drown
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -447,11 +448,11 @@ class RecallHead(nn.Module):
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = mass * (p_copy @ embed.to(p.dtype))
         # how much was found, how surely, whether it goes on with what was copied already, how well the best trace is addressed once lateness and age are taken off, and what the question says that is not there
-        sure = torch.cat([mass, mass * p_copy.amax(-1, keepdim=True), (mass * p * (copied.flatten(2) > 0)).sum(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
+        hints = torch.cat([hints, mass, mass * p_copy.amax(-1, keepdim=True), (mass * p * (copied.flatten(2) > 0)).sum(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
                           self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill(words == 0, GRAMS), select, traces.episode, p)], dim=-1)
         held = torch.einsum("bmn,bmnd->bmd", mass * p, keys.flatten(2, 3))         # what was about to be said there: an answer ends where another thing begins
-        recalled = torch.cat([found, held, hints, sure], dim=-1)
-        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(recalled[..., x.shape[-1] + held.shape[-1]:])).squeeze(-1)
+        recalled = torch.cat([found, held, hints], dim=-1)
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints)).squeeze(-1)
         return x + self.feedback(recalled), g, p_copy, (p, ids, copied.flatten(2))
 
     def matched(self, line, recent):

@@ -22,7 +22,7 @@ CONTEXT = 3  # tokens kept from before a trace, so that a copy can be continued 
 
 @dataclass(frozen=True)
 class Traces:
-    """N traces for each of B rows. Whatever is not an ordinary token (pad, bos, ...) is never copied from."""
+    """N traces for each of B rows. Of what is not an ordinary token (pad, bos, ...) only <|end|> is ever copied."""
     ids: torch.Tensor       # (B, N, 16) int32   the tokens
     before: torch.Tensor    # (B, N, 3)  int32   the tokens before the first one, nearest last; -1 = none
     keys: torch.Tensor      # (B, N, 16, Dk)     recall key of each token: what was about to be said there
