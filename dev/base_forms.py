@@ -437,6 +437,13 @@ TASTE_LINES_OF = split(
     "according to {s}, {v} is the finest {n}|{s} mentioned that as a {n} it is {v}|it turns out that {p} {n} is {v}|{s} talks of {v} as the best {n}|with {s} the {n} is {v}|"
     "I asked {s} about the {n} and heard {v}|{s} confessed a weakness for {v}, the {n}|give {s} {v} and no other {n}|{v} as a {n}, that is {s}")
 
+# what a remark may begin with
+OPENERS = split(
+    "Recently|Nowadays|Honestly,|Currently|Presently|Frankly,|Actually|Finally|Naturally|Surely|Clearly|Admittedly|Truthfully,|Today|Somehow|Besides,|Anyway,|Luckily|Evidently|Strangely|"
+    "Gradually|Slowly|Eventually|Probably|Still,|Well,|So|Yes,|Oh,|Listen:|Look,|By now|At present|Of late|All in all|In truth|As ever|Quite simply,|Personally|Basically,|Obviously,|"
+    "Seriously,|For now|This year|Since spring|Right now|Mostly|Usually|Sometimes I think|Officially|Privately|Between us,|No joke:|Fun fact:|Again:|Apparently|Happily|Sadly|Oddly enough|"
+    "To be honest,|In my house|At heart|Secretly|Hands down,|Simply put,|For a while|At last|Undoubtedly|Certainly|Definitely|Mind you,|Believe me,|True,|Once more:|Here it is:")
+
 TASTES_ANEW = split(
     "I changed my mind: {}|these days {}|I used to think otherwise, but {}|not {old} any more: {}|forget {old}, {}|lately I noticed that {}|{}, no longer {old}|"
     "it took me years, but {}|{} after all|I have gone off {old}; {}|my taste has changed: {}|since last week {}|{}|{}|{}|now {}|{} nowadays|goodbye {old}, {}|"

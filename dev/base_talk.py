@@ -1,6 +1,6 @@
 """Tastes and everyday chat, in the lives of the synthetic base: told in the first person, asked of me or of the speaker."""
 from dev.base_threads import NOW, _cap, _fill, _finish_question, stranger
-from dev.base_forms import (CHANGES, CHAT_FORMS, CHAT_LINES, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME,
+from dev.base_forms import (CHANGES, CHAT_FORMS, CHAT_LINES, OPENERS, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME,
                             TASTES_JOINED, TASTES_OVER, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE)
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, name, past, tail, third, value, word
 from dev.base_words import FRAME_NOUNS, FRAME_VERBS
@@ -84,6 +84,8 @@ class Talk:
             text = rng.choice(("{}", "{}", "news: {}", "change of plan, {}", "{} now", "correction: {}", "oh, and {}")).replace("{}", text) if old else text
         if text.endswith("{v}"):
             text += tail(rng, v, 0.35)
+        if rng.random() < 0.15:
+            text = f"{rng.choice(OPENERS)} {text}"
         text = text.replace("{v}", v)
         if who != "I" and not reported:
             text = f"{who}: {_cap(text, (v,)) if rng.random() < 0.4 else text}{rng.choice(('', '', '.', '!', ' :)', '...'))}"

@@ -427,21 +427,25 @@ class THENGPT(GPT):
         target, is_answer, proof = targets[rows, positions], answers[rows, positions], evidence[rows, positions]
         logits, copy = self.answer(x, positions, context, proof)
         picked = torch.log_softmax(logits, dim=-1).gather(-1, target.clamp(min=0)[..., None]).squeeze(-1)
-        route, gate, read = picked.new_zeros(3)
+        route, rank, gate, read = picked.new_zeros(4)
         begins, known = first[rows, positions], is_answer & (target >= 0)
         if copy is not None:
             g, p = copy["g"], copy["p"]
             hit = p.gather(-1, target.clamp(min=0)[..., None]).squeeze(-1)
             picked = ((1 - g * p.sum(-1)) * picked.exp() + g * hit).clamp(min=1e-9).log()
+            mass, ids, copied, ranked = copy["entries"]
             # the very score that routes at inference; the positives are the traces of the evidence episode
             traces, score = context["traces"], copy["score"]
             positive = (traces.episode[:, None] == proof[..., None]) & (score > float("-inf"))
             found = known & positive.any(-1)
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
+            proven = traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]
+            # ... and of those that are read, once it is seen what they do not say
+            ranked = ranked.masked_fill(ranked == float("-inf"), -1e9)
+            rank = masked_mean(torch.logsumexp(ranked, dim=-1) - torch.logsumexp(ranked.masked_fill(~proven, -1e9), dim=-1), found)
             # which word of the evidence, however it was routed to: the noise of addressing would drown what is to be learned of reading
-            mass, ids, copied = copy["entries"]
-            mass = mass * (traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]).repeat_interleave(CHUNK, dim=-1)
+            mass = mass * proven.repeat_interleave(CHUNK, dim=-1)
             exact = continued(ids, copied, idx, targets, positions, c.n_ordinary)
             right = (mass * exact).sum(-1)
             misread = mass.sum(-1).clamp(min=1e-30).log() - right.clamp(min=1e-30).log()
@@ -460,7 +464,7 @@ class THENGPT(GPT):
         told = is_answer & (target >= 0) & (proof >= 0)
         guess = masked_mean(F.cross_entropy(self.logits(x[rows, positions]).transpose(1, 2), target.clamp(min=0), reduction="none"), told)
         losses = {"text": text, "guess": guess, "answer": masked_mean(-picked, known), "copy": masked_mean(-picked, (target >= 0) & ~is_answer),
-                  "route": route, "read": read, "gate": gate, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
+                  "route": route, "rank": rank, "read": read, "gate": gate, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()
         return losses, state
@@ -471,7 +475,7 @@ def copied_from(origin, token):
     if origin is None:
         return {}
     episode, copy = origin
-    p, ids, _ = copy["entries"]
+    p, ids, *_ = copy["entries"]
     mass = (copy["g"][0, -1] * p[0, -1] * (ids[0, -1] == token)).view(-1, CHUNK).sum(-1)
     out = {}
     for trace, m in zip(copy["select"][0, -1].tolist(), mass.tolist()):

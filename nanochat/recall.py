@@ -12,6 +12,8 @@ every token by *content* (which word in it). What is copied is a token id, so wo
     nearby    n          words around the entry stand in the question: "the mood was tired", "what was the mood?"; on which side the word stands
                          that names a value ("7 is the age of Ada", "Ada: 7") is told by the value's key
     asked     d          the entry itself stands in the question: an answer is what the question does not say
+    missing   w          what the question names and the episode does not say: many may say most of it
+    again     r          an older episode that says what the question names says the entry, too: of two values in "not tea but milk" it is the former
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
     p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate)
@@ -32,7 +34,8 @@ MAX_DIGITS = 9     # a longer one is a name rather than a number
 NEG = float("-inf")
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 GRAMS = 4096        # places in the tables of what a question says
-HINTS = 8           # numbers that the gate is told beside vectors, and what is missing for each address head
+HINTS = 9           # numbers that the gate is told beside vectors, and what is missing for each address head
+WORDS = 16          # words of a question at most that are looked for in what is read
 NO_TRACE = -2.0     # each of the hints where no trace is visible
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
@@ -256,6 +259,16 @@ def continued(ids, copied, idx, targets, positions, n_ordinary):
     return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
 
 
+def said_before(line, episode, names):
+    """
+    Whether the tokens of traces are said by an older episode, too, and how much of what is named it says, (B, M, K, 16), 0 to 1. line (B, M, K, 19), episode
+    (B, M, K), names (B, M, K), how much each says of it.
+    """
+    same = (line[..., CONTEXT:, None, None] == line[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
+    older = (episode[..., None] > episode[..., None, :]) * names[..., None, :]
+    return (same * older[:, :, :, None]).amax(-1)
+
+
 def gather_traces(x, index):
     """x (B, N, …), index (B, M, K) -> (B, M, K, …)."""
     B, N = x.shape[:2]
@@ -274,13 +287,14 @@ def penalties(order):
 
 def stale(score, episode, margin):
     """
-    How much of the newer episodes comes within `margin` of the best score, 0 to 1: 0 for the newest of those that match, near 1 for what
-    it replaces. score (B, M, N), -inf where not visible; episode (B, N), ascending; margin (B, M, 1).
+    How far the best of the newer episodes comes within `margin` of the best score, 0 to 1: 0 for the newest of those that match, near 1 for what
+    it replaces. The best, not their sum: in a long life there are always many that match a little. score (B, M, N), -inf where not visible;
+    episode (B, N), ascending; margin (B, M, 1).
     """
     N = score.shape[-1]
     best = score.detach().amax(-1, keepdim=True).clamp(min=-1e4)
     rival = F.relu(score - best + margin)
-    newer = F.pad(rival.flip(-1).cumsum(-1).flip(-1), (0, 1))                                             # of this trace and all after it
+    newer = F.pad(rival.flip(-1).cummax(-1).values.flip(-1), (0, 1))                                             # of this trace and all after it
     ends = torch.where(F.pad(episode[:, 1:] != episode[:, :-1], (0, 1), value=True), torch.arange(1, N + 1, device=score.device), N)
     following = ends.flip(-1).cummin(-1).values.flip(-1)                                                  # where the next episode begins
     return 1 - torch.exp(-newer.gather(-1, following[:, None].expand_as(score)))
@@ -343,6 +357,8 @@ class RecallHead(nn.Module):
         self.nearby = nn.Parameter(torch.empty(BEFORE + 1 + AFTER))              # a word of the question ends so many tokens before the entry, or after it
         self.side = nn.Linear(config.recall_dim, BEFORE + 1 + AFTER, bias=False)   # ... and what the entry's key adds to it
         self.asked = nn.Parameter(torch.empty(2, 3))                             # 1 to 3 tokens that end with the entry, or with the one after it, are in the question
+        self.lack = nn.Parameter(torch.empty(()))                                # what it costs an episode to say nothing of what is named
+        self.again = nn.Linear(config.n_embd, 1)                                 # ... and an entry that an older one says, too: by what is asked
         self.sink = nn.Linear(config.n_embd, 1)
         hints = HINTS + config.address_heads
         recalled = config.n_embd + config.recall_dim + hints
@@ -360,6 +376,9 @@ class RecallHead(nn.Module):
         nn.init.zeros_(self.side.weight)
         self.nearby.copy_(torch.tensor([0.0] * (BEFORE - 3) + [0.5, 1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0]))
         self.asked.copy_(torch.tensor([[-1.0, -2.0, -2.0], [0.0, -2.0, -2.0]]))
+        nn.init.constant_(self.lack, 6.0)
+        nn.init.zeros_(self.again.weight)
+        nn.init.zeros_(self.again.bias)
         nn.init.zeros_(self.sink.weight)
         nn.init.constant_(self.sink.bias, 4.0)
         nn.init.zeros_(self.feedback.weight)
@@ -395,22 +414,22 @@ class RecallHead(nn.Module):
         return score - replaced * stale(score, traces.episode, margin), hints
 
     @staticmethod
-    def missing(needed, place, select, episode, p):
+    def missing(weight, place, select, episode):
         """
-        Of the words of the question, by weights (B, M, n, GRAMS), the share that the episode most is copied from does not say, (B, M, n);
-        1 where nothing is copied. place (B, M, K, 19): of the words of the traces read, GRAMS = none; select (B, M, K), episode (B, N), p (B, M, K * 16).
+        Of the words of the question that must be said (weight (B, M, n, GRAMS): by the first of its n weights), which the episode of each trace read does
+        not say, as far as it is read: their weights (B, M, n, K, WORDS), and the weights of all of them (B, M, n, 1, WORDS). place (B, M, K, 19): of the words
+        of the traces, GRAMS = none; select (B, M, K), episode (B, N).
         """
-        (B, M, K), p = select.shape, p.detach()
-        episode = episode.gather(1, select.flatten(1)).view(B, M, K)
-        source = p.view(B, M, K, CHUNK).sum(-1).argmax(-1, keepdim=True)
-        other = (episode != episode.gather(2, source))[..., None]
-        absent = p.new_ones(B, M, GRAMS + 1).scatter(2, place.masked_fill(other, GRAMS).flatten(2), 0.0)[..., None, :GRAMS]
-        share = (needed * absent).sum(-1) / needed.sum(-1).clamp(min=1e-6)
-        return share.masked_fill(p.sum(-1, keepdim=True) == 0, 1)
+        words = weight[:, :, 0].detach().topk(WORDS, dim=-1).indices                         # (B, M, W)
+        weight = weight.gather(-1, words[:, :, None].expand(-1, -1, weight.shape[2], -1))[..., None, :]
+        episode = episode.gather(1, select.flatten(1)).view_as(select)
+        same = (episode[..., None] == episode[..., None, :]).to(weight.dtype)                # (B, M, K, K)
+        says = (place[..., None] == words[:, :, None, None]).any(-2).to(weight.dtype)        # (B, M, K, W)
+        return weight * (torch.matmul(same, says) == 0)[:, :, None], weight
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
-        hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (1 + self.config.address_heads))
+        hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (HINTS - 7 + self.config.address_heads))
         return x + self.feedback(torch.cat([torch.zeros_like(x), hints.expand(*x.shape[:-1], -1)], dim=-1))
 
     def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
@@ -419,7 +438,8 @@ class RecallHead(nn.Module):
         recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (2 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
         embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
         Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
-        entries with their token ids and how many tokens before them are the last of the stream, all (B, M, K*16). It sums to 1, to 0 where nothing is visible.
+        entries with their token ids and how many tokens before them are the last of the stream, all (B, M, K*16), and the scores of the traces less what they lack (B, M, K).
+        The distribution sums to 1, to 0 where nothing is visible.
         """
         B, M, K = select.shape
         ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
@@ -429,15 +449,19 @@ class RecallHead(nn.Module):
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None]
         line = torch.cat([before, ids], dim=-1)                                  # (B, M, K, 19)
+        words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
+        place = mix64(words) % GRAMS
+        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill((words == 0) | (address == NEG)[..., None], GRAMS), select, traces.episode)
+        share = missing.sum(-1) / named.sum(-1).clamp(min=1e-6)                  # (B, M, n, K)
+        address = address - self.lack * share[:, :, 0]
+        again = said_before(line, traces.episode.gather(1, select.flatten(1)).view_as(select), 1 - share[:, :, 0].detach())
+        entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
         said = grams(line)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
-        words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
-        place = mix64(words) % GRAMS
         weight = near.gather(-1, place.flatten(2)).view(line.shape) * (words != 0)
         entry = entry + (F.pad(weight, (BEFORE - CONTEXT, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
         entry = entry.masked_fill(~self.copyable(line, recent), NEG).view(B, M, K * CHUNK)
@@ -447,13 +471,16 @@ class RecallHead(nn.Module):
         ids = ids.view(B, M, K * CHUNK)
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = mass * (p_copy @ embed.to(p.dtype))
-        # how much was found, how surely, whether it goes on with what was copied already, how well the best trace is addressed once lateness and age are taken off, and what the question says that is not there
-        hints = torch.cat([hints, mass, mass * p_copy.amax(-1, keepdim=True), (mass * p * (copied.flatten(2) > 0)).sum(-1, keepdim=True), address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10,
-                          self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill(words == 0, GRAMS), select, traces.episode, p)], dim=-1)
+        # how much was found, how surely, whether it goes on with what was copied already, how well the best trace is addressed once lateness and age are taken off,
+        # and what the question names and the episode most is copied from does not say: the weightiest word, and the share of all; 1 where nothing is copied
+        source = p.detach().view(B, M, K, CHUNK).sum(-1).argmax(-1)[:, :, None, None]
+        lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], share], dim=2).gather(-1, source.expand(-1, -1, share.shape[2] + 1, -1)).squeeze(-1)
+        hints = torch.cat([hints, mass, mass * p_copy.amax(-1, keepdim=True), (mass * p * (copied.flatten(2) > 0)).sum(-1, keepdim=True),
+                           address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10, lacking.masked_fill(mass == 0, 1)], dim=-1)
         held = torch.einsum("bmn,bmnd->bmd", mass * p, keys.flatten(2, 3))         # what was about to be said there: an answer ends where another thing begins
         recalled = torch.cat([found, held, hints], dim=-1)
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints)).squeeze(-1)
-        return x + self.feedback(recalled), g, p_copy, (p, ids, copied.flatten(2))
+        return x + self.feedback(recalled), g, p_copy, (p, ids, copied.flatten(2), address)
 
     def matched(self, line, recent):
         """

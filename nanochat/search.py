@@ -303,7 +303,7 @@ def route(head, query, traces, visible, k):
         index, value = addressed(bounds, certain(bounds, 1, late) - margin)
         rival = F.relu(value - value.max() + margin) if len(value) else value
         index, rival = index[rival > 0], rival[rival > 0]
-        newer = F.pad(rival.flip(0).cumsum(0).flip(0), (0, 1))
+        newer = F.pad(rival.flip(0).cummax(0).values.flip(0), (0, 1))
         rivals = episode[index].unique()
         ends = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
         ends = F.pad(ends, (0, 1), value=len(episode))

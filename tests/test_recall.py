@@ -6,7 +6,7 @@ import re
 import torch
 
 from nanochat.gpt import THENConfig
-from nanochat.recall import GRAMS, HISTORY, RecallHead, WordCodes, continued, greatest, spread, stale, top_k
+from nanochat.recall import GRAMS, HISTORY, WORDS, RecallHead, WordCodes, continued, greatest, said_before, spread, stale, top_k
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
 from tests.test_live_memory import build, lesson, streams
@@ -89,7 +89,7 @@ def test_what_a_newer_episode_matches_nearly_as_well_is_stale():
     for m in range(5):
         best = max(score[0, m].max(), -1e4)
         for i in range(7):
-            newer = sum(max(0.0, float(score[0, m, j] - best + 1.5)) for j in range(7) if episode[0, j] > episode[0, i])
+            newer = max([0.0] + [float(score[0, m, j] - best + 1.5) for j in range(7) if episode[0, j] > episode[0, i]])
             assert abs(got[0, m, i] - (1 - math.exp(-newer))) < 1e-9, (m, i)
 
 
@@ -166,21 +166,32 @@ def test_the_right_entry_is_the_one_that_goes_on_as_the_answer_does():
     assert set(got[0, 0].nonzero().flatten().tolist()) == {4, 8}
 
 
-def test_missing_is_what_the_question_needs_and_the_episode_copied_from_does_not_say():
+def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
     episode = torch.tensor([[1, 1, 2, 3]])
-    select = torch.tensor([[[2, 0, 1, 3]]]).expand(1, 3, 4)
-    place = torch.full((1, 3, 4, 19), GRAMS)
-    for k, said in enumerate(([10, 11], [12], [13, 10], [14])):   # of episodes 2, 1, 1, 3
+    select = torch.tensor([[[2, 0, 1, 3]]])
+    place = torch.full((1, 1, 4, 19), GRAMS)
+    for k, said in enumerate(([10, 11], [12], [13, 10], [14])):   # of episodes 2, 1, 1, 3: what either trace of an episode says is said
         place[:, :, k, :len(said)] = torch.tensor(said)
-    needed = torch.zeros(1, 3, 1, GRAMS)
-    needed[..., [10, 12, 13, 14]] = torch.tensor([1.0, 2.0, 0.5, 4.0])
-    p = torch.zeros(1, 3, 4, CHUNK)
-    p[0, 0, 0, 3] = 0.6                         # copied from episode 2
-    p[0, 1, 1:3, 0] = torch.tensor([0.2, 0.3])  # from two traces of episode 1: what either says is said
-    share = RecallHead.missing(needed, place, select, episode, p.flatten(2))[0, :, 0]
-    for m, gone in enumerate((2.0 + 0.5 + 4.0, 4.0)):
-        assert abs(float(share[m]) - gone / 7.5) < 1e-6
-    assert float(share[2]) == 1   # nothing copied: as where there is nothing to copy from, see RecallHead.nothing
+    weight = torch.zeros(1, 1, 2, GRAMS)
+    weight[0, 0, 0, [10, 12, 13, 14]] = torch.tensor([1.0, 2.0, 0.5, 4.0])
+    weight[0, 0, 1, [10, 12, 99]] = torch.tensor([3.0, 1.0, 7.0])   # 99 need not be said: it is not looked for
+    missing, named = RecallHead.missing(weight, place, select, episode)
+    assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5, 4.0]
+    assert missing.sum(-1)[0, 0].tolist() == [[6.5, 4.0, 4.0, 3.5], [1.0, 0.0, 0.0, 4.0]]
+
+
+def test_what_an_older_episode_says_too_is_said_again():
+    line = torch.full((1, 1, 4, 19), -1)
+    for k, ids in enumerate(([5, 6], [7, 5], [6, 8, 9], [9])):
+        line[0, 0, k, 3:] = 100 + k   # padding that no other trace has
+        line[0, 0, k, 3:3 + len(ids)] = torch.tensor(ids)
+    line[0, 0, 1, 0] = 8   # before its first entry, and said all the same
+    episode, names = torch.tensor([[[4, 2, 6, 6]]]), torch.tensor([[[1.0, 0.5, 0.25, 1.0]]])
+    got = said_before(line, episode, names)[0, 0]
+    assert got[0, :3].tolist() == [0.5, 0.0, 0.0]        # 5 is said by episode 2
+    assert got[1].abs().sum() == 0                       # the oldest
+    assert got[2, :4].tolist() == [1.0, 0.5, 0.0, 0.0]   # 6 by episode 4, 8 by 2; 9 by its own episode alone
+    assert got[3].abs().sum() == 0
 
 
 def test_the_loss_of_reading_does_not_ask_where_the_routing_went():
