@@ -36,6 +36,7 @@ GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the
 GRAMS = 4096        # places in the tables of what a question says
 HINTS = 9           # numbers that the gate is told beside vectors, and what is missing for each address head
 WORDS = 16          # words of a question at most that are looked for in what is read
+WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
 NO_TRACE = -2.0     # each of the hints where no trace is visible
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
@@ -418,14 +419,16 @@ class RecallHead(nn.Module):
         """
         Of the words of the question that must be said (weight (B, M, n, GRAMS): by the first of its n weights), which the episode of each trace read does
         not say, as far as it is read: their weights (B, M, n, K, WORDS), and the weights of all of them (B, M, n, 1, WORDS). place (B, M, K, 19): of the words
-        of the traces, GRAMS = none; select (B, M, K), episode (B, N).
+        of the traces, GRAMS = none; select (B, M, K), episode (B, N). What most of the traces say names none of them (inverse document frequency,
+        Spärck Jones 1972): it is missed the less, the more of them say it.
         """
         words = weight[:, :, 0].detach().topk(WORDS, dim=-1).indices                         # (B, M, W)
         weight = weight.gather(-1, words[:, :, None].expand(-1, -1, weight.shape[2], -1))[..., None, :]
         episode = episode.gather(1, select.flatten(1)).view_as(select)
         same = (episode[..., None] == episode[..., None, :]).to(weight.dtype)                # (B, M, K, K)
         says = (place[..., None] == words[:, :, None, None]).any(-2).to(weight.dtype)        # (B, M, K, W)
-        return weight * (torch.matmul(same, says) == 0)[:, :, None], weight
+        said = (torch.matmul(same, says) > 0).to(weight.dtype)
+        return weight * ((1 - said) * (1 - said.mean(2, keepdim=True)))[:, :, None], weight
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
@@ -464,7 +467,8 @@ class RecallHead(nn.Module):
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         weight = near.gather(-1, place.flatten(2)).view(line.shape) * (words != 0)
         entry = entry + (F.pad(weight, (BEFORE - CONTEXT, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
-        entry = entry.masked_fill(~self.copyable(line, recent), NEG).view(B, M, K * CHUNK)
+        copyable, within = self.copyable(line, recent)
+        entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
         mass = p.sum(-1, keepdim=True)      # what the sink leaves is a hint for the gate, which alone decides whether to copy
         p = p / mass.clamp(min=1e-20)
@@ -479,7 +483,8 @@ class RecallHead(nn.Module):
                            address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10, lacking.masked_fill(mass == 0, 1)], dim=-1)
         held = torch.einsum("bmn,bmnd->bmd", mass * p, keys.flatten(2, 3))         # what was about to be said there: an answer ends where another thing begins
         recalled = torch.cat([found, held, hints], dim=-1)
-        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints)).squeeze(-1)
+        whole = WHOLE * (p * (within & (copied > 0)).flatten(2)).sum(-1)           # a copy ends with a word, too
+        g = torch.sigmoid((self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints)).squeeze(-1) + whole)
         return x + self.feedback(recalled), g, p_copy, (p, ids, copied.flatten(2), address)
 
     def matched(self, line, recent):
@@ -498,10 +503,10 @@ class RecallHead(nn.Module):
 
     def copyable(self, line, recent):
         """
-        Which entries may be copied, (B, M, K, 16): ordinary tokens, and the end of an episode. Arguments as of matched. What begins after a special token begins
-        with a word, not within one.
+        Which entries may be copied: ordinary tokens, and the end of an episode; and which go on with a word, (B, M, K, 16) bool both. Arguments as of matched.
+        What begins after a special token begins with a word, not within one.
         """
         ids, begins = line[..., CONTEXT:], (recent[..., -1:, None] >= self.config.n_ordinary)
         kind = self.address.codes.kind[line.clamp(min=0)] * (line >= 0)
         within = (kind[..., CONTEXT:] > 1) & (kind[..., CONTEXT - 1:-1] > 0)
-        return (ids >= 0) & ((ids < self.config.n_ordinary) & ~(begins & within) | (ids == self.config.end_id) & ~begins)
+        return (ids >= 0) & ((ids < self.config.n_ordinary) & ~(begins & within) | (ids == self.config.end_id) & ~begins), within

@@ -177,7 +177,8 @@ def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
     weight[0, 0, 1, [10, 12, 99]] = torch.tensor([3.0, 1.0, 7.0])   # 99 need not be said: it is not looked for
     missing, named = RecallHead.missing(weight, place, select, episode)
     assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5, 4.0]
-    assert missing.sum(-1)[0, 0].tolist() == [[6.5, 4.0, 4.0, 3.5], [1.0, 0.0, 0.0, 4.0]]
+    # 10 is said by the episodes of three of the four traces, 12 and 13 of two, 14 of one: so much less they are missed
+    assert missing.sum(-1)[0, 0].tolist() == [[2 / 2 + 0.5 / 2 + 4 * 0.75, 3.0, 3.0, 1 / 4 + 2 / 2 + 0.5 / 2], [1 / 2, 0.0, 0.0, 3 / 4 + 1 / 2]]
 
 
 def test_what_an_older_episode_says_too_is_said_again():
