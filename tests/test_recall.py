@@ -139,13 +139,14 @@ def test_a_copy_begins_with_a_word_and_may_end_with_its_episode():
     line = torch.tensor([-1] * CONTEXT + ids + [tokenizer.pad_id] * (CHUNK - len(ids)))[None, None, None]
     pieces = [tokenizer.decode([t], skip_special=True) for t in line[0, 0, 0, CONTEXT:].tolist()]
     for last, begins in ((tokenizer.assistant_id, True), (5, False)):
-        got = head.copyable(line, torch.full((1, 1, HISTORY), last))[0, 0, 0].tolist()
+        got, within = (t[0, 0, 0].tolist() for t in head.copyable(line, torch.full((1, 1, HISTORY), last)))
         inside = False
         for j, (piece, copied) in enumerate(zip(pieces, got)):
             letters = piece.strip(" ',")
             inside = inside and bool(letters) and not piece.startswith(" ")
             expected = bool(piece) and not (begins and inside) or not begins and j == len(ids) - 1
             assert copied == expected, (begins, j, piece)
+            assert within[j] == inside, (j, piece)
             inside = bool(letters)
 
 
@@ -164,6 +165,24 @@ def test_the_right_entry_is_the_one_that_goes_on_as_the_answer_does():
         assert set(got[0, 0].nonzero().flatten().tolist()) == right, position
     got = continued(ids.flatten(2), torch.zeros_like(ids.flatten(2)), turn, targets, torch.tensor([[4]]), special)   # nothing goes on: the second of two values
     assert set(got[0, 0].nonzero().flatten().tolist()) == {4, 8}
+
+
+def test_within_a_word_the_gate_leans_to_going_on(monkeypatch):
+    """... by WHOLE times the share of the copy that goes on, within a word, with what was said."""
+    model, ids, logits = build("swa"), streams(1, 12 * CHUNK, seed=3), {}
+    model.recall.address.codes.kind.fill_(2)   # one endless word, but where it is not known what stands before
+    for whole in (0.0, 3.0):
+        monkeypatch.setattr("nanochat.recall.WHOLE", whole)
+        with torch.no_grad():
+            x, context, _ = model.segment(ids, model.empty_state(1))
+            copy = model.answer(x, torch.arange(6 * CHUNK, ids.shape[1])[None], context)[1]
+        logits[whole] = copy["g"].logit()
+    p, _, copied, _ = copy["entries"]
+    before = context["traces"].before[0, copy["select"][0], -1]   # (M, K): the token before a trace's first
+    within = torch.ones(*before.shape, CHUNK, dtype=torch.bool)
+    within[..., 0] = before >= 0
+    share = (p * (copied > 0) * within.flatten(1)).sum(-1)
+    assert share.max() > 0.01 and torch.allclose(logits[3.0] - logits[0.0], 3 * share, atol=1e-6)
 
 
 def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
