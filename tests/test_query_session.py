@@ -161,7 +161,8 @@ def test_incognito_writes_nothing_and_ctrl_c_stops_an_answer(here, live):
     before = seen(here)
     with Terminal(here / "home", "--state_path", "S.pt", "--incognito", "--max-tokens", "100000") as t:
         t.until("incognito> ")
-        t.line("The secret word is zebra.", "remembered as episode 4, until you leave", "incognito> ")
+        long = " ".join(str(7919 * n % 10007) for n in range(300))   # an answer ends where the episode ends that it copies
+        t.line(f"The secret word is zebra {long}.", "remembered as episode 4, until you leave", "incognito> ")
         t.send("What is the secret word?\r")
         t.until("\n.{20}")   # it is answering, and will for long
         t.send("\x03")
