@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, HISTORY, RecallHead, continued, grams, top_k
+from nanochat.recall import GRAMS, HISTORY, RecallHead, continued, gather_traces, grams, top_k
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -440,7 +440,7 @@ class THENGPT(GPT):
             found = known & positive.any(-1)
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
-            proven = traces.episode.gather(1, copy["select"].flatten(1)).view_as(copy["select"]) == proof[..., None]
+            proven = gather_traces(traces.episode, copy["select"]) == proof[..., None]
             # ... and of those that are read, once it is seen what they do not say
             ranked = ranked.masked_fill(ranked == float("-inf"), -1e9)
             rank = masked_mean(torch.logsumexp(ranked, dim=-1) - torch.logsumexp(ranked.masked_fill(~proven, -1e9), dim=-1), found)

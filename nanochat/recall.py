@@ -295,7 +295,7 @@ def stale(score, episode, margin):
     N = score.shape[-1]
     best = score.detach().amax(-1, keepdim=True).clamp(min=-1e4)
     rival = F.relu(score - best + margin)
-    newer = F.pad(rival.flip(-1).cummax(-1).values.flip(-1), (0, 1))                                             # of this trace and all after it
+    newer = F.pad(rival.flip(-1).cummax(-1).values.flip(-1), (0, 1))                                      # of this trace and all after it
     ends = torch.where(F.pad(episode[:, 1:] != episode[:, :-1], (0, 1), value=True), torch.arange(1, N + 1, device=score.device), N)
     following = ends.flip(-1).cummin(-1).values.flip(-1)                                                  # where the next episode begins
     return 1 - torch.exp(-newer.gather(-1, following[:, None].expand_as(score)))
@@ -415,16 +415,15 @@ class RecallHead(nn.Module):
         return score - replaced * stale(score, traces.episode, margin), hints
 
     @staticmethod
-    def missing(weight, place, select, episode):
+    def missing(weight, place, episode):
         """
         Of the words of the question that must be said (weight (B, M, n, GRAMS): by the first of its n weights), which the episode of each trace read does
         not say, as far as it is read: their weights (B, M, n, K, WORDS), and the weights of all of them (B, M, n, 1, WORDS). place (B, M, K, 19): of the words
-        of the traces, GRAMS = none; select (B, M, K), episode (B, N). What most of the traces say names none of them (inverse document frequency,
+        of the traces, GRAMS = none; episode (B, M, K). What most of the traces say names none of them (inverse document frequency,
         Spärck Jones 1972): it is missed the less, the more of them say it.
         """
         words = weight[:, :, 0].detach().topk(WORDS, dim=-1).indices                         # (B, M, W)
         weight = weight.gather(-1, words[:, :, None].expand(-1, -1, weight.shape[2], -1))[..., None, :]
-        episode = episode.gather(1, select.flatten(1)).view_as(select)
         same = (episode[..., None] == episode[..., None, :]).to(weight.dtype)                # (B, M, K, K)
         says = (place[..., None] == words[:, :, None, None]).any(-2).to(weight.dtype)        # (B, M, K, W)
         said = (torch.matmul(same, says) > 0).to(weight.dtype)
@@ -455,10 +454,11 @@ class RecallHead(nn.Module):
         line = torch.cat([before, ids], dim=-1)                                  # (B, M, K, 19)
         words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
         place = mix64(words) % GRAMS
-        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill((words == 0) | (address == NEG)[..., None], GRAMS), select, traces.episode)
+        episode = gather_traces(traces.episode, select)
+        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill((words == 0) | (address == NEG)[..., None], GRAMS), episode)
         share = missing.sum(-1) / named.sum(-1).clamp(min=1e-6)                  # (B, M, n, K)
         address = address - self.lack * share[:, :, 0]
-        again = said_before(line, traces.episode.gather(1, select.flatten(1)).view_as(select), 1 - share[:, :, 0].detach())
+        again = said_before(line, episode, 1 - share[:, :, 0].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]

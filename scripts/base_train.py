@@ -349,7 +349,7 @@ def train(args, device, why_device, ranks):
                 dt, ended = ranks.mean({"seconds": time.perf_counter() - t0, "ended": float(bool(asked))}).values()   # agreed upon by all
                 run.seconds += dt
                 done = progress()
-                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "read", "route", "gate", "index") if name in sums)
+                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "read", "route", "rank", "gate", "index") if name in sums)
                 if ranks.first:
                     print(f"step {run.steps:05d} ({100 * min(done, 1):5.1f}%) | loss {parts} | norm {sums['norm']:.2f} | lr {multiplier:.2f} | {dt * 1000:.0f} ms | "
                           f"{plan.batch / dt:,.0f} tok/s | traces {len(run.state['traces']) if then else 0} | {run.seconds / 60:.1f} min, "

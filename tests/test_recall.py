@@ -186,15 +186,14 @@ def test_within_a_word_the_gate_leans_to_going_on(monkeypatch):
 
 
 def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
-    episode = torch.tensor([[1, 1, 2, 3]])
-    select = torch.tensor([[[2, 0, 1, 3]]])
+    episode = torch.tensor([[[2, 1, 1, 3]]])
     place = torch.full((1, 1, 4, 19), GRAMS)
-    for k, said in enumerate(([10, 11], [12], [13, 10], [14])):   # of episodes 2, 1, 1, 3: what either trace of an episode says is said
+    for k, said in enumerate(([10, 11], [12], [13, 10], [14])):   # what either trace of an episode says is said
         place[:, :, k, :len(said)] = torch.tensor(said)
     weight = torch.zeros(1, 1, 2, GRAMS)
     weight[0, 0, 0, [10, 12, 13, 14]] = torch.tensor([1.0, 2.0, 0.5, 4.0])
     weight[0, 0, 1, [10, 12, 99]] = torch.tensor([3.0, 1.0, 7.0])   # 99 need not be said: it is not looked for
-    missing, named = RecallHead.missing(weight, place, select, episode)
+    missing, named = RecallHead.missing(weight, place, episode)
     assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5, 4.0]
     # 10 is said by the episodes of three of the four traces, 12 and 13 of two, 14 of one: so much less they are missed
     assert missing.sum(-1)[0, 0].tolist() == [[2 / 2 + 0.5 / 2 + 4 * 0.75, 3.0, 3.0, 1 / 4 + 2 / 2 + 0.5 / 2], [1 / 2, 0.0, 0.0, 3 / 4 + 1 / 2]]
