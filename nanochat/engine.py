@@ -5,7 +5,7 @@ Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows ar
 the traces of an episode do not depend on which others it was ingested with.
 """
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -254,16 +254,16 @@ def result(pieces, on_text=None):
 
 @torch.no_grad()
 def routing_scores(model, tokenizer, state, question):
-    """The routing score of every trace for a question, at its last token, and the episode of each: (N,) both. N = 0 where nothing is remembered."""
+    """How the traces rank for a question, at its last token, and the episode of each: (N,) both, -inf where one is no candidate. N = 0 where nothing is remembered."""
     feed, live = asked(model, tokenizer, state, question)
-    live["traces"] = replace(live["traces"], address=live["traces"].address[:, :])   # a score for each trace, not only for the best
     length = feed.shape[1]
     grid = torch.nn.functional.pad(feed, (0, -length % CHUNK), value=tokenizer.pad_id)
     x, context, _ = model.segment(grid, live, keep=False)
     copy = model.answer(x, torch.tensor([[length - 1]], device=feed.device), context)[1]
     if copy is None:
         return torch.zeros(0), torch.zeros(0, dtype=torch.int32)
-    return copy["score"][0, 0], context["traces"].episode[0]
+    episode, score = context["traces"].episode[0], copy["score"]
+    return score.new_full((len(episode),), float("-inf")).scatter_reduce(0, copy["candidates"][0, 0], score[0, 0], "amax"), episode
 
 
 def routing(model, tokenizer, state, question):

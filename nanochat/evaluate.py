@@ -34,7 +34,8 @@ def recall_accuracy(model, paths, tokenizer, batch_size, segment, segments, max_
             if read:
                 count(hits["refused"], right, first & ~told)
                 if copy is not None:
-                    best = context["traces"].episode.gather(1, copy["score"].argmax(-1))
+                    best = copy["candidates"].gather(2, copy["score"].argmax(-1, keepdim=True))[..., 0]
+                    best = context["traces"].episode.gather(1, best)
                     count(hits["routed"], best == proof, first & told)
                 kept = after
         state = detach_state(kept, max_traces)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from nanochat import search
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, HISTORY, RecallHead, continued, gather_traces, grams, top_k
+from nanochat.recall import GRAMS, HISTORY, RecallHead, candidates, continued, gather_traces, grams
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -53,7 +53,8 @@ class THENConfig(GPTConfig):
     recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
     text_fraction: float = 0.35  # training only: the language-model loss is taken on so many of the slots, ordinary tokens first (about half of them)
     recall_dim: int = 64
-    recall_topk: int = 16        # traces the recall head reads
+    recall_candidates: int = 32  # traces that the recall head looks at more closely: so many with regard to what is newer, and so many without
+    recall_topk: int = 16        # ... and reads
     address_heads: int = 2
     address_dim: int = 128
     route_span: int = 8          # a trace is addressed by itself and the 7 that follow in its episode
@@ -379,7 +380,8 @@ class THENGPT(GPT):
     def answer(self, x, positions, context, proof=None):
         """
         Final hidden states x (B, T, D) at positions (B, M) with memory recalled: the language model's logits (B, M, V), and None or
-        {"g", "p", "entries"} of the copy distribution (see RecallHead.read) with {"score", "select"} of the routing; score is None where it was a search.
+        {"g", "p", "entries", "select", "score"} of the copy (see RecallHead.read) with its "candidates", to which score belongs, and the "scores" (B, M, N) of all traces, None
+        where it was a search.
         proof (B, M): in training, the ordinal of the episode that is read in any case.
         """
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -391,18 +393,17 @@ class THENGPT(GPT):
         if traces is None or len(traces) == 0:
             return self.logits(self.recall.nothing(x)), None
         seen = visible(traces, positions // CHUNK, context["new"])
-        query, score = {name: t[rows, positions] for name, t in context["query"].items()}, None
+        query, scores, k = {name: t[rows, positions] for name, t in context["query"].items()}, None, self.config.recall_candidates
         if isinstance(traces.address, search.Keys):
-            select, address, hints = search.route(self.recall, query, traces, seen, self.config.recall_topk)
+            select, score, hints = search.route(self.recall, query, traces, seen, k)
         else:
-            score, hints = self.recall.route(query, traces, seen)
-            wanted = score.detach() if proof is None else score.detach() + 1e4 * (traces.episode[:, None] == proof[..., None])
-            select = top_k(wanted, self.config.recall_topk)
-            address = score.gather(2, select)
+            score, scores, hints = self.recall.route(query, traces, seen)
+            select = candidates(scores.detach() if proof is None else scores.detach() + 1e4 * (traces.episode[:, None] == proof[..., None]), score.detach(), k)
+            score = score.gather(2, select)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(HISTORY, device=x.device)]
         asked = self.asked(context["question"], positions)
-        x, g, p, entries = self.recall.read(x, address, hints, select, traces, recent, *asked, self.wte.weight, context["fresh"])
-        return self.logits(x), {"g": g, "p": p, "entries": entries, "score": score, "select": select}
+        x, copy = self.recall.read(x, query, select, score, hints, traces, seen, recent, *asked, self.wte.weight, context["fresh"], proof)
+        return self.logits(x), {**copy, "scores": scores, "candidates": select}
 
     def log_probs(self, logits, copy):
         """(B, M, V) log-probabilities of the mixture (1 - g) softmax(logits) + g p_copy; without a copy, where nothing is visible, of the language model."""
@@ -433,17 +434,18 @@ class THENGPT(GPT):
             g, p = copy["g"], copy["p"]
             hit = p.gather(-1, target.clamp(min=0)[..., None]).squeeze(-1)
             picked = ((1 - g * p.sum(-1)) * picked.exp() + g * hit).clamp(min=1e-9).log()
-            mass, ids, copied, ranked = copy["entries"]
+            mass, ids, copied = copy["entries"]
             # the very score that routes at inference; the positives are the traces of the evidence episode
-            traces, score = context["traces"], copy["score"]
+            traces, score = context["traces"], copy["scores"]
             positive = (traces.episode[:, None] == proof[..., None]) & (score > float("-inf"))
             found = known & positive.any(-1)
             good = torch.logsumexp(score.masked_fill(~positive, -1e9), dim=-1)
             route = masked_mean(torch.logsumexp(score.masked_fill(score == float("-inf"), -1e9), dim=-1) - good, found)
+            # ... and of those that are looked at more closely, once it is seen what they do not say
+            ranked = copy["score"].masked_fill(copy["score"] == float("-inf"), -1e9)
+            likely = gather_traces(traces.episode, copy["candidates"]) == proof[..., None]
+            rank = masked_mean(torch.logsumexp(ranked, dim=-1) - torch.logsumexp(ranked.masked_fill(~likely, -1e9), dim=-1), found)
             proven = gather_traces(traces.episode, copy["select"]) == proof[..., None]
-            # ... and of those that are read, once it is seen what they do not say
-            ranked = ranked.masked_fill(ranked == float("-inf"), -1e9)
-            rank = masked_mean(torch.logsumexp(ranked, dim=-1) - torch.logsumexp(ranked.masked_fill(~proven, -1e9), dim=-1), found)
             # which word of the evidence, however it was routed to: the noise of addressing would drown what is to be learned of reading
             mass = mass * proven.repeat_interleave(CHUNK, dim=-1)
             exact = continued(ids, copied, idx, targets, positions, c.n_ordinary)

@@ -1,12 +1,13 @@
 """
 The recall head: exact recall by address and content.
 
-A query scores every trace by its *address* (which episode is meant), takes the top-k traces, and within them scores
-every token by *content* (which word in it). What is copied is a token id, so words never seen in training come back.
+A query scores every trace by its *address* (which episode is meant), looks at what the best of them say, takes the top-k
+of those, and within them scores every token by *content* (which word in it). What is copied is a token id, so words never
+seen in training come back.
 
     content   q.k        k: what was about to be said before the token, and what was; q: what is about to be said now
     address   b.a        gated running sums over the episode, of word codes and of a learned value
-              - late     episodes whose number is beyond that of the query ("before t=600", "as of t=550")
+              - late     episodes whose number is beyond that of the query ("before t=600", "as of t=550"), or long before it
               - stale    episodes that a newer one matches about as well: of equals the latest counts
     suffix    c_m        the m tokens before the entry equal the last m tokens of the stream (continue a copy)
     nearby    n          words around the entry stand in the question: "the mood was tired", "what was the mood?"; on which side the word stands
@@ -131,7 +132,7 @@ class Address(nn.Module):
         self.blend = nn.Parameter(torch.empty(self.heads))   # share of the learned value beside the word code
         self.fade = nn.Parameter(torch.empty(2, self.heads))
         self.scale = nn.Parameter(torch.empty(self.heads))
-        self.order = nn.Linear(config.n_embd, 4)             # what the question says about order, see RecallHead.route
+        self.order = nn.Linear(config.n_embd, 5)             # what the question says about order, see RecallHead.route
         self.salience = nn.Linear(config.n_embd, 2)          # how much it matters to what is read that a word is in the question; and that the evidence says it
 
     @torch.no_grad()
@@ -145,7 +146,7 @@ class Address(nn.Module):
         nn.init.constant_(self.fade, 4.0)    # 0.982 a chunk
         nn.init.constant_(self.scale, 12.0)
         nn.init.zeros_(self.order.weight)
-        self.order.bias.copy_(torch.tensor([-4.0, -4.0, -1.0, 0.0]))
+        self.order.bias.copy_(torch.tensor([-4.0, -4.0, -1.0, 0.0, -4.0]))
         nn.init.zeros_(self.salience.weight)
         nn.init.zeros_(self.salience.bias)
 
@@ -154,7 +155,7 @@ class Address(nn.Module):
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
         episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
-        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 4)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 2 + Ha): for `nearby`, how much it must be said
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 5)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 2 + Ha): for `nearby`, how much it must be said
         for an answer to be one, and how much it names what is meant};
         the carry.
         """
@@ -231,6 +232,32 @@ def top_k(score, k):
     return n - 1 - (key.topk(k, dim=-1).values & 0xFFFFFFFF)
 
 
+def candidates(fresh, score, k):
+    """
+    Which traces are looked at more closely: the k best as they are addressed where a newer one replaces an older, fresh (B, M, N), and of the others the k best where it does not,
+    score (B, M, N), -inf where not visible. Returns indices (B, M, C), ascending, C = min(2k, N).
+    """
+    best = top_k(fresh, k)
+    rest = top_k(score.clamp(min=-1e30).scatter(-1, best, NEG), min(k, score.shape[-1] - best.shape[-1]))
+    return torch.cat([best, rest], dim=-1).sort(-1).values
+
+
+def and_next(select, score, traces, visible, bonus):
+    """
+    Of traces and those that follow them in their episodes, which are as good, since what is copied goes on there, the K best: (of which of the K traces each is or follows,
+    index, score), (B, M, K). select, score (B, M, K), bonus (B, M, K) as if the score were that much better; visible (B, M, N) bool, M or 1 of them.
+    """
+    K, N = select.shape[-1], len(traces)
+    after = (select + 1).clamp(max=N - 1)
+    there = (gather_traces(traces.episode, after) == gather_traces(traces.episode, select)) & (after > select)
+    there = there & visible.expand(-1, select.shape[1], -1).gather(2, after)
+    same = (after[..., None] == select[..., None, :]) & there[..., None]                                  # (B, M, K, K): it is one of them
+    follows = torch.where(same, score[..., None], NEG).amax(-2)
+    score = torch.cat([torch.maximum(score, follows), score.masked_fill(~there | same.any(-1), NEG)], dim=-1)
+    best = top_k(score.detach() + torch.cat([bonus, bonus], dim=-1), K)
+    return best % K, torch.cat([select, after], dim=-1).gather(-1, best), score.gather(-1, best)
+
+
 def grams(line):
     """
     line (…, 3 + n) int64 token ids -> (…, n, 3) int64 below 3 * GRAMS: the last token, two tokens and three tokens at each of the n, by hash.
@@ -279,11 +306,21 @@ def gather_traces(x, index):
 
 def penalties(order):
     """
-    From a question's words about order (…, 4), see Address: what it costs a trace to be after the moment asked about, to be at it, and to be replaced by a newer
-    one, each 0 to 16; and how near the best score the newer one must come, all (…).
+    From a question's words about order (…, 5), see Address: what it costs a trace to be after the moment asked about, to be at it, to be replaced by a newer one, each 0 to 16;
+    how near the best score the newer one must come; and what it costs to be e times as long ago, 0 to 4; all (…).
     """
-    after, at, replaced, margin = order.unbind(-1)
-    return 16 * torch.sigmoid(after), 16 * torch.sigmoid(at), 16 * torch.sigmoid(replaced), 3 * F.softplus(margin)
+    after, at, replaced, margin, ago = order.unbind(-1)
+    return 16 * torch.sigmoid(after), 16 * torch.sigmoid(at), 16 * torch.sigmoid(replaced), 3 * F.softplus(margin), 4 * torch.sigmoid(ago)
+
+
+def untimely(moment, asked, after, at, ago):
+    """
+    What it costs a trace of this moment (int, -1 = none) that one was asked about (the same; -1: nothing), and by how much it differs: the log of how long ago it was.
+    A trace without a number is not known to be in time: what follows it in its episode may be.
+    """
+    dated = asked >= 0
+    late = after * (dated & ((moment > asked) | (moment < 0))) + at * (dated & (moment == asked))
+    return late + ago * torch.log1p((asked - moment).clamp(min=0).to(late.dtype)) * (dated & (moment >= 0))
 
 
 def stale(score, episode, margin):
@@ -296,9 +333,9 @@ def stale(score, episode, margin):
     best = score.detach().amax(-1, keepdim=True).clamp(min=-1e4)
     rival = F.relu(score - best + margin)
     newer = F.pad(rival.flip(-1).cummax(-1).values.flip(-1), (0, 1))                                      # of this trace and all after it
-    ends = torch.where(F.pad(episode[:, 1:] != episode[:, :-1], (0, 1), value=True), torch.arange(1, N + 1, device=score.device), N)
+    ends = torch.where(F.pad(episode[..., 1:] != episode[..., :-1], (0, 1), value=True), torch.arange(1, N + 1, device=score.device), N)
     following = ends.flip(-1).cummin(-1).values.flip(-1)                                                  # where the next episode begins
-    return 1 - torch.exp(-newer.gather(-1, following[:, None].expand_as(score)))
+    return 1 - torch.exp(-newer.gather(-1, following.expand_as(score)))
 
 
 class Keys(nn.Module):
@@ -394,14 +431,14 @@ class RecallHead(nn.Module):
 
     def route(self, query, traces, visible):
         """
-        Score of every trace for queries {"b": (B, M, Ha*Da), "moment": (B, M), "order": (B, M, 4)}; visible (B, M, N) bool.
-        Returns (B, M, N), -inf where not visible, and (B, M, 3) for the gate: the best score, and how far below it are the best of the
-        traces at the moment asked about and of those after it.
+        Score of every trace for queries {"b": (B, M, Ha*Da), "moment": (B, M), "order": (B, M, 5)}; visible (B, M, N) bool.
+        Returns (B, M, N), -inf where not visible, the same less what replaced ones lose, and (B, M, 3) for the gate: the best score, and how far below it
+        are the best of the traces at the moment asked about and of those after it.
 
-        order, from the question's words: how much it counts against a trace to be after its moment, at it, and to be replaced by a newer one;
-        and how near the best score a newer one must come to replace it.
+        order, from the question's words: how much it counts against a trace to be after its moment, at it, long before it, and to be replaced by a newer one; and how near
+        the best score a newer one must come to replace it, see penalties.
         """
-        after, at, replaced, margin = (x[..., None] for x in penalties(query["order"]))
+        after, at, replaced, margin, ago = (x[..., None] for x in penalties(query["order"]))
         moment, asked = traces.moment[:, None], query["moment"][..., None]
         equal, later = (moment == asked) & (asked >= 0), (moment > asked) & (asked >= 0)
         score = self.address.score(query["b"], traces.address)
@@ -409,83 +446,106 @@ class RecallHead(nn.Module):
         best = seen.amax(-1, keepdim=True)
         hints = [(seen.masked_fill(~where, NEG).amax(-1, keepdim=True) - best).clamp(min=-20) for where in (equal, later)]
         hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, NO_TRACE)
-        # a trace without a number is not known to be in time: what follows it in its episode may be
-        late = after * (later | ((moment < 0) & (asked >= 0))) + at * equal
-        score = spread((score - late).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
-        return score - replaced * stale(score, traces.episode, margin), hints
+        score = spread((score - untimely(moment, asked, after, at, ago)).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
+        return score, score - replaced * stale(score, traces.episode[:, None], margin), hints
+
+    def said(self, traces, index):
+        """
+        The tokens of traces and the three before them (B, M, K, 19), and the words that are complete there, places below GRAMS, GRAMS = none: a word that began in the chunk
+        before is known by its trace. index (B, M, K).
+        """
+        line = torch.cat([gather_traces(traces.before, index), gather_traces(traces.ids, index)], dim=-1).long()
+        last = (index - 1).clamp(min=0)
+        follows = (gather_traces(traces.episode, last) == gather_traces(traces.episode, index)) & (gather_traces(traces.position, last) + 1 == gather_traces(traces.position, index))
+        past = torch.where(follows[..., None], gather_traces(traces.ids, last).long()[..., :-CONTEXT], -1)
+        whole = torch.cat([past, line], dim=-1).flatten(0, 2)
+        words = self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 5))[0]
+        return line, (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS)[:, -line.shape[-1]:].view(line.shape)
 
     @staticmethod
-    def missing(weight, place, episode):
+    def missing(weight, place, episode, alive):
         """
-        Of the words of the question that must be said (weight (B, M, n, GRAMS): by the first of its n weights), which the episode of each trace read does
-        not say, as far as it is read: their weights (B, M, n, K, WORDS), and the weights of all of them (B, M, n, 1, WORDS). place (B, M, K, 19): of the words
-        of the traces, GRAMS = none; episode (B, M, K). What most of the traces say names none of them (inverse document frequency,
-        Spärck Jones 1972): it is missed the less, the more of them say it.
+        Of the words of the question that must be said (weight (B, M, n, GRAMS): by the first of its n weights), which the episode of each candidate does
+        not say, as far as it is one: their weights (B, M, n, C, WORDS), and the weights of all of them (B, M, n, 1, WORDS). place (B, M, C, 19): of the words
+        of the traces, GRAMS = none; episode (B, M, C); alive (B, M, C), 0 where there is none. What most of the traces say names none of them (inverse document
+        frequency, Spärck Jones 1972): it is missed the less, the more of them say it.
         """
         words = weight[:, :, 0].detach().topk(WORDS, dim=-1).indices                         # (B, M, W)
         weight = weight.gather(-1, words[:, :, None].expand(-1, -1, weight.shape[2], -1))[..., None, :]
-        same = (episode[..., None] == episode[..., None, :]).to(weight.dtype)                # (B, M, K, K)
-        says = (place[..., None] == words[:, :, None, None]).any(-2).to(weight.dtype)        # (B, M, K, W)
+        same = (episode[..., None] == episode[..., None, :]).to(weight.dtype)                # (B, M, C, C)
+        says = (place[..., None] == words[:, :, None, None]).any(-2) * alive[..., None]      # (B, M, C, W)
         said = (torch.matmul(same, says) > 0).to(weight.dtype)
-        return weight * ((1 - said) * (1 - said.mean(2, keepdim=True)))[:, :, None], weight
+        share = (said * alive[..., None]).sum(2, keepdim=True) / alive.sum(2)[..., None, None].clamp(min=1)
+        return weight * ((1 - said) * (1 - share))[:, :, None], weight
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
         hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (HINTS - 7 + self.config.address_heads))
         return x + self.feedback(torch.cat([torch.zeros_like(x), hints.expand(*x.shape[:-1], -1)], dim=-1))
 
-    def read(self, x, address, hints, select, traces, recent, asked, near, embed, fresh):
+    def read(self, x, query, select, score, hints, traces, visible, recent, asked, near, embed, fresh, proof=None):
         """
-        x (B, M, D) final hidden state of the queries; select (B, M, K) indices of the traces to read, address (B, M, K) their scores, hints (B, M, 3) from route;
-        recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M, (2 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token
-        embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph (R = 0 outside training).
-        Returns the hidden state with what was recalled mixed in (B, M, D), the gate g (B, M), p_copy (B, M, V), and the distribution over
-        entries with their token ids and how many tokens before them are the last of the stream, all (B, M, K*16), and the scores of the traces less what they lack (B, M, K).
-        The distribution sums to 1, to 0 where nothing is visible.
+        x (B, M, D) final hidden state of the queries; query, hints (B, M, 3) as of route; select (B, M, C) indices of the candidates, ascending, score (B, M, C) how well they are
+        addressed; visible (B, M, N) bool; recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M,
+        (2 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph
+        (R = 0 outside training); proof (B, M): in training, the episode that is read in any case.
+        Returns the hidden state with what was recalled mixed in (B, M, D), and a dict: g (B, M), the gate; p (B, M, V), what is copied; entries, the distribution over entries with
+        their token ids and how many tokens before them are the last of the stream, all (B, M, K*16); select (B, M, K), the traces that were read; score (B, M, C), the
+        candidates as they are ranked in the end. The distribution sums to 1, to 0 where nothing is visible.
         """
+        N, look = len(traces), lambda index: self.said(traces, index)
+        if N < select[0].numel():   # each once, not once for each that looks at it
+            every = [t[:, 0] for t in look(torch.arange(N, device=x.device).expand(len(x), 1, N))]
+            look = lambda index: [gather_traces(t, index) for t in every]
+        episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
+        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1], episode, alive)
+        lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
+        _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
+        score = score - self.lack * lacking[:, :, 1]
+        ranked = score = score - replaced * stale(score, episode, margin)
+        bonus = torch.zeros_like(score) if proof is None else 1e4 * (episode == proof[..., None]).to(score.dtype)
+        best = top_k(score.detach() + bonus, self.config.recall_topk)
+        back, select, address = and_next(*(t.gather(2, best) for t in (select, score)), traces, visible, bonus.gather(2, best))
+        best = best.gather(2, back)
+        lacking = lacking.gather(-1, best[:, :, None].expand(-1, -1, lacking.shape[2], -1))
+        episode, (line, place) = episode.gather(2, best), look(select)
         B, M, K = select.shape
-        ids = gather_traces(traces.ids, select).long()                           # (B, M, K, 16)
-        before = gather_traces(traces.before, select).long()
+        ids = line[..., CONTEXT:]                                                # (B, M, K, 16)
         q = unit(self.query(x)) * self.content_scale
         keys = gather_traces(traces.keys, select).to(x.dtype)
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        line = torch.cat([before, ids], dim=-1)                                  # (B, M, K, 19)
-        words = self.address.codes(line.flatten(0, 2), torch.zeros_like(line.flatten(0, 2), dtype=torch.bool), line.new_zeros(B * M * K, 5))[0].view(line.shape)
-        place = mix64(words) % GRAMS
-        episode = gather_traces(traces.episode, select)
-        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), place.masked_fill((words == 0) | (address == NEG)[..., None], GRAMS), episode)
-        share = missing.sum(-1) / named.sum(-1).clamp(min=1e-6)                  # (B, M, n, K)
-        address = address - self.lack * share[:, :, 0]
-        again = said_before(line, episode, 1 - share[:, :, 0].detach())
+        again = said_before(line, episode, 1 - lacking[:, :, 1].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
         said = grams(line)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
-        weight = near.gather(-1, place.flatten(2)).view(line.shape) * (words != 0)
+        weight = near.gather(-1, place.clamp(max=GRAMS - 1).flatten(2)).view(line.shape) * (place < GRAMS)
         entry = entry + (F.pad(weight, (BEFORE - CONTEXT, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
         copyable, within = self.copyable(line, recent)
         entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
         mass = p.sum(-1, keepdim=True)      # what the sink leaves is a hint for the gate, which alone decides whether to copy
         p = p / mass.clamp(min=1e-20)
-        ids = ids.view(B, M, K * CHUNK)
+        ids = ids.flatten(2)
         p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         found = mass * (p_copy @ embed.to(p.dtype))
         # how much was found, how surely, whether it goes on with what was copied already, how well the best trace is addressed once lateness and age are taken off,
         # and what the question names and the episode most is copied from does not say: the weightiest word, and the share of all; 1 where nothing is copied
         source = p.detach().view(B, M, K, CHUNK).sum(-1).argmax(-1)[:, :, None, None]
-        lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], share], dim=2).gather(-1, source.expand(-1, -1, share.shape[2] + 1, -1)).squeeze(-1)
+        lacking = lacking.gather(-1, source.expand(-1, -1, lacking.shape[2], -1)).squeeze(-1)
         hints = torch.cat([hints, mass, mass * p_copy.amax(-1, keepdim=True), (mass * p * (copied.flatten(2) > 0)).sum(-1, keepdim=True),
                            address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10, lacking.masked_fill(mass == 0, 1)], dim=-1)
         held = torch.einsum("bmn,bmnd->bmd", mass * p, keys.flatten(2, 3))         # what was about to be said there: an answer ends where another thing begins
         recalled = torch.cat([found, held, hints], dim=-1)
-        whole = WHOLE * (p * (within & (copied > 0)).flatten(2)).sum(-1)           # a copy ends with a word, too
+        copied = copied.flatten(2)
+        longest = copied.masked_fill(entry == NEG, 0).amax(-1, keepdim=True)
+        whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
         g = torch.sigmoid((self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints)).squeeze(-1) + whole)
-        return x + self.feedback(recalled), g, p_copy, (p, ids, copied.flatten(2), address)
+        return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
 
     def matched(self, line, recent):
         """

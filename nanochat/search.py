@@ -16,7 +16,7 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 
-from nanochat.recall import NO_TRACE, penalties
+from nanochat.recall import NO_TRACE, penalties, untimely
 
 NEG = float("-inf")
 LEAST = -1e30        # below every score
@@ -262,16 +262,16 @@ def spread(index, score, episode, span):
 
 def route(head, query, traces, visible, k):
     """
-    What RecallHead.route and top_k say of a memory whose addresses are Keys (B = 1), to the bit where scores are `exact`, but without a score for each trace:
-    select (1, M, K) and score (1, M, K), best first, K = min(k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
+    What RecallHead.route and recall.candidates say of a memory whose addresses are Keys (B = 1), to the bit where scores are `exact`, but without a score for each
+    trace: select (1, M, C) and score (1, M, C), ascending in select, C = min(2k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
     """
     address, keys, episode, visible = head.address, traces.address, traces.episode[0], visible[0]
-    moment, order, k = traces.moment[0], [x[0] for x in penalties(query["order"])], min(k, len(traces))
+    moment, order, N = traces.moment[0], [x[0] for x in penalties(query["order"])], len(traces)
     q = (query["b"] * address.scale.repeat_interleave(address.dim).to(query["b"].dtype))[0].unflatten(-1, (address.heads, address.dim))
     found, hints = [], []
     for m, (one, _, high) in enumerate(queries(keys, q, visible)):
         high += 1e-4   # float32, in what is taken off
-        after, at, replaced, margin = (x[m] for x in order)
+        after, at, replaced, margin, ago = (x[m] for x in order)
         asked, seen = query["moment"][0, m], visible[min(m, len(visible) - 1)]
         score, late = lambda index: scored(keys, index, one), lambda index: 0
 
@@ -293,10 +293,9 @@ def route(head, query, traces, visible, k):
         best = greatest_of(bounds)
         near = [best.new_tensor(NEG)] * 2
         if asked >= 0:
-            equal, later, spare = moment == asked, moment > asked, torch.empty_like(high)
-            near = [greatest_of(Bounds(torch.where(there, high, best.new_tensor(NEG), out=spare))) for there in (equal, later)]
-            late = spare.zero_().masked_fill_(later | (moment < 0), after).masked_fill_(equal, at).__getitem__
-            bounds = Bounds(high.sub_(spare))
+            near = [greatest_of(Bounds(torch.where(there, high, NEG))) for there in (moment == asked, moment > asked)]
+            cost = untimely(moment, asked, after, at, ago)
+            late, bounds = cost.__getitem__, Bounds(high.sub_(cost))
         hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), NO_TRACE))
 
         # the traces that newer ones are compared with; `stale` is the same within an episode, and between two of theirs
@@ -309,8 +308,15 @@ def route(head, query, traces, visible, k):
         ends = F.pad(ends, (0, 1), value=len(episode))
         steps = replaced * (1 - torch.exp(-newer[torch.searchsorted(index, ends)]))
         stale = lambda index: steps[torch.searchsorted(ends, index, right=True)]
-        bounds = Bounds(high, stale)
-        index, value = addressed(bounds, certain(bounds, k, lambda index: late(index) + stale(index)))
-        found.append(first(index, value - stale(index), k))
+        newest = Bounds(high, stale)
+        index, value = addressed(newest, certain(newest, min(k, N), lambda index: late(index) + stale(index)))
+        fresh, left = first(torch.arange(len(index), device=index.device), value - stale(index), min(k, N))
+        fresh = fresh[left > NEG]
+        fresh, fresh_value = index[fresh], value[fresh]
+        # ... and of all others those that are addressed best
+        index, value = addressed(bounds, certain(bounds, min(2 * k, N), late))
+        index, value = first(index, value.masked_fill(torch.isin(index, fresh), NEG), min(2 * k, N) - len(fresh))
+        index, back = torch.cat([fresh, index.masked_fill(value == NEG, 0)]).sort()
+        found.append((index, torch.cat([fresh_value, value])[back]))
     select, score = (torch.stack(x)[None] for x in zip(*found))
     return select, score, torch.stack(hints)[None]

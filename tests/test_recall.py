@@ -85,7 +85,7 @@ def test_what_a_newer_episode_matches_nearly_as_well_is_stale():
     score[0, 1, 3:] = float("-inf")
     score[0, 2] = float("-inf")
     margin = torch.full((1, 5, 1), 1.5).double()
-    got = stale(score, episode, margin)
+    got = stale(score, episode[:, None], margin)
     for m in range(5):
         best = max(score[0, m].max(), -1e4)
         for i in range(7):
@@ -105,8 +105,8 @@ def test_before_a_moment_and_as_of_it_are_routed_to_the_latest_line_that_fits():
                             "episode": torch.arange(1, len(moments) + 1)[None]})
     visible = torch.ones(1, 1, len(moments), dtype=torch.bool)
     for asked, relation, expected in ((12, "as of", 3), (30, "as of", 3), (7, "as of", 2), (7, "before", 0), (12, "before", 2), (41, "before", 5), (-1, "now", 5)):
-        order = torch.tensor([[[-9.0 if relation == "now" else 9.0, 9.0 if relation == "before" else -9.0, 9.0, 0.0]]]).double()
-        score, hints = head.route({"b": same, "moment": torch.tensor([[asked]]), "order": order}, traces, visible)
+        order = torch.tensor([[[-9.0 if relation == "now" else 9.0, 9.0 if relation == "before" else -9.0, 9.0, 0.0, -9.0]]]).double()
+        _, score, hints = head.route({"b": same, "moment": torch.tensor([[asked]]), "order": order}, traces, visible)
         assert int(score.argmax()) == expected, (asked, relation, score)
         assert (float(hints[0, 0, 1]) == 0) == (asked in moments and asked >= 0) and (float(hints[0, 0, 2]) == 0) == (0 <= asked < 40)
 
@@ -177,7 +177,7 @@ def test_within_a_word_the_gate_leans_to_going_on(monkeypatch):
             x, context, _ = model.segment(ids, model.empty_state(1))
             copy = model.answer(x, torch.arange(6 * CHUNK, ids.shape[1])[None], context)[1]
         logits[whole] = copy["g"].logit()
-    p, _, copied, _ = copy["entries"]
+    p, _, copied = copy["entries"]
     before = context["traces"].before[0, copy["select"][0], -1]   # (M, K): the token before a trace's first
     within = torch.ones(*before.shape, CHUNK, dtype=torch.bool)
     within[..., 0] = before >= 0
@@ -186,14 +186,14 @@ def test_within_a_word_the_gate_leans_to_going_on(monkeypatch):
 
 
 def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
-    episode = torch.tensor([[[2, 1, 1, 3]]])
+    episode, alive = torch.tensor([[[2, 1, 1, 3]]]), torch.ones(1, 1, 4)
     place = torch.full((1, 1, 4, 19), GRAMS)
     for k, said in enumerate(([10, 11], [12], [13, 10], [14])):   # what either trace of an episode says is said
         place[:, :, k, :len(said)] = torch.tensor(said)
     weight = torch.zeros(1, 1, 2, GRAMS)
     weight[0, 0, 0, [10, 12, 13, 14]] = torch.tensor([1.0, 2.0, 0.5, 4.0])
     weight[0, 0, 1, [10, 12, 99]] = torch.tensor([3.0, 1.0, 7.0])   # 99 need not be said: it is not looked for
-    missing, named = RecallHead.missing(weight, place, episode)
+    missing, named = RecallHead.missing(weight, place, episode, alive)
     assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5, 4.0]
     # 10 is said by the episodes of three of the four traces, 12 and 13 of two, 14 of one: so much less they are missed
     assert missing.sum(-1)[0, 0].tolist() == [[2 / 2 + 0.5 / 2 + 4 * 0.75, 3.0, 3.0, 1 / 4 + 2 / 2 + 0.5 / 2], [1 / 2, 0.0, 0.0, 3 / 4 + 1 / 2]]
