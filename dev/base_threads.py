@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dev.base_clock import Clock
 from dev.base_forms import AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS
-from dev.base_values import UNKNOWN, Episode, name, place, tail, value
+from dev.base_values import UNKNOWN, Episode, adverb, name, place, tail, value
 from dev.base_words import SUBJECTS
 from dev.gen_cairo_data import TEMPLATES
 
@@ -437,7 +437,8 @@ class Facts:
         else:
             text = rng.choice(("{p} {n} is {v}", "{p} {n} is {v}", "the {n} of {s} is {v}", "{v} is {p} {n}", "{s} - {n}: {v}", "{s} has {v} as {n}",
                                "{n} of {s}: {v}", "{s} | {n} | {v}", "as {n} of {s} they noted {v}"))
-        text += tail(rng, v, 0.35 if row[0] == "speaker" else 0.15) if text.endswith("{v}") and row[0] != "register" else ""
+        text = adverb(rng, text, 0.08)
+        text += tail(rng, v, 0.45 if row[0] == "speaker" else 0.22) if text.endswith("{v}") and row[0] != "register" else ""
         text = text.replace("{s}", entity).replace("{p}", _possessive(entity)).replace("{n}", noun).replace("{v}", v)
         text = self._dress(rng, row[0], text, v)
         token["copied"] = entity in text  # not with a capital instead of its first letter

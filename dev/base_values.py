@@ -2,7 +2,7 @@
 import re
 from typing import NamedTuple
 
-from dev.base_forms import TAIL_WORDS, TAILS
+from dev.base_forms import ADVERBS, TAIL_WORDS, TAILS
 from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES
 
@@ -163,18 +163,27 @@ def past(verb):
 
 def tail(rng, v, share):
     """
-    With a chance of `share` (a third of it where the value v is of several words) words that follow it and are not part of it: where an answer ends is to be
+    With a chance of `share` (half of it where the value v is of several words) words that follow it and are not part of it: where an answer ends is to be
     learned from what is asked, not from the few words that always follow.
     """
-    if rng.random() > (share / 3 if " " in v else share):
+    if rng.random() > (share / 2 if " " in v else share):
         return ""
     out = rng.choice(TAILS)
+    out = out if "{" in out or rng.random() < 0.7 else "{c}"
     for mark, words in TAIL_WORDS.items():
         out = out.replace(mark, rng.choice(words))
     verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
     out = out.replace("{z}", third(verb)).replace("{r}", rng.choice(PREPOSITIONS))
     out = out.replace("{w}", word(rng) if rng.random() < 0.3 else rng.choice(FRAME_NOUNS)).replace("{x}", name(rng))
     return out if out[0] in ",.!:" else " " + out
+
+
+def adverb(rng, text, share):
+    """With a chance of `share` a word between a verb and the value of a form, which is no part of the value: "my train leaves at about {v}"."""
+    for verb, words in ADVERBS.items():
+        if f" {verb} {{v}}" in text:
+            return text.replace(f" {verb} {{v}}", f" {verb} {rng.choice(words)} {{v}}", 1) if rng.random() < share else text
+    return text
 
 
 def odd(rng, capital):
