@@ -266,7 +266,7 @@ TAIL_WORDS = {"{o}": split("me|us|him|her|them|everyone|nobody|you"), "{t}": spl
 # what may stand before a value and does not belong to it, by the word before that
 _IS = split("probably|now|currently|simply|obviously|still|once again|most likely|apparently|of course|at present|indeed|actually|always|usually|surely|clearly|again")
 ADVERBS = {"is": _IS, "was": split("probably|simply|still|apparently|actually|indeed|once again"), "be": split("probably|simply|only|surely"), "at": split("exactly|about|roughly|precisely"),
-           "in": split("sunny|good old|faraway|beautiful|lovely"), "take": split("mostly|only|simply"), "got": split("just|only|again")}
+           "take": split("mostly|only|simply"), "got": split("just|only|again")}
 
 # a question inside an instruction
 QUESTION_WRAPS = split(
@@ -434,7 +434,7 @@ TASTES = [tuple(part.split(":")) for part in split(
     "hobby:activity|pastime:activity|subject:topic|topic:topic|holiday spot:place|weekend trip:place|beach:invented_place|restaurant:invented_place|pub:invented_place|"
     "bookshop:invented_place|writer:invented_name|painter:invented_name|singer:invented_name|comedian:invented_name|designer:invented_name|team:invented_word|"
     "brand:invented_word|perfume:invented_word|soap:invented_word|font:invented_word|spice:invented_word|pasta:invented_word|biscuit:invented_word|"
-    "dance:invented_word|material:material|fabric:material|room:room|number:small|shape:shape|wake-up time:clock|gift:gift|dream job:job")]
+    "dance:invented_word|material:material|fabric:material|room:room|number:small|shape:shape|wake-up time:clock|bedtime:clock|lunch hour:clock|hour for a walk:clock|gift:gift|dream job:job")]
 
 TASTE_LINES = split(
     "my favourite {n} is {v}|I love {v} more than any other {n}|when it comes to a {n}, I am all for {v}|my go-to {n} is {v}|of every {n} I know, {v} is the best|"
@@ -503,7 +503,7 @@ TASTE_ASKS = split(
     "which {n} wins with me|what {n} could I not do without|which {n} is it for me|what would be my choice of {n}|do you recall the {n} that I like|what {n} did I mention as mine|"
     "which {n} should one offer me|what {n} makes me happiest|my choice of {n}|of all, which {n} do I rate highest|say which {n} I would choose|what {n} is dearest to me|"
     "~my favourite {n} is|~the {n} I like best is|what {n} am I most fond of|do you know which {n} I prefer|which {n} suits me best|name the {n} I love|"
-    "what is my top {n}|which {n} do I rate highest|which {n} comes first with me|what {n} do I rank above the others|which {n} heads my list|what is the {n} of my heart|which {n} is my first choice|what's my pick for a {n}|which {n} do I like more than the rest|what {n} do I swear by|what {n} do I stick to|which {n} should you bring me|my preferred {n}, what is it|what {n} would you hand me|which {n} wins my vote|what is my best-loved {n}|which {n} have I settled on|to which {n} am I attached|what {n} do I value most|which {n} is closest to my heart")
+    "which {n} stands first with me|which {n} do I rate highest|which {n} comes first with me|what {n} do I rank above the others|which {n} heads my list|what is the {n} of my heart|which {n} is my first choice|what's my pick for a {n}|which {n} do I like more than the rest|what {n} do I swear by|what {n} do I stick to|which {n} should you bring me|my preferred {n}, what is it|what {n} would you hand me|which {n} wins my vote|what is my best-loved {n}|which {n} have I settled on|to which {n} am I attached|what {n} do I value most|which {n} is closest to my heart")
 
 TASTE_ASKS_OF = split(
     "what is {p} favourite {n}|which {n} does {s} like best|what {n} would {s} pick|{p} favourite {n}|which {n} does {s} love most|what's {p} preferred {n}|"

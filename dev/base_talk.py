@@ -16,8 +16,8 @@ def _made_up(rng, noun):
     verb, other = (word(rng) if rng.random() < 0.2 else rng.choice(FRAME_VERBS)), rng.choice([n for n in FRAME_NOUNS if n != noun])
     for mark, text in {"{n}": noun, "{w}": other, "{b}": verb, "{z}": third(verb), "{d}": past(verb)}.items():
         says, asks = says.replace(mark, text), asks.replace(mark, text)
-    pool = "clock" if "starts" in says or rng.random() < 0.1 else rng.choice(("invented_place", "place")) if "over in" in says else rng.choice(
-        ("clock", "pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
+    pool = "clock" if "starts" in says else rng.choice(("invented_place", "place")) if "over in" in says else rng.choice(
+        ("clock", "clock", "pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
     return pool, says, asks
 
 
