@@ -75,15 +75,20 @@ class Clock:
         """The marker of line i."""
         return self.show(self.numbers[i])
 
+    @staticmethod
+    def to_come(rng, last):
+        """A number beyond the last: a little, or many times as much. Not the next one, just before which the last still is."""
+        return last + rng.randint(2, rng.choice((4, 30))) if rng.random() < 0.4 else max(last + 2, int(last * rng.uniform(1.1, 3) if rng.random() < 0.5 else last * rng.uniform(2, 10)))
+
     def unlogged(self, rng, count):
         """A number that none of the first `count` lines has and of which they tell nothing; None where there is none."""
         if not count:
             return self.numbers[0] + rng.choice((0, 1, rng.randrange(100)))
         first, last = min(self.numbers[:count]), max(self.numbers[:count])
         far = rng.choice((3, 20, 10 ** len(str(last))))
-        after, before = last + rng.randint(1, far), first - rng.randint(1, min(far, first)) if first else None
+        after, before = last + rng.randint(1, far) if rng.random() < 0.6 else self.to_come(rng, last), first - rng.randint(1, min(far, first)) if first else None
         if self.kind == "dense":
-            return before if before is not None and rng.random() < 0.3 else after
+            return before if before is not None and rng.random() < 0.2 else after
         if self.kind == "sparse":
             return before
         number = similar_number(rng, str(rng.choice(self.numbers[:count]))) if rng.random() < 0.6 else str(rng.choice((before or after, after)))

@@ -154,6 +154,7 @@ event # starting time|time # clock # {s} begins at {v}|{s} starts at {v} # when 
 event # winner|host|guest of honour # invented_name #  #  #
 speaker # new home|new town # place # {s}: I moved to {v} last week|{s}: we live in {v} now, finally|{s}: guess what, I found a flat in {v} # where did {s} move|where did {s} find a flat|where does {s} live # who moved to {v}
 speaker # order|drink # drink # {s}: can I have {v}, please|{s}: I only drink {v}|{s}: for me {v}, as always # what did {s} order|what does {s} drink|what did {s} want to drink # who ordered {v}
+speaker # arrival|time of arrival # clock # {s}: I get there at {v}|{s}: be with you at {v}|{s}: {v} and I am there # when does {s} get there|at what time does {s} arrive # who gets there at {v}
 speaker # lunch|dinner # food # {s}: I had {v} today|{s}: we cooked {v} last night # what did {s} eat|what did {s} have # who had {v}
 speaker # mood|feeling # feeling # {s}: I am {v} today|{s}: honestly, I feel {v}|{s}: this makes me {v} # how does {s} feel|how is {s}|what mood is {s} in #
 speaker # holiday destination|travel plan # place # {s}: we are flying to {v} in June|{s}: I booked a trip to {v} # where is {s} flying|where did {s} book a trip # who booked a trip to {v}
@@ -251,11 +252,21 @@ TAILS = split(
     "{z} {o}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
     "and nothing else|and that is that|and so on|and more|or so|by far|by the way|since {t}|since {t}|until {t}|from {t} on|{r} the {w}|{r} the {w}|for {o}|for {x}|to {o}|with {x}|"
     "like {x}|than {x}|, as {x} knows|, not that it matters|if I remember well|if that helps|when {o} asked|because {x} insisted|while the {w} lasts|among others|"
-    "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)")
+    "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)|"
+    "{c}|{c}|{c}|{c}|, {c}|, {c}|, {c}|{c} {a}|{c} :)|({c})|- {c}")
 
 TAIL_WORDS = {"{o}": split("me|us|him|her|them|everyone|nobody|you"), "{t}": split("school days|spring|the war|Monday|last June|childhood|the move|noon|2019|the storm|yesterday|then"),
               "{a}": split("again|always|tonight|every time|hands down|today|lately|of course|at last|at once|for ever|for sure|here|there|still|too|first|most days|without doubt|anyway|"
-                            "so far|for good|in the end|no doubt|happily|as ever|now and then|fyi|right away|just so")}
+                            "so far|for good|in the end|no doubt|happily|as ever|now and then|fyi|right away|just so|"
+    "this month|next month|this winter|next year|on most days|at the moment|every day"),
+              "{c}": split("tho|though|fyi|imho|as usual|as planned|as promised|for now|for the record|just saying|haha|rn|pls|thx|cheers|apparently|obviously|I hope|they say|no joke|so you know|"
+                            "sort of|more or less|give or take|at least|if anyone asks|all being well|like before|like last time|same as ever|no kidding|probably|I reckon|believe it or not|"
+                            "if all goes well|promise|ok?|yay|ugh|phew|as far as I can tell|and I mean it|in case it matters|or thereabouts|not bad eh|all of us|my dear|folks|guys")}
+
+# what may stand before a value and does not belong to it, by the word before that
+_IS = split("probably|now|currently|simply|obviously|still|once again|most likely|apparently|of course|at present|indeed|actually|always|usually|surely|clearly|again")
+ADVERBS = {"is": _IS, "was": split("probably|simply|still|apparently|actually|indeed|once again"), "be": split("probably|simply|only|surely"), "at": split("exactly|about|roughly|precisely"),
+           "take": split("mostly|only|simply"), "got": split("just|only|again")}
 
 # a question inside an instruction
 QUESTION_WRAPS = split(
@@ -318,6 +329,16 @@ CHAT_LINES = [row for row in (tuple(part.strip() for part in line.split("#")) fo
 clock # my train leaves at {v}|I have to catch the {v} train|train is at {v} for me # when does {p} train leave|which train does {s} have to catch|at what time does {p} train go
 clock # the dentist can see me at {v}|got my tooth appointment: {v}|I am at the dentist at {v} # when does the dentist see {s}|at what time is {p} dentist appointment
 clock # I usually get up at {v}|my alarm goes off at {v} # when does {s} get up|when does {p} alarm go off
+clock # the plumber comes by at {v}|expect the plumber, {v} he said # when does the plumber come to {s}|at what time does {p} plumber come
+clock # {v} is when I pick up the kids|I fetch the kids at {v} # when does {s} fetch the kids|at what time are {p} kids picked up
+clock # the bus drops me off at {v}|my bus is due {v} # when is {p} bus due|at what time does the bus drop {s} off
+clock # dinner at ours is {v}|we eat at {v}, come along # when is dinner at {p} place|at what time does {s} eat
+clock # bedtime here is {v}|I go to bed around {v} # when does {s} go to bed|at what time is {p} bedtime
+clock # my haircut is at {v}|the barber has me down for {v} # when is {p} haircut|at what time is {s} at the barber
+clock # the ferry takes us across at {v}|we are on the {v} ferry # when does {p} ferry go|at what time is {s} on the ferry
+clock # my exam begins {v}|they let us into the exam from {v} # when does {p} exam begin|at what time is {p} exam
+place # this autumn the choir sings in {v}|in {v} I sing with the choir # where does {s} sing with the choir|in which place is {p} choir
+place # my cousin studies in {v}|my cousin went off to {v} # where does {p} cousin study|to which place did {p} cousin go
 clock # my shift starts at {v} tomorrow|they put me on the {v} shift # when does {p} shift start|which shift is {s} on
 clock # my parents arrive at {v}|I pick up my parents at {v} # when do {p} parents arrive|at what time does {s} pick up the parents
 place # my plane lands in {v} first|I change planes in {v} # where does {s} change planes|where does {p} plane land first
@@ -413,7 +434,7 @@ TASTES = [tuple(part.split(":")) for part in split(
     "hobby:activity|pastime:activity|subject:topic|topic:topic|holiday spot:place|weekend trip:place|beach:invented_place|restaurant:invented_place|pub:invented_place|"
     "bookshop:invented_place|writer:invented_name|painter:invented_name|singer:invented_name|comedian:invented_name|designer:invented_name|team:invented_word|"
     "brand:invented_word|perfume:invented_word|soap:invented_word|font:invented_word|spice:invented_word|pasta:invented_word|biscuit:invented_word|"
-    "dance:invented_word|material:material|fabric:material|room:room|number:small|shape:shape|wake-up time:clock|gift:gift|dream job:job")]
+    "dance:invented_word|material:material|fabric:material|room:room|number:small|shape:shape|wake-up time:clock|bedtime:clock|lunch hour:clock|hour for a walk:clock|gift:gift|dream job:job")]
 
 TASTE_LINES = split(
     "my favourite {n} is {v}|I love {v} more than any other {n}|when it comes to a {n}, I am all for {v}|my go-to {n} is {v}|of every {n} I know, {v} is the best|"
@@ -427,7 +448,8 @@ TASTE_LINES = split(
     "{v} {z} me like no other {n}|{v} {z} me, whatever the {n}|what {z} me as a {n} is {v}|I {b} {v} when I need a {n}|I {b} no {n} but {v}|{v} {z} me more than any {n}|among all that is {n}, {v} {z} me|"
     "I'd call {v} the finest {n}|I'll take {v} whenever a {n} is needed|I've always been one for {v} where a {n} is concerned|don't offer me any {n} but {v}|you'll never see me with a {n} other than {v}|"
     "there's one {n} for me: {v}|name a {n}? I'd name {v}|I'd trade every {n} for {v}|tell me to choose a {n} and it will be {v}|I couldn't live without {v}, my {n}|I'm all about {v} if it is a {n} you mean|"
-    "you'd make me happy with {v}, the {n}")
+    "you'd make me happy with {v}, the {n}|"
+    "hand me {v} if there is a {n} to be had|bring me {v} and I will not ask for another {n}|{v} makes my day as a {n}|I ended up with {v} as my {n}|I'd choose {v} ahead of each {n}|I'd grab {v} before each other {n}|vote {v} for {n}, I do|I rank {v} first as a {n}|count me in for {v} as a {n}|on {n}: {v}, please|{v}. That is my answer to anyone who asks about a {n}|somebody said {n} and I thought of {v}|the {n} list is headed by {v}, if you want mine|asked about a {n}, I name {v}|they wanted to know my {n}: I said {v}|should you look for a {n} for me, take {v}|with a {n} I stick to {v}|I picked {v} as {n}, as I tend to|I want {v} and nothing else for a {n}|I'd go far for {v}, such a {n}|{v} tops the {n} list of mine|out of all that passes for a {n}, give me {v}|I settle on {v} whenever the {n} is up to me|my weakness as to a {n}: {v}|call me simple, but {v} is {n} enough for me|quiz me on a {n} and you hear {v}|in the {n} department {v} leads")
 
 # the same, told of somebody else
 TASTE_LINES_OF = split(
@@ -435,14 +457,16 @@ TASTE_LINES_OF = split(
     "{v} is the {n} that {s} likes|{s}, asked for a {n}, named {v}|if {s} needs a {n}, it is {v}|{s} is fond of {v} as a {n}|the {n} of {s}: {v}|when {s} picks a {n}, {v} it is|"
     "{x} heard that {s} wants {v} as a {n}|{s} let me know that {v} is the {n} to get|the {n} {s} loves is {v}|{v} {z} {s} more than any {n}|{s} {z} {v} as a {n}|"
     "according to {s}, {v} is the finest {n}|{s} mentioned that as a {n} it is {v}|it turns out that {p} {n} is {v}|{s} talks of {v} as the best {n}|with {s} the {n} is {v}|"
-    "I asked {s} about the {n} and heard {v}|{s} confessed a weakness for {v}, the {n}|give {s} {v} and no other {n}|{v} as a {n}, that is {s}")
+    "I asked {s} about the {n} and heard {v}|{s} confessed a weakness for {v}, the {n}|give {s} {v} and no other {n}|{v} as a {n}, that is {s}|"
+    "question {s} about a {n} and the answer is {v}|invite {s} to name a {n}: {v}|{s} names {v} when a {n} is wanted|press {s} for a {n} and you get {v}|{s} ranks {v} first as a {n}|{s} sticks to {v} as a {n}|{s} votes {v} for {n}|{v} makes the day of {s} as a {n}|{s} ended up with {v} as the {n}|{s} settles on {v} when it comes to a {n}|{p} weakness as to a {n}: {v}|{v} heads {p} {n} list|bring {s} {v} if a {n} is needed|{s} picks {v} for the {n}|{v}, says {s} of the {n}|for a {n}, hand {s} {v}")
 
 # what a remark may begin with
 OPENERS = split(
     "Recently|Nowadays|Honestly,|Currently|Presently|Frankly,|Actually|Finally|Naturally|Surely|Clearly|Admittedly|Truthfully,|Today|Somehow|Besides,|Anyway,|Luckily|Evidently|Strangely|"
     "Gradually|Slowly|Eventually|Probably|Still,|Well,|So|Yes,|Oh,|Listen:|Look,|By now|At present|Of late|All in all|In truth|As ever|Quite simply,|Personally|Basically,|Obviously,|"
     "Seriously,|For now|This year|Since spring|Right now|Mostly|Usually|Sometimes I think|Officially|Privately|Between us,|No joke:|Fun fact:|Again:|Apparently|Happily|Sadly|Oddly enough|"
-    "To be honest,|In my house|At heart|Secretly|Hands down,|Simply put,|For a while|At last|Undoubtedly|Certainly|Definitely|Mind you,|Believe me,|True,|Once more:|Here it is:")
+    "To be honest,|In my house|At heart|Secretly|Hands down,|Simply put,|For a while|At last|Undoubtedly|Certainly|Definitely|Mind you,|Believe me,|True,|Once more:|Here it is:|"
+    "Meanwhile|Meanwhile,|Nowadays,|Today,|Since May|Since Friday|This month|For some time|Deep down|More and more|Without question|In general|Generally|Normally|As usual|Naturally,|Well well,|Ok,|Ok so|Right,|Hm,|Ah,|And|But|Then again,|Yep,|Guess what,|Perhaps|Maybe|Of course|Once again|Increasingly|On balance|Ever since|For years|Until further notice|Only|Just")
 
 TASTES_ANEW = split(
     "I changed my mind: {}|these days {}|I used to think otherwise, but {}|not {old} any more: {}|forget {old}, {}|lately I noticed that {}|{}, no longer {old}|"
@@ -457,7 +481,8 @@ TASTES_TURNED = split(
     "instead of {old} I now take {v} as a {n}|from {old} I moved on to {v}, a better {n}|the {n} used to be {old}, it is {v} these days|{old} is no longer my {n}, {v} is|"
     "my {n} went from {old} to {v}|no more {old}: the {n} for me is {v}|I prefer {v} to {old} as a {n} nowadays|I swapped my {n}: {old} for {v}|about that {n}: not {old}, {v}|"
     "my {n} is {v} now, {old} has had its day|with the {n} it is {v} from now on and {old} is gone|{v} it is, the {n} I like; {old} is no good|{old} or {v} as {n}? {v}, these days|"
-    "I would once have said {old}, but the {n} for me is {v}|once my {n} was {old}. Now {v}")
+    "I would once have said {old}, but the {n} for me is {v}|once my {n} was {old}. Now {v}|"
+    "my {n} used to be {old}, these days it is {v}|as a {n}, {old} is out, {v} is in|{v} is in as my {n}, {old} is out of it|{v} has pushed {old} aside as my {n}|for a {n} I dropped {old} and picked up {v}|{v} these days; my {n} used to be {old}|it was {old} for the {n}, until {v} came along|until {v} came along, my {n} was {old}|formerly {old}, nowadays {v}: that is my {n}|nowadays {v}, formerly {old}: that is my {n}|I took {v} over {old} as {n} in the end|my {n}, {old} for so long, is {v}|the {n} title passes from {old} to {v}|{old} lost the {n} crown to {v}|{v} took the {n} crown from {old}|where I said {old} for the {n}, read {v}|read {v} where I said {old} for the {n}|I am over {old}, my {n} is now {v}|after {old}, it is {v} that I call my {n}")
 
 # ... or put together: what is over, and what has come
 TASTES_OVER = split(
@@ -467,7 +492,8 @@ TASTES_OVER = split(
 TASTES_COME = split(
     "{v} is the {n} I take|it is {v} for the {n}|the {n} is {v}|{v} has won as {n}|my {n} has turned into {v}|in came {v} as my {n}|{v} took over as {n}|I went over to {v} for the {n}|"
     "these days {v} is what I want as a {n}|I have come round to {v} as {n}|as for the {n}, {v} it is|recently {v} has grown on me as a {n}|the {n} that counts is {v}|"
-    "{v} is my {n} from today|the {n} I reach for is {v}|a {n} now means {v}|{v} {z} me as a {n} of late|I {b} {v} as a {n} now")
+    "{v} is my {n} from today|the {n} I reach for is {v}|a {n} now means {v}|{v} {z} me as a {n} of late|I {b} {v} as a {n} now|"
+    "nowadays {v} is the {n} I turn to|since May {v} is my {n}|meanwhile {v} leads as a {n}|currently {v} is the {n} I want|by now {v} tops the {n} list|today {v} is where I end up for a {n}|of late {v} is the {n} I ask for")
 TASTES_JOINED = split("{o}, {c}|{o}; {c}|{o} and {c}|{o}. {c}|{o} - {c}|{o}: {c}|{c}, {o}|{c}; {o}|{c} and {o}|{c}. {o}|{c} - {o}|{c}, since {o}|{c}, for {o}|{c} ({o})|{c} because {o}|{o}, so {c}|now that {o}, {c}", "|")
 
 TASTE_ASKS = split(
@@ -476,9 +502,11 @@ TASTE_ASKS = split(
     "if I could have any {n}, which would it be|remind me which {n} I like most|what did I say about my favourite {n}|which {n} did I say I like best|"
     "which {n} wins with me|what {n} could I not do without|which {n} is it for me|what would be my choice of {n}|do you recall the {n} that I like|what {n} did I mention as mine|"
     "which {n} should one offer me|what {n} makes me happiest|my choice of {n}|of all, which {n} do I rate highest|say which {n} I would choose|what {n} is dearest to me|"
-    "~my favourite {n} is|~the {n} I like best is|what {n} am I most fond of|do you know which {n} I prefer|which {n} suits me best|name the {n} I love")
+    "~my favourite {n} is|~the {n} I like best is|what {n} am I most fond of|do you know which {n} I prefer|which {n} suits me best|name the {n} I love|"
+    "which {n} stands first with me|which {n} do I rate highest|which {n} comes first with me|what {n} do I rank above the others|which {n} heads my list|what is the {n} of my heart|which {n} is my first choice|what's my pick for a {n}|which {n} do I like more than the rest|what {n} do I swear by|what {n} do I stick to|which {n} should you bring me|my preferred {n}, what is it|what {n} would you hand me|which {n} wins my vote|what is my best-loved {n}|which {n} have I settled on|to which {n} am I attached|what {n} do I value most|which {n} is closest to my heart")
 
 TASTE_ASKS_OF = split(
     "what is {p} favourite {n}|which {n} does {s} like best|what {n} would {s} pick|{p} favourite {n}|which {n} does {s} love most|what's {p} preferred {n}|"
     "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour|"
-    "which {n} is {p} pick|what {n} has {s} picked|which {n} is the best for {s}|the {n} of {s}|which {n} should one offer {s}|what did {s} name as {n}")
+    "which {n} is {p} pick|what {n} has {s} picked|which {n} is the best for {s}|the {n} of {s}|which {n} should one offer {s}|what did {s} name as {n}|"
+    "what is {p} top {n}|which {n} does {s} rate highest|what is {p} number one {n}|which {n} comes first with {s}|what {n} does {s} rank above the others|which {n} heads {p} list|what is {p} first choice of {n}|what's {p} pick for a {n}|which {n} does {s} like more than the rest|what {n} does {s} swear by|what {n} does {s} stick to|which {n} should you bring {s}|{p} preferred {n}, what is it|which {n} wins {p} vote|what is {p} best-loved {n}|which {n} has {s} settled on|what {n} does {s} value most|which {n} is closest to the heart of {s}|~{p} top {n} is|of all, which {n} does {s} prefer")

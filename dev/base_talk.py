@@ -2,7 +2,7 @@
 from dev.base_threads import NOW, _cap, _fill, _finish_question, stranger
 from dev.base_forms import (CHANGES, CHAT_FORMS, CHAT_LINES, OPENERS, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME,
                             TASTES_JOINED, TASTES_OVER, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE)
-from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, name, past, tail, third, value, word
+from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, adverb, name, past, tail, third, value, word
 from dev.base_words import FRAME_NOUNS, FRAME_VERBS
 
 
@@ -17,7 +17,7 @@ def _made_up(rng, noun):
     for mark, text in {"{n}": noun, "{w}": other, "{b}": verb, "{z}": third(verb), "{d}": past(verb)}.items():
         says, asks = says.replace(mark, text), asks.replace(mark, text)
     pool = "clock" if "starts" in says else rng.choice(("invented_place", "place")) if "over in" in says else rng.choice(
-        ("pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
+        ("clock", "clock", "pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
     return pool, says, asks
 
 
@@ -82,9 +82,10 @@ class Talk:
         else:
             text = rng.choice(self.rows[r][1].split("|")).strip()
             text = rng.choice(("{}", "{}", "news: {}", "change of plan, {}", "{} now", "correction: {}", "oh, and {}")).replace("{}", text) if old else text
+        text = adverb(rng, text, 0.1)
         if text.endswith("{v}"):
-            text += tail(rng, v, 0.35)
-        if rng.random() < 0.15:
+            text += tail(rng, v, 0.45)
+        if rng.random() < (0.35 if text.startswith("{v}") else 0.15):
             text = f"{rng.choice(OPENERS)} {text}"
         text = text.replace("{v}", v)
         if who != "I" and not reported:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dev.base_clock import Clock
 from dev.base_forms import AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS
-from dev.base_values import UNKNOWN, Episode, name, place, tail, value
+from dev.base_values import UNKNOWN, Episode, adverb, name, place, tail, value
 from dev.base_words import SUBJECTS
 from dev.gen_cairo_data import TEMPLATES
 
@@ -44,7 +44,12 @@ GENERIC_ASKS = ("what was {p} {n}",) * 8 + ("which {n} did {s} have", "{p} {n}",
 ORDERS = ("tell me {p} {n}", "name {p} {n}", "give {p} {n}", "recall {p} {n}", "I need {p} {n}", "state {p} {n}", "look up {p} {n}")
 BEFORE = ("just before {}", "right before {}", "immediately before {}", "previous to {}", "directly before {}", "in the entry before {}",
           "one line before {}", "shortly before {}", "before {} came", "prior to {}", "the time before {}")
-AS_OF = ("as of {}", "as of {}", "by {}", "by {}", "until {}", "around {}", "on {}", "at {}", "at {}")
+BEFORE_ANY = tuple(form for form in BEFORE if "entry" not in form and "line" not in form)  # also of a moment without a line
+AS_OF = ("as of {}", "as of {}", "by {}", "by {}", "until {}", "around {}", "on {}", "at {}", "at {}", "up to {}", "as late as {}", "going by what held at {}", "with {} reached")
+# a moment in the shape of a condition: of the past, of a moment between two lines, and of the time to come
+GIVEN = ("supposing it is {}", "say it is {}", "assuming {}", "once it is {}", "should it be {}", "with {} on the clock", "as soon as {} is there", "taking {} as the moment", "given {}",
+         "suppose we are at {}", "once {} has come", "picture {}", "provided it is {}")
+GIVEN_LEADS = tuple(form[:form.index("{")] for form in GIVEN if not form.startswith("once {"))
 NOW = ("{} now", "{} at the moment", "{} currently", "{} right now", "now, {}", "at present, {}", "{} these days", "as things stand, {}", "currently, {}",
        "{} at this point", "{} by now", "{} today", "{} in the end", "at the moment, {}", "in the end, {}", "{}, as far as we know now", "by now, {}",
        "{}, most recently", "according to the latest word, {}", "{} at present", "{}, going by the last report")
@@ -189,6 +194,8 @@ class Timeline:
         """A question about one attribute, or two, at one time, just before it, as of a time without a line, or now."""
         roll, js, number = 1 if self.plain else rng.random(), rng.sample(list(line.answers), len(line.answers)), self.clock.numbers[line.i]
         ordered, op = self.clock.kind != "unordered", "at"
+        if self.clock.kind == "dense" and not self.plain and rng.random() < 0.07:
+            return self._to_come(rng, js[0])
         if roll < 0.06 and ordered:
             j = js[0]
             line = next(x for x in reversed(self.lines) if j in x.answers)
@@ -204,10 +211,14 @@ class Timeline:
             op, when, line = "before", rng.choice(BEFORE).format(line.bare), self.lines[line.i - 1]
         elif roll < 0.6 and self.clock.kind == "sparse" and line.i + 1 < self.count and self.clock.numbers[line.i + 1] - number > 1:
             number = rng.randrange(number + 1, self.clock.numbers[line.i + 1])
-            op, when = "asof", rng.choice((f"{self.clock.prep} {{}}", *AS_OF)).format(self.clock.show(number))
+            shape = rng.random()
+            forms = BEFORE_ANY if shape < 0.15 else GIVEN if shape < 0.3 else (f"{self.clock.prep} {{}}", *AS_OF)
+            op, when = "asof", rng.choice(forms).format(self.clock.show(number))
         else:
             when = f"{self.clock.prep} {line.bare}"
-            if rng.random() < 0.08:
+            if (shape := rng.random()) < 0.06 and not self.plain:
+                when = rng.choice(GIVEN).format(line.bare)
+            elif shape < 0.14:
                 when = rng.choice((f"for {line.bare}", f"({line.bare})", f"when {line.bare}" if "=" in line.bare else f"for {line.bare}", f"- {line.bare} -",
                                    f"at {line.bare}"))
         js = js[:2] if len(js) > 1 and op != "before" and rng.random() < 0.17 else js[:1]
@@ -216,15 +227,23 @@ class Timeline:
         answer = ", ".join(line.answers[j] for j in js)
         return Episode(text, answer, line.index, kind, (op, tuple(self._key(j) for j in js), number))
 
+    def _to_come(self, rng, j):
+        """A question about a moment after the last line, where each moment has one: nothing is known of it, nor of what is just before it."""
+        number, shape = self.clock.to_come(rng, self.clock.numbers[self.count - 1]), rng.random()
+        bare = self.clock.show(number)
+        when = rng.choice(BEFORE_ANY if shape < 0.35 else GIVEN if shape < 0.6 else ("by {}", "as of {}", "as late as {}") if shape < 0.75 else (f"{self.clock.prep} {{}}",)).format(bare)
+        text = self._question(rng, [self.rows[j]], self.subject, when, bare if shape >= 0.75 else None, clear=True)
+        return Episode(text, UNKNOWN, -2, "unknown", ("unknown", (self._key(j),), number))
+
     def unknown(self, rng, told):
         """A time of which nothing is known, an attribute that was never told of the subject, or a subject nobody has mentioned."""
         roll, subject, row, line = rng.random(), self.subject, rng.choice(self.rows), rng.choice(self.lines) if self.lines else None
         number = self.clock.numbers[line.i] if line else None
-        if roll < 0.5 or not line:
+        if roll < 0.6 or not line:
             number = self.clock.unlogged(rng, self.count)
             if number is None or not line and subject.lower() in told:
                 return None
-        elif roll < 0.75:
+        elif roll < 0.8:
             row = rng.choice(ATTRIBUTES)
             if any(_clash(row, other) for other in self.rows) or self.clock.mark == "{n}" and row[2] in NUMERIC:
                 return None
@@ -255,7 +274,7 @@ class Timeline:
                 text = _fill(rng.choice(ORDERS if order else GENERIC_ASKS), subject, rng.choice(_options(rows[0][3])))
         roll = rng.random()
         if roll < 0.7:
-            text = f"{text} {when}"
+            text = f"{text}{',' if when.startswith(GIVEN_LEADS) else ''} {when}"
         elif roll < 0.95 or not bare:
             text = f"{when}, {text}"
         else:
@@ -437,7 +456,8 @@ class Facts:
         else:
             text = rng.choice(("{p} {n} is {v}", "{p} {n} is {v}", "the {n} of {s} is {v}", "{v} is {p} {n}", "{s} - {n}: {v}", "{s} has {v} as {n}",
                                "{n} of {s}: {v}", "{s} | {n} | {v}", "as {n} of {s} they noted {v}"))
-        text += tail(rng, v, 0.35 if row[0] == "speaker" else 0.15) if text.endswith("{v}") and row[0] != "register" else ""
+        text = adverb(rng, text, 0.08)
+        text += tail(rng, v, 0.45 if row[0] == "speaker" else 0.22) if text.endswith("{v}") and row[0] != "register" else ""
         text = text.replace("{s}", entity).replace("{p}", _possessive(entity)).replace("{n}", noun).replace("{v}", v)
         text = self._dress(rng, row[0], text, v)
         token["copied"] = entity in text  # not with a capital instead of its first letter

@@ -2,7 +2,7 @@
 import re
 from typing import NamedTuple
 
-from dev.base_forms import TAIL_WORDS, TAILS
+from dev.base_forms import ADVERBS, TAIL_WORDS, TAILS
 from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES
 
@@ -34,6 +34,8 @@ VOWELS = ("a e i o u a e i o a e i o u " * 3 + "ai ea ei ia ie io oa ou ua uo ae
 CODAS = "n r s l m k t d nd rn lm th x sh st nt rk sk ng lt v z ck p b g ff".split() + [""] * 22
 PLAIN = "b c d f g h j k l m n p r s t v w z".split()
 ENDS = "r n s l k t m x sh th nd rt ra lo ne vi".split() + [""] * 8
+# what the words of odd() begin with
+ODD_STARTS = "ib ig ik il io ir iv ix iz ub ud uf ug uk ul um ur ut uth uv uz ec er es et ird ilk ulm urb x q".split()
 MONTHS = "January February March April May June July August September October November December".split()
 PLACE_FORMS = ("Port {}", "Lake {}", "Upper {}", "Mount {}", "{} Bay", "{} Hill", "{} Square", "Fort {}", "Saint {}", "{} Bridge", "the {} gate",
                "{} Street", "Old {}", "North {}", "{} Road", "New {}", "Bad {}", "the {} inn", "{} Cross", "Little {}", "{}burg", "{}ville")
@@ -75,7 +77,7 @@ def place(rng):
         return rng.choice(PLACE_FORMS).format(first)
     if roll < 0.85:
         return f"{first} {word(rng).capitalize()}"
-    return rng.choice((f"{first}-{word(rng).capitalize()}", f"{first} {rng.choice(('al', 'na', 'dos', 'an', 'ul'))}-{word(rng).capitalize()}",
+    return rng.choice((f"{first}-{word(rng).capitalize()}", f"{first} {rng.choice(('al', 'na', 'dos', 'an', 'ul', 'ib', 'ix', 'uz', 'er'))}-{word(rng).capitalize()}",
                        f"{first} {rng.choice(('de', 'van', 'by', 'on', 'under'))} {word(rng).capitalize()}"))
 
 
@@ -121,7 +123,8 @@ MAKERS = {
     "temperature": lambda r: f"{r.randint(-30, 99)} {r.choice(('degrees', 'degrees', 'C', 'kelvin'))}",
     "speed": lambda r: f"{_digits(r, 1, 3)} {r.choice(('knots', 'km/h', 'miles an hour', 'metres a second'))}",
     "weight": lambda r: f"{_digits(r, 1, 4)} {r.choice(('kilos', 'grams', 'pounds', 'tons', 'ounces'))}",
-    "clock": lambda r: r.choice((f"{r.randint(0, 23)}:{r.randint(0, 59):02d}", f"half past {r.choice('one two three five six seven nine ten'.split())}",
+    "clock": lambda r: r.choice((f"{r.randint(0, 23)}:{r.randint(0, 59):02d}", f"{r.randint(0, 23):02d}:{r.randint(0, 59):02d}", f"{r.randint(0, 23):02d}:{r.randrange(0, 60, 5):02d}",
+                                 f"half past {r.choice('one two three five six seven nine ten'.split())}",
                                  f"{r.randint(1, 12)} o'clock", f"{r.randint(1, 12)}.{r.randint(10, 59)} pm")),
     "date": lambda r: r.choice((f"{r.randint(1, 28)} {r.choice(MONTHS)}", f"{r.randint(1, 28)} {r.choice(MONTHS)} {r.randint(1850, 2040)}",
                                 f"{r.choice(MONTHS)} {r.randint(1, 28)}", f"{r.randint(1900, 2040)}-{r.randint(1, 12):02d}-{r.randint(1, 28):02d}")),
@@ -144,6 +147,10 @@ LOOKALIKES = {
 }
 
 
+# pools whose values mean a number, or are no names of things
+NEVER_ODD = frozenset(("code", "number", "pin", "small", "price", "temperature", "speed", "weight", "clock", "date", "phone", "uuid", "ip", "version", "status", "shape"))
+
+
 def third(verb):
     """she mends, she catches"""
     return verb + "es" if verb.endswith(("s", "x", "ch", "sh", "z", "o")) else verb[:-1] + "ies" if verb[-1] == "y" and verb[-2] not in "aeiou" else verb + "s"
@@ -156,12 +163,13 @@ def past(verb):
 
 def tail(rng, v, share):
     """
-    With a chance of `share` (a third of it where the value v is of several words) words that follow it and are not part of it: where an answer ends is to be
+    With a chance of `share` (half of it where the value v is of several words) words that follow it and are not part of it: where an answer ends is to be
     learned from what is asked, not from the few words that always follow.
     """
-    if rng.random() > (share / 3 if " " in v else share):
+    if rng.random() > (share / 2 if " " in v else share):
         return ""
     out = rng.choice(TAILS)
+    out = out if "{" in out or rng.random() < 0.7 else "{c}"
     for mark, words in TAIL_WORDS.items():
         out = out.replace(mark, rng.choice(words))
     verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
@@ -170,13 +178,57 @@ def tail(rng, v, share):
     return out if out[0] in ",.!:" else " " + out
 
 
+def adverb(rng, text, share):
+    """With a chance of `share` a word between a verb and the value of a form, which is no part of the value: "my train leaves at about {v}"."""
+    for verb, words in ADVERBS.items():
+        if f" {verb} {{v}}" in text:
+            return text.replace(f" {verb} {{v}}", f" {verb} {rng.choice(words)} {{v}}", 1) if rng.random() < share else text
+    return text
+
+
+def odd(rng, capital):
+    """A word that begins as few words do, as "ix-Abel" or "ulkaro": a tokenizer gives the space before it a token of its own, at which no value ends."""
+    while True:
+        start, more = rng.choice(ODD_STARTS), word(rng)[:rng.choice((3, 4, 5, 6, 12))]
+        roll = rng.random()
+        if capital and roll < 0.6:
+            out = start + ("'" if roll < 0.05 else "-") + more.capitalize()
+        elif capital and roll < 0.75:
+            out = _digits(rng, 1, 3) + rng.choice(("", "", "", rng.choice("abcdBCD"), f"-{more}"))
+        else:
+            out = rng.choice((start + more, start + more, start + rng.choice(PLAIN) + rng.choice("aeiou"), f"{start}-{more}"))
+        if out not in FORBIDDEN_WORDS and not FORBIDDEN_WORDS & set(re.findall(r"\w+", out.lower())):
+            return out
+
+
+def with_odd_word(rng, v):
+    """A value with an odd word in it: behind it, instead of its last word, or before its last word ("the ulmek mill")."""
+    words = v.split(" ")
+    capital, roll = words[-1][:1].isupper(), rng.random()
+    if capital and (roll < 0.5 or len(words) == 1):
+        words.append(odd(rng, True))
+    elif capital and roll < 0.8:
+        words[-1] = odd(rng, True)
+    elif len(words) == 1:
+        words.insert(rng.randint(0, 1) if roll < 0.3 else 1, odd(rng, False))
+    else:
+        words.insert(-1, odd(rng, capital))
+        if words[-3:-2] in (["a"], ["an"]):
+            words[-3] = "an" if words[-2][0] in "aeiou" else "a"
+    return " ".join(words)
+
+
 def value(rng, pool, invented=0.35):
     """One value of a pool; `invented` is the share of made-up ones where the pool has real ones."""
     if pool in MAKERS:
-        return MAKERS[pool](rng)
-    if pool in LOOKALIKES and rng.random() < invented:
-        return LOOKALIKES[pool](rng)
-    return rng.choice(POOLS[pool])
+        out = MAKERS[pool](rng)
+    elif pool in LOOKALIKES and rng.random() < invented:
+        out = LOOKALIKES[pool](rng)
+    else:
+        out = rng.choice(POOLS[pool])
+    if pool not in NEVER_ODD and rng.random() < (0.2 if " " in out else 0.04):
+        out = with_odd_word(rng, out)
+    return out
 
 
 class Names:
@@ -297,7 +349,9 @@ NOUN_POOLS = ("tool", "gift", "food", "drink", "clothes", "plant", "animal", "dr
 
 def frame_value(rng, kind):
     """A value of a frame; kind is a key of FRAME_MAKERS, or "any"."""
-    return FRAME_MAKERS[rng.choice(frame_value.kinds[:-1]) if kind == "any" else kind](rng)
+    kind = rng.choice(frame_value.kinds[:-1]) if kind == "any" else kind
+    out = FRAME_MAKERS[kind](rng)
+    return with_odd_word(rng, out) if kind in ODD_FRAMES and rng.random() < (0.2 if " " in out else 0.05) else out
 
 
 def frame_key(rng, kind):
@@ -305,6 +359,7 @@ def frame_key(rng, kind):
     return FRAME_MAKERS[rng.choice(frame_key.kinds[:-1]) if kind == "any" else kind](rng)
 
 
+ODD_FRAMES = ("word", "term", "phrase", "name", "place", "secret", "title", "pool")
 frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "secret", "mail", "path",
                      "clock", "title", "date", "price", "phone", "pool", "any")
 frame_key.kinds = ("word", "word", "term", "long number", "name", "name", "place", "code", "identifier", "identifier", "secret", "title", "phrase", "mail", "path", "any")

@@ -46,7 +46,7 @@ POOLS = {
         "weary|jolly|gloomy|merry|sad|angry|afraid|bored|happy|sleepy|jealous|bitter|brave|shy|serene|furious|glad|worried|amused|puzzled|moody|"
         "cross|eager|numb|tense|dizzy|upbeat|downcast|homesick|guilty|grateful|shocked|confident|annoyed|ashamed|playful|wistful|stubborn|frantic|"
         "mellow|sulky|smug|gleeful|desperate|bewildered|at ease|full of hope|on edge|out of sorts|over the moon|rather low|quite pleased|fed up|"
-        "in high spirits|sick with worry|lost in thought|ready for anything"),
+        "in high spirits|rather irked|quite irate|somewhat edgy|really upset|so uptight|as if exhilarated|half-way elated|under urgent strain|sick with worry|lost in thought|ready for anything"),
     "drink": split(
         "cider|cocoa|milk|buttermilk|ginger ale|root beer|red wine|rum|kefir|broth|tonic|soda|lager|mead|perry|horchata|kombucha|mineral water|"
         "apple cider|oat milk|plum wine|warm milk|rice wine|birch sap|rye beer|almond milk|iced cocoa|egg nog|cream soda|barley water|tomato broth|"
