@@ -112,7 +112,7 @@ def _code(rng):
 
 def _secret(rng):
     return rng.choice((f"{word(rng)}-{word(rng)}", word(rng), f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}", f"{word(rng)}{_digits(rng, 1, 3)}",
-                       f"{rng.choice(OBJECTS)}-{rng.choice(ADJECTIVES)}", f"{word(rng)} {word(rng)} {word(rng)}", _phrase(rng)))
+                       f"{rng.choice(OBJECTS)}-{rng.choice(ADJECTIVES)}", f"{word(rng)} {word(rng)} {word(rng)}", _phrase(rng), _phrase(rng), _phrase(rng)))
 
 
 # pools that are made up on the spot
@@ -360,6 +360,6 @@ def frame_key(rng, kind):
 
 
 ODD_FRAMES = ("word", "term", "phrase", "name", "place", "secret", "title", "pool")
-frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "secret", "mail", "path",
+frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "secret", "secret", "mail", "path",
                      "clock", "title", "date", "price", "phone", "pool", "any")
 frame_key.kinds = ("word", "word", "term", "long number", "name", "name", "place", "code", "identifier", "identifier", "secret", "title", "phrase", "mail", "path", "any")
