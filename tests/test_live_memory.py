@@ -49,7 +49,7 @@ def build(mixer, dtype=torch.float64, **overrides):
     """Two write layers and a read layer, twice. Nothing is left at zero or constant, so that nothing is equal by default."""
     model = THENGPT(THENConfig(**{**dict(vocab_size=64, n_layer=6, n_head=2, n_kv_head=2 if mixer == "kda" else 1, n_embd=32, ratio=2, write_mixer=mixer, window=32,
                                          n_ordinary=ORDINARY, bos_id=BOS, end_id=END, user_id=USER, assistant_id=ASSISTANT, pad_id=PAD, gist_dim=16, index_heads=2, index_dim=8, recall_positions=8,
-                                         recall_dim=16, recall_topk=5, address_dim=32, route_span=2), **overrides}))
+                                         recall_dim=16, recall_topk=3, address_dim=32, route_span=2), **overrides}))
     model.init_weights(TABLES)
     with torch.no_grad():
         model.lm_head.weight.mul_(200)
@@ -315,7 +315,7 @@ def reached(loss, parameters):
 
 @check("the gradient reaches what earlier segments wrote, up to detach_state and not past it")
 def horizon(mixer):
-    model = build(mixer, read_reach=64)
+    model = build(mixer, read_reach=64, recall_topk=6)   # so many that some are of the segment itself
     first, second, third = copies(model, 3)
     _, state = train(model, first, 1, model.empty_state(2))
     loss, state = train(model, second, 2, state)

@@ -3,10 +3,11 @@ import math
 import random
 import re
 
+import numpy as np
 import torch
 
-from nanochat.gpt import THENConfig
-from nanochat.recall import GRAMS, HISTORY, WORDS, RecallHead, WordCodes, continued, greatest, said_before, spread, stale, top_k
+from nanochat.gpt import THENGPT, THENConfig
+from nanochat.recall import GRAMS, HISTORY, NEG, WORDS, RecallHead, WordCodes, and_next, candidates, continued, greatest, mix64, said_before, spread, stale, top_k, untimely
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
 from tests.test_live_memory import build, lesson, streams
@@ -193,7 +194,9 @@ def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
     weight = torch.zeros(1, 1, 2, GRAMS)
     weight[0, 0, 0, [10, 12, 13, 14]] = torch.tensor([1.0, 2.0, 0.5, 4.0])
     weight[0, 0, 1, [10, 12, 99]] = torch.tensor([3.0, 1.0, 7.0])   # 99 need not be said: it is not looked for
-    missing, named = RecallHead.missing(weight, place, episode, alive)
+    episode, alive, place = (torch.cat([t, t[:, :, :1]], dim=2) for t in (episode, alive, place))
+    alive[..., -1] = 0   # no trace: what it says is said by nobody
+    missing, named = (t[:, :, :, :4] for t in RecallHead.missing(weight, place, episode, alive))
     assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5, 4.0]
     # 10 is said by the episodes of three of the four traces, 12 and 13 of two, 14 of one: so much less they are missed
     assert missing.sum(-1)[0, 0].tolist() == [[2 / 2 + 0.5 / 2 + 4 * 0.75, 3.0, 3.0, 1 / 4 + 2 / 2 + 0.5 / 2], [1 / 2, 0.0, 0.0, 3 / 4 + 1 / 2]]
@@ -234,3 +237,56 @@ def test_the_loss_of_reading_does_not_ask_where_the_routing_went():
         gradient, = torch.autograd.grad(losses["read"], model.recall.address.scale, retain_graph=True)
         assert gradient.abs().max() < 1e-9 and torch.autograd.grad(losses["read"], model.recall.query.weight)[0].abs().max() > 1e-6
     assert got[0] > 0.1 and max(got) - min(got) < 1e-9, got
+
+
+def test_candidates_are_the_newest_and_the_best_none_twice():
+    fresh, score = torch.tensor([[[9.0, 1.0, 2.0, 8.0, 0.0, NEG]]]), torch.tensor([[[9.0, 7.0, 3.0, 8.0, 6.0, NEG]]])
+    assert candidates(fresh, score, 2).tolist() == [[[0, 1, 3, 4]]]       # 0 and 3 as they are, 1 and 4 where nothing is replaced
+    assert candidates(fresh, score, 4).tolist() == [[[0, 1, 2, 3, 4, 5]]]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n, k = int(rng.integers(1, 30)), int(rng.integers(1, 12))
+        score = torch.from_numpy(np.where(rng.random((2, 3, n)) < 0.5, rng.integers(0, 5, (2, 3, n)), -np.inf)).float()
+        got = candidates(score - torch.from_numpy(rng.integers(0, 5, (2, 3, n))), score, k)
+        assert got.shape == (2, 3, min(2 * k, n)) and (got[..., 1:] > got[..., :-1]).all()
+        assert ((score > NEG).sum(-1).clamp(max=got.shape[-1]) == (score.gather(2, got) > NEG).sum(-1)).all()   # none that is visible is given up for one that is not
+
+
+def test_a_trace_is_read_with_the_one_that_follows_it():
+    empty = build("swa").empty_state(1)["traces"]
+    episode = [1, 1, 1, 2, 3, 3, 4]
+    traces = type(empty)(**{name: t.new_zeros(1, 7, *t.shape[2:]) for name, t in empty.as_dict().items()})
+    traces = type(empty)(**{**traces.as_dict(), "episode": torch.tensor([episode]).int()})
+    visible = torch.tensor([[[True] * 5 + [False, True]]])
+    select, score = torch.tensor([[[0, 1, 3, 4, 6]]]), torch.tensor([[[5.0, 2.0, 4.0, 3.0, 1.0]]])
+    back, index, got = and_next(select, score, traces, visible, torch.zeros_like(score))
+    # 1 follows 0, and 2 follows 1; nothing follows 3 and 6 in their episodes, and 5 is not to be seen
+    assert sorted(zip(index[0, 0].tolist(), got[0, 0].tolist(), back[0, 0].tolist())) == [(0, 5.0, 0), (1, 5.0, 1), (2, 2.0, 1), (3, 4.0, 2), (4, 3.0, 3)]
+    _, index, _ = and_next(select, score, traces, visible, torch.tensor([[[0.0, 0.0, 0.0, 0.0, 100.0]]]))
+    assert set(index[0, 0].tolist()) == {0, 1, 3, 4, 6}
+
+
+def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
+    tokenizer = Tokenizer.load()
+    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=64, n_ordinary=min(tokenizer.special_tokens.values()), end_id=tokenizer.end_id,
+                               bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id, user_id=tokenizer.user_id, assistant_id=tokenizer.assistant_id))
+    model.init_weights(tokenizer.word_tables())
+    text = "Of all crosspatches, a Wolfenbüttler 271828 xylophonist-in-residence was the crankiest zanzibarite quartermaster."
+    for shift in range(CHUNK):
+        ids = [tokenizer.bos_id, *tokenizer.encode("a " * shift + text + " So.")]
+        ids += [tokenizer.pad_id] * (-len(ids) % CHUNK)
+        with torch.no_grad():
+            traces = model(torch.tensor([ids]), state=model.empty_state(1))[1]["traces"]
+            line, place = model.recall.said(traces, torch.arange(len(traces))[None, None])
+            whole = torch.tensor([ids + [0]])
+            words = model.recall.address.codes(whole, whole == tokenizer.bos_id, torch.zeros(1, 5, dtype=torch.int64))[0][0, :-1]
+        expected = (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS).view(-1, CHUNK)
+        assert torch.equal(line[0, 0, :, CONTEXT:], torch.tensor(ids).view(-1, CHUNK)) and torch.equal(place[0, 0, :, CONTEXT:], expected)
+        assert (expected < GRAMS).sum() >= 15
+
+
+def test_what_it_costs_to_be_of_another_time():
+    moment = torch.tensor([-1, 5, 9, 10, 11])
+    cost = untimely(moment, torch.tensor(10), *(torch.tensor(c) for c in (8.0, 4.0, 2.0)))
+    assert torch.allclose(cost, torch.tensor([8.0, 2 * math.log(6), 2 * math.log(2), 4.0, 8.0]))
+    assert untimely(moment, torch.tensor(-1), *(torch.tensor(c) for c in (8.0, 4.0, 2.0))).tolist() == [0.0] * 5
