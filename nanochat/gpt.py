@@ -18,8 +18,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat import search
+from nanochat.address import GRAMS, candidates, gather_traces
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import GRAMS, HISTORY, RecallHead, candidates, continued, gather_traces, grams
+from nanochat.recall import HISTORY, RecallHead, continued, grams
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -395,9 +396,9 @@ class THENGPT(GPT):
         seen = visible(traces, positions // CHUNK, context["new"])
         query, scores, k = {name: t[rows, positions] for name, t in context["query"].items()}, None, self.config.recall_candidates
         if isinstance(traces.address, search.Keys):
-            select, score, hints = search.route(self.recall, query, traces, seen, k)
+            select, score, hints = search.route(self.recall.address, query, traces, seen, k)
         else:
-            score, scores, hints = self.recall.route(query, traces, seen)
+            score, scores, hints = self.recall.address.route(query, traces, seen)
             select = candidates(scores.detach() if proof is None else scores.detach() + 1e4 * (traces.episode[:, None] == proof[..., None]), score.detach(), k)
             score = score.gather(2, select)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(HISTORY, device=x.device)]

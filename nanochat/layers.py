@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from nanochat.flash_attention import flash_attn_func
 from nanochat.kda import kda_chunk, kda_gate, short_conv
-from nanochat.recall import gather_traces, rotate, top_k, unit
+from nanochat.address import gather_traces, top_k, unit
+from nanochat.recall import rotate
 from nanochat.search import Keys, best
 
 

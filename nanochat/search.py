@@ -16,7 +16,7 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 
-from nanochat.recall import NO_TRACE, penalties, untimely
+from nanochat.address import NO_TRACE, penalties, untimely
 
 NEG = float("-inf")
 LEAST = -1e30        # below every score
@@ -250,7 +250,7 @@ def first(index, score, k):
 
 def spread(index, score, episode, span):
     """
-    As recall.spread, of some traces alone: index (n,) ascending, score (n,); episode (N,), ascending. Returns (index, score) of all traces that one of
+    As address.spread, of some traces alone: index (n,) ascending, score (n,); episode (N,), ascending. Returns (index, score) of all traces that one of
     them reaches, ascending.
     """
     reach = index[:, None] - torch.arange(span, device=index.device)
@@ -260,12 +260,12 @@ def spread(index, score, episode, span):
     return out, torch.full((len(out),), NEG, device=score.device).scatter_reduce(0, back, source, "amax")
 
 
-def route(head, query, traces, visible, k):
+def route(address, query, traces, visible, k):
     """
-    What RecallHead.route and recall.candidates say of a memory whose addresses are Keys (B = 1), to the bit where scores are `exact`, but without a score for each
+    What Address.route and candidates say of a memory whose addresses are Keys (B = 1), to the bit where scores are `exact`, but without a score for each
     trace: select (1, M, C) and score (1, M, C), ascending in select, C = min(2k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
     """
-    address, keys, episode, visible = head.address, traces.address, traces.episode[0], visible[0]
+    keys, episode, visible = traces.address, traces.episode[0], visible[0]
     moment, order, N = traces.moment[0], [x[0] for x in penalties(query["order"])], len(traces)
     q = (query["b"] * address.scale.repeat_interleave(address.dim).to(query["b"].dtype))[0].unflatten(-1, (address.heads, address.dim))
     found, hints = [], []
@@ -286,7 +286,7 @@ def route(head, query, traces, visible, k):
         def addressed(bounds, least):
             """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
             index = bounds.reaching(least)
-            index, value = spread(index, score(index) - late(index), episode, head.config.route_span)
+            index, value = spread(index, score(index) - late(index), episode, address.route_span)
             return index[seen[index]], value[seen[index]]
 
         bounds = Bounds(high)

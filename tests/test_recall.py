@@ -6,8 +6,9 @@ import re
 import numpy as np
 import torch
 
+from nanochat.address import GRAMS, NEG, WordCodes, and_next, candidates, greatest, mix64, spread, stale, top_k, untimely
 from nanochat.gpt import THENGPT, THENConfig
-from nanochat.recall import GRAMS, HISTORY, NEG, WORDS, RecallHead, WordCodes, and_next, candidates, continued, greatest, mix64, said_before, spread, stale, top_k, untimely
+from nanochat.recall import HISTORY, WORDS, RecallHead, continued, said_before
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
 from tests.test_live_memory import build, lesson, streams
@@ -107,7 +108,7 @@ def test_before_a_moment_and_as_of_it_are_routed_to_the_latest_line_that_fits():
     visible = torch.ones(1, 1, len(moments), dtype=torch.bool)
     for asked, relation, expected in ((12, "as of", 3), (30, "as of", 3), (7, "as of", 2), (7, "before", 0), (12, "before", 2), (41, "before", 5), (-1, "now", 5)):
         order = torch.tensor([[[-9.0 if relation == "now" else 9.0, 9.0 if relation == "before" else -9.0, 9.0, 0.0, -9.0]]]).double()
-        _, score, hints = head.route({"b": same, "moment": torch.tensor([[asked]]), "order": order}, traces, visible)
+        _, score, hints = head.address.route({"b": same, "moment": torch.tensor([[asked]]), "order": order}, traces, visible)
         assert int(score.argmax()) == expected, (asked, relation, score)
         assert (float(hints[0, 0, 1]) == 0) == (asked in moments and asked >= 0) and (float(hints[0, 0, 2]) == 0) == (0 <= asked < 40)
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import search
+from nanochat.address import Address, candidates, unit
+from nanochat.address import spread as spread_all
 from nanochat.gpt import THENConfig
-from nanochat.recall import RecallHead, candidates, unit
-from nanochat.recall import spread as spread_all
 from nanochat.record import dequantise
 from nanochat.search import NEG, Keys, best, exact, spread
 from nanochat.state import Traces
@@ -127,14 +127,14 @@ def test_one_part_of_several():
 # in the model ---------------------------------------------------------------------------------------------------------------
 
 
-def route_of_everything(head, query, traces, visible, k):
-    """RecallHead.route and candidates, over scores that are search.exact."""
-    shape = (head.address.heads, head.address.dim)
-    q = (query["b"] * head.address.scale.repeat_interleave(head.address.dim))[0].unflatten(-1, shape)
+def route_of_everything(address, query, traces, visible, k):
+    """Address.route and candidates, over scores that are search.exact."""
+    shape = (address.heads, address.dim)
+    q = (query["b"] * address.scale.repeat_interleave(address.dim))[0].unflatten(-1, shape)
     score = exact(q, traces.address[0].unflatten(-1, shape), 1.0)[None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head.address, "score", lambda b, a: score)
-        every, fresh, hints = head.route(query, traces, visible)
+        patch.setattr(address, "score", lambda b, a: score)
+        every, fresh, hints = address.route(query, traces, visible)
     select = candidates(fresh, every, k)
     return select, every.gather(2, select), hints
 
@@ -145,10 +145,10 @@ def route_of_everything(head, query, traces, visible, k):
 def test_routing_by_search_is_routing_of_everything(seed, n, k, bits, close, hidden, numbers, tail, narrow, group):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed % 2 ** 31)
-    head = RecallHead(THENConfig(address_heads=2, address_dim=64, n_embd=64))
-    head.init_weights()
+    address = Address(THENConfig(address_heads=2, address_dim=64, n_embd=64))
+    address.init_weights()
     if narrow:
-        head.address.scale.data.fill_(1.0)   # many within the margin of the best
+        address.scale.data.fill_(1.0)   # many within the margin of the best
     keys, values = random_keys(rng, n, 2, 64, torch.bfloat16, bits, tail, close)
     N, M = n + tail, 3
     integers = lambda low, high, size: torch.from_numpy(rng.integers(low, high, size)).int()
@@ -159,8 +159,8 @@ def test_routing_by_search_is_routing_of_everything(seed, n, k, bits, close, hid
     visible = torch.from_numpy(rng.random((1, M, N)) >= hidden)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "GROUP", group)
-        select, score, hints = search.route(head, query, traces, visible, k)
-        expected = route_of_everything(head, query, Traces(**{**traces.as_dict(), "address": values.flatten(1)[None]}), visible, k)
+        select, score, hints = search.route(address, query, traces, visible, k)
+        expected = route_of_everything(address, query, Traces(**{**traces.as_dict(), "address": values.flatten(1)[None]}), visible, k)
     assert torch.equal(hints, expected[2])
     for m in range(M):   # what is not visible is in no particular place
         a, b = ([(i, s) for i, s in zip(x[0][0, m].tolist(), x[1][0, m].tolist()) if s > NEG] for x in ((select, score), expected))
