@@ -30,7 +30,8 @@ TRAIN = {   # name -> flags of base_train
 # name -> fields of the configuration. "bits": the precision of what is stored, None = not rounded; "index", "gists": what read layers select by, and whether they read
 READ = {
     "as shipped": {}, "indexer: the trace's mean": {"index": "mean"}, "recall head off": {"recall": False}, "read layers without memory": {"gists": False},
-    **{f"top-k {k}": {"recall_topk": k} for k in (8, 64, 256)}, "stored in bf16": {"bits": None}, "stored in 8 bits": {"bits": 8},
+    **{f"top-k {k}": {"recall_topk": k, "recall_candidates": max(32, k // 2)} for k in (8, 64, 256)},
+    **{f"candidates {k}": {"recall_candidates": k // 2} for k in (16, 256)}, "stored in bf16": {"bits": None}, "stored in 8 bits": {"bits": 8},
     "read layers: top-k 8": {"read_topk": 8}, "read layers: top-k 256": {"read_topk": 256}, "without spread": {"route_span": 1}, "top-k 1": {"recall_topk": 1}}
 
 

@@ -99,7 +99,7 @@ class Address(nn.Module):
     """
     def __init__(self, config):
         super().__init__()
-        self.heads, self.dim, self.route_span = config.address_heads, config.address_dim, config.route_span
+        self.config, self.heads, self.dim = config, config.address_heads, config.address_dim
         width = self.heads * self.dim
         self.codes = WordCodes(config.vocab_size, width)
         self.value = nn.ModuleList([nn.Linear(config.n_embd, width, bias=False) for _ in range(2)])     # a, b: start equal
@@ -188,7 +188,7 @@ class Address(nn.Module):
         best = seen.amax(-1, keepdim=True)
         hints = [(seen.masked_fill(~where, NEG).amax(-1, keepdim=True) - best).clamp(min=-20) for where in (equal, later)]
         hints = torch.where(best > NEG, torch.cat([best, *hints], dim=-1) / 10, NO_TRACE)
-        score = spread((score - untimely(moment, asked, after, at, ago)).masked_fill(~visible, NEG), traces.episode, self.route_span).masked_fill(~visible, NEG)
+        score = spread((score - untimely(moment, asked, after, at, ago)).masked_fill(~visible, NEG), traces.episode, self.config.route_span).masked_fill(~visible, NEG)
         return score, score - replaced * stale(score, traces.episode[:, None], margin), hints
 
 

@@ -286,7 +286,7 @@ def route(address, query, traces, visible, k):
         def addressed(bounds, least):
             """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
             index = bounds.reaching(least)
-            index, value = spread(index, score(index) - late(index), episode, address.route_span)
+            index, value = spread(index, score(index) - late(index), episode, address.config.route_span)
             return index[seen[index]], value[seen[index]]
 
         bounds = Bounds(high)

@@ -47,7 +47,7 @@ def test_each_variant_changes_what_it_says_and_is_taken_back(model, tokenizer, m
     reads = ("indexer: the trace's mean", "read layers without memory", "read layers: top-k 8", "read layers: top-k 256")
     assert all(not torch.equal(x[name], plain) for name in reads) and not torch.equal(x[reads[0]], x[reads[1]])
     assert levels["as shipped"] <= 15 < levels["stored in bf16"]   # 4 bits are 15 levels
-    assert record.BITS["gist"] == 4 and {name for name, *_, changed in seen if changed} == {n for n in ablate.READ if n.startswith(("top-k", "read layers: ", "without", "recall"))}
+    assert record.BITS["gist"] == 4 and {name for name, *_, changed in seen if changed} == {n for n in ablate.READ if n.startswith(("top-k", "candidates", "read layers: ", "without", "recall"))}
 
 
 def test_the_mean_selects_by_the_attention_s_own_scores(model, tokenizer):
