@@ -32,6 +32,7 @@ GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the
 HINTS = 9           # numbers that the gate is told beside vectors, and what is missing for each address head
 WORDS = 16          # words of a question at most that are looked for in what is read
 WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
+ENTIRE = 4.0        # ... and for an entry that goes on with all of the answer so far
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
 
@@ -242,8 +243,8 @@ class RecallHead(nn.Module):
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         weight = near.gather(-1, place.clamp(max=GRAMS - 1).flatten(2)).view(line.shape) * (place < GRAMS)
         entry = entry + (F.pad(weight, (BEFORE - CONTEXT, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
-        copyable, within = self.copyable(line, recent)
-        entry = entry.masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
+        copyable, within, entire = self.copyable(line, recent, copied)
+        entry = (entry + ENTIRE * entire).masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
         mass = p.sum(-1, keepdim=True)      # what the sink leaves is a hint for the gate, which alone decides whether to copy
         p = p / mass.clamp(min=1e-20)
@@ -278,12 +279,17 @@ class RecallHead(nn.Module):
             count = count + same
         return count
 
-    def copyable(self, line, recent):
+    def copyable(self, line, recent, copied):
         """
-        Which entries may be copied: ordinary tokens, and the end of an episode; and which go on with a word, (B, M, K, 16) bool both. Arguments as of matched.
-        What begins after a special token begins with a word, not within one.
+        Which entries may be copied: ordinary tokens, and the end of an episode; which of them go on with a word; and which with the whole of what was said since the last special
+        token, (B, M, K, 16) bool all. line and recent as of matched, copied what it returns. What begins after a special token begins with a word, not within one, and so does what is
+        gone on with: after "6" it is the second 6 of "6661", not the third.
         """
-        ids, begins = line[..., CONTEXT:], (recent[..., -1:, None] >= self.config.n_ordinary)
+        ids, ordinary = line[..., CONTEXT:], (recent >= 0) & (recent < self.config.n_ordinary)
+        said = ordinary.flip(-1).long().cumprod(-1).sum(-1)[..., None, None]                             # (B, M, 1, 1)
         kind = self.address.codes.kind[line.clamp(min=0)] * (line >= 0)
-        within = (kind[..., CONTEXT:] > 1) & (kind[..., CONTEXT - 1:-1] > 0)
-        return (ids >= 0) & ((ids < self.config.n_ordinary) & ~(begins & within) | (ids == self.config.end_id) & ~begins), within
+        within = F.pad((kind[..., 1:] > 1) & (kind[..., :-1] > 0), (1, 0))                               # (B, M, K, 19)
+        first = torch.arange(CONTEXT, CONTEXT + CHUNK, device=line.device) - said                        # of the entry's line, where the answer began if it goes on with all of it
+        entire = (copied >= said) & (said > 0)
+        amid = within.gather(-1, first.clamp(min=0).expand(ids.shape)) & (first >= 0) & (copied >= said)
+        return (ids >= 0) & ((ids < self.config.n_ordinary) & ~amid | (ids == self.config.end_id) & (said > 0)), within[..., CONTEXT:], entire

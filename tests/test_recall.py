@@ -141,7 +141,8 @@ def test_a_copy_begins_with_a_word_and_may_end_with_its_episode():
     line = torch.tensor([-1] * CONTEXT + ids + [tokenizer.pad_id] * (CHUNK - len(ids)))[None, None, None]
     pieces = [tokenizer.decode([t], skip_special=True) for t in line[0, 0, 0, CONTEXT:].tolist()]
     for last, begins in ((tokenizer.assistant_id, True), (5, False)):
-        got, within = (t[0, 0, 0].tolist() for t in head.copyable(line, torch.full((1, 1, HISTORY), last)))
+        recent = torch.full((1, 1, HISTORY), last)
+        got, within, _ = (t[0, 0, 0].tolist() for t in head.copyable(line, recent, head.matched(line, recent)))
         inside = False
         for j, (piece, copied) in enumerate(zip(pieces, got)):
             letters = piece.strip(" ',")
@@ -291,3 +292,19 @@ def test_what_it_costs_to_be_of_another_time():
     cost = untimely(moment, torch.tensor(10), *(torch.tensor(c) for c in (8.0, 4.0, 2.0)))
     assert torch.allclose(cost, torch.tensor([8.0, 2 * math.log(6), 2 * math.log(2), 4.0, 8.0]))
     assert untimely(moment, torch.tensor(-1), *(torch.tensor(c) for c in (8.0, 4.0, 2.0))).tolist() == [0.0] * 5
+
+
+def test_what_is_gone_on_with_began_with_a_word():
+    tokenizer = Tokenizer.load()
+    special = min(tokenizer.special_tokens.values())
+    head = RecallHead(THENConfig(vocab_size=tokenizer.vocab_size, n_ordinary=special, end_id=tokenizer.end_id))
+    head.address.codes.init_tables(tokenizer.word_tables())
+    ids = tokenizer.encode("is 66616, not 61")
+    digit = lambda k: ids.index(tokenizer.encode("6")[0]) + k
+    line = torch.tensor([-1] * CONTEXT + ids + [-1] * (CHUNK - len(ids)))[None, None, None]
+    for said, right in (("6", {1, len(ids) - 1 - digit(0)}), ("66", {2}), ("666", {3}), ("6661", {4}), ("661", set())):   # ... of "61", too
+        recent = torch.tensor([special] * (HISTORY - len(said)) + tokenizer.encode(said))[None, None]
+        copied = head.matched(line, recent)
+        copyable, _, entire = head.copyable(line, recent, copied)
+        assert {int(j) - digit(0) for j in (entire & copyable)[0, 0, 0].nonzero()} == right, said
+        assert all(copyable[0, 0, 0, j] or copied[0, 0, 0, j] == len(said) for j in range(len(ids)))   # what goes on with less of it is as it was
