@@ -196,6 +196,30 @@ class RecallHead(nn.Module):
         share = (said * alive[..., None]).sum(2, keepdim=True) / alive.sum(2)[..., None, None].clamp(min=1)
         return weight * ((1 - said) * (1 - share))[:, :, None], weight
 
+    def choose(self, query, select, score, traces, visible, near, proof):
+        """
+        Which of the candidates are read: those that say most of what the question names, and of these the newest. Arguments as of read. Returns how the candidates rank, (B, M, C), and of
+        the K that are chosen the index, the score and the episode, (B, M, K); what said returns; and what they lack (B, M, 1 + n, K): the weightiest word, and the share of all words by each of
+        the n weights.
+        """
+        N, look = len(traces), lambda index: self.said(traces, index)
+        if N < select[0].numel():   # each once, not once for each that looks at it
+            every = [t[:, 0] for t in look(torch.arange(N, device=select.device).expand(len(select), 1, N))]
+            look = lambda index: [gather_traces(t, index) for t in every]
+        episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
+        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1], episode, alive)
+        lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
+        _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
+        score = score - self.lack * lacking[:, :, 1]
+        ranked = score = score - replaced * stale(score, episode, margin)
+        bonus = torch.zeros_like(score) if proof is None else 1e4 * (episode == proof[..., None]).to(score.dtype)
+        best = top_k(score.detach() + bonus, self.config.recall_topk)
+        back, select, address = and_next(*(t.gather(2, best) for t in (select, score)), traces, visible, bonus.gather(2, best))
+        best = best.gather(2, back)
+        lacking = lacking.gather(-1, best[:, :, None].expand(-1, -1, lacking.shape[2], -1))
+        episode, (line, place) = episode.gather(2, best), look(select)
+        return ranked, (select, address, episode, line, place, lacking)
+
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
         hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (HINTS - 7 + self.config.address_heads))
@@ -211,22 +235,7 @@ class RecallHead(nn.Module):
         their token ids and how many tokens before them are the last of the stream, all (B, M, K*16); select (B, M, K), the traces that were read; score (B, M, C), the
         candidates as they are ranked in the end. The distribution sums to 1, to 0 where nothing is visible.
         """
-        N, look = len(traces), lambda index: self.said(traces, index)
-        if N < select[0].numel():   # each once, not once for each that looks at it
-            every = [t[:, 0] for t in look(torch.arange(N, device=x.device).expand(len(x), 1, N))]
-            look = lambda index: [gather_traces(t, index) for t in every]
-        episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
-        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1], episode, alive)
-        lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
-        _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
-        score = score - self.lack * lacking[:, :, 1]
-        ranked = score = score - replaced * stale(score, episode, margin)
-        bonus = torch.zeros_like(score) if proof is None else 1e4 * (episode == proof[..., None]).to(score.dtype)
-        best = top_k(score.detach() + bonus, self.config.recall_topk)
-        back, select, address = and_next(*(t.gather(2, best) for t in (select, score)), traces, visible, bonus.gather(2, best))
-        best = best.gather(2, back)
-        lacking = lacking.gather(-1, best[:, :, None].expand(-1, -1, lacking.shape[2], -1))
-        episode, (line, place) = episode.gather(2, best), look(select)
+        ranked, (select, address, episode, line, place, lacking) = self.choose(query, select, score, traces, visible, near, proof)
         B, M, K = select.shape
         ids = line[..., CONTEXT:]                                                # (B, M, K, 16)
         q = unit(self.query(x)) * self.content_scale
