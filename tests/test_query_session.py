@@ -85,6 +85,17 @@ class Terminal:
         self.send(text + "\r")
         return self.until(answer) + self.until(f"{re.escape(prompt)}(?!.*\r\n)$")
 
+    def interrupt(self, prompt, typed=""):
+        """Ctrl-C until the prompt is back: a signal that comes just before Python's readline begins to wait wakes nobody, and one presses it again."""
+        self.send(typed + "\x03")
+        for _ in range(PATIENCE // 10):
+            while (here := re.search(prompt, self.text)) is None and select.select([self.fd], [], [], 10)[0]:
+                self.some()
+            if here:
+                return self.until(prompt)
+            self.send("\x03")
+        raise AssertionError(f"Ctrl-C was never heard:\n{self.text[-2000:]}")
+
     def end(self):
         while self.some():
             pass
@@ -130,8 +141,7 @@ def test_a_session_through_every_command(here):
         t.line("", "no episode was named")
         t.send("/forget\r")
         t.until("ID or text: ")
-        t.send("\x03")   # Ctrl-C takes it back
-        t.until("> ")
+        t.interrupt("> ")   # takes it back
         assert both(here) == before
         shown = t.line("/stats", "bytes: [0-9,]+")
         assert "episodes: 4" in shown and "unwritten: 0" in shown
@@ -142,8 +152,7 @@ def test_a_session_through_every_command(here):
         t.line("/show 1", "ginger ale")
         t.send("\x1b[A\x7f")
         t.line("3", "preferred coffee")
-        t.send("half a line\x03")
-        t.until("> ")
+        t.interrupt("> ", typed="half a line")
         assert both(here) == before
         t.line("/incognito", "from here on nothing is written", "incognito> ")
         t.line("My secret is 4711", "remembered as episode 5, until you leave", "incognito> ")
@@ -165,8 +174,7 @@ def test_incognito_writes_nothing_and_ctrl_c_stops_an_answer(here, live):
         t.line(f"The secret word is zebra {long}.", "remembered as episode 4, until you leave", "incognito> ")
         t.send("What is the secret word?\r")
         t.until("\n.{20}")   # it is answering, and will for long
-        t.send("\x03")
-        t.until("incognito> ")
+        t.interrupt("incognito> ")
         t.line("/forget zebra", "forget it\\?", "[y/N] ")
         t.line("y", "forgotten; 3 episodes left", "incognito> ")
         t.send("/forget 2\r")
