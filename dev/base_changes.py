@@ -1,7 +1,8 @@
 """Things that change without a date, in the lives of the synthetic base: the latest word counts."""
 import re
 
-from dev.base_threads import LATEST_NOUN, NOW, _cap, _fill, _finish_question, _options, _possessive, stranger
+from dev.base_clock import NOW
+from dev.base_threads import LATEST_NOUN, _cap, _fill, _finish_question, _options, _possessive, stranger
 from dev.base_forms import CHANGES, UPDATES
 from dev.base_values import UNKNOWN, Episode, name, tail, value
 

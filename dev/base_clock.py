@@ -1,6 +1,19 @@
 """How the timelines of the synthetic base count: the marker, its preposition, and the numbers."""
 from dev.base_words import TIME_SIGNS, TIME_WORDS
 
+# how a moment is asked about, and the present
+BEFORE = ("just before {}", "right before {}", "immediately before {}", "previous to {}", "directly before {}", "in the entry before {}",
+          "one line before {}", "shortly before {}", "before {} came", "prior to {}", "the time before {}")
+BEFORE_ANY = tuple(form for form in BEFORE if "entry" not in form and "line" not in form)  # also of a moment without a line
+AS_OF = ("as of {}", "as of {}", "by {}", "by {}", "until {}", "around {}", "on {}", "at {}", "at {}", "up to {}", "as late as {}", "going by what held at {}", "with {} reached")
+# a moment in the shape of a condition: of the past, of a moment between two lines, and of the time to come
+GIVEN = ("supposing it is {}", "say it is {}", "assuming {}", "once it is {}", "should it be {}", "with {} on the clock", "as soon as {} is there", "taking {} as the moment", "given {}",
+         "suppose we are at {}", "once {} has come", "picture {}", "provided it is {}")
+GIVEN_LEADS = tuple(form[:form.index("{")] for form in GIVEN if not form.startswith("once {"))
+NOW = ("{} now", "{} at the moment", "{} currently", "{} right now", "now, {}", "at present, {}", "{} these days", "as things stand, {}", "currently, {}",
+       "{} at this point", "{} by now", "{} today", "{} in the end", "at the moment, {}", "in the end, {}", "{}, as far as we know now", "by now, {}",
+       "{}, most recently", "according to the latest word, {}", "{} at present", "{}, going by the last report")
+
 
 class Clock:
     """Marker and numbers of a timeline of up to n lines.

@@ -1,5 +1,6 @@
 """Tastes and everyday chat, in the lives of the synthetic base: told in the first person, asked of me or of the speaker."""
-from dev.base_threads import NOW, _cap, _fill, _finish_question, stranger
+from dev.base_clock import NOW
+from dev.base_threads import _cap, _fill, _finish_question, stranger
 from dev.base_forms import (CHANGES, CHAT_FORMS, CHAT_LINES, OPENERS, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME,
                             TASTES_JOINED, TASTES_OVER, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE)
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, adverb, name, past, tail, third, value, word

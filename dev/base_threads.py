@@ -9,7 +9,7 @@ A thread tells statements, can be asked about each of them later, and asks for w
 import re
 from typing import NamedTuple
 
-from dev.base_clock import Clock
+from dev.base_clock import AS_OF, BEFORE, BEFORE_ANY, GIVEN, GIVEN_LEADS, NOW, Clock
 from dev.base_forms import AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS
 from dev.base_values import UNKNOWN, Episode, adverb, name, place, tail, value
 from dev.base_words import SUBJECTS
@@ -42,17 +42,6 @@ LOG_FORMS = (("{n}={v}", ", "), ("{n}={v}", " "), ("{n}: {v}", " | "), ("{n}: {v
 GENERIC_ASKS = ("what was {p} {n}",) * 8 + ("which {n} did {s} have", "{p} {n}", "what {n} was noted for {s}", "what is on record as {p} {n}",
                                              "what was the {n} of {s}", "what did {p} {n} look like", "what {n} did {s} have")
 ORDERS = ("tell me {p} {n}", "name {p} {n}", "give {p} {n}", "recall {p} {n}", "I need {p} {n}", "state {p} {n}", "look up {p} {n}")
-BEFORE = ("just before {}", "right before {}", "immediately before {}", "previous to {}", "directly before {}", "in the entry before {}",
-          "one line before {}", "shortly before {}", "before {} came", "prior to {}", "the time before {}")
-BEFORE_ANY = tuple(form for form in BEFORE if "entry" not in form and "line" not in form)  # also of a moment without a line
-AS_OF = ("as of {}", "as of {}", "by {}", "by {}", "until {}", "around {}", "on {}", "at {}", "at {}", "up to {}", "as late as {}", "going by what held at {}", "with {} reached")
-# a moment in the shape of a condition: of the past, of a moment between two lines, and of the time to come
-GIVEN = ("supposing it is {}", "say it is {}", "assuming {}", "once it is {}", "should it be {}", "with {} on the clock", "as soon as {} is there", "taking {} as the moment", "given {}",
-         "suppose we are at {}", "once {} has come", "picture {}", "provided it is {}")
-GIVEN_LEADS = tuple(form[:form.index("{")] for form in GIVEN if not form.startswith("once {"))
-NOW = ("{} now", "{} at the moment", "{} currently", "{} right now", "now, {}", "at present, {}", "{} these days", "as things stand, {}", "currently, {}",
-       "{} at this point", "{} by now", "{} today", "{} in the end", "at the moment, {}", "in the end, {}", "{}, as far as we know now", "by now, {}",
-       "{}, most recently", "according to the latest word, {}", "{} at present", "{}, going by the last report")
 LATEST_NOUN = ("what is the latest {n} of {s}", "what is {p} current {n}", "what is {p} latest {n}", "what was {p} last known {n}", "{p} most recent {n}",
                "what is the present {n} of {s}", "what was the last {n} of {s}", "{p} {n} as of now", "what {n} was last reported for {s}")
 # asks that nearly anything would answer: not for what must be unknown

@@ -2,8 +2,9 @@
 import re
 from typing import NamedTuple
 
-from dev.base_forms import ADVERBS, TAIL_WORDS, TAILS
-from dev.base_words import (ADJECTIVES, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES)
+from dev.base_forms import TAILS
+from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES,
+                            TAIL_WORDS)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES
 
 # what the base must never say, so that the recall of the Cairo timeline stays zero-shot

@@ -189,3 +189,17 @@ FRAME_NOUNS = split(
     "summit|surface|symbol|target|tariff|tenant|ticket|timber|token|trail|treaty|tribute|tunnel|twin|uniform|valve|vessel|voucher|wagon|weapon|wheel|window|yield")
 
 PREPOSITIONS = split("under|behind|near|inside|beside|above|below|opposite|across from|at the foot of|on top of|within|beyond|next to|in front of")
+
+# what stands for the marks in the tails of base_forms.py
+TAIL_WORDS = {"{o}": split("me|us|him|her|them|everyone|nobody|you"), "{t}": split("school days|spring|the war|Monday|last June|childhood|the move|noon|2019|the storm|yesterday|then"),
+              "{a}": split("again|always|tonight|every time|hands down|today|lately|of course|at last|at once|for ever|for sure|here|there|still|too|first|most days|without doubt|anyway|"
+                            "so far|for good|in the end|no doubt|happily|as ever|now and then|fyi|right away|just so|"
+    "this month|next month|this winter|next year|on most days|at the moment|every day"),
+              "{c}": split("tho|though|fyi|imho|as usual|as planned|as promised|for now|for the record|just saying|haha|rn|pls|thx|cheers|apparently|obviously|I hope|they say|no joke|so you know|"
+                            "sort of|more or less|give or take|at least|if anyone asks|all being well|like before|like last time|same as ever|no kidding|probably|I reckon|believe it or not|"
+                            "if all goes well|promise|ok?|yay|ugh|phew|as far as I can tell|and I mean it|in case it matters|or thereabouts|not bad eh|all of us|my dear|folks|guys")}
+
+# what may stand before a value and does not belong to it, by the word before that
+_IS = split("probably|now|currently|simply|obviously|still|once again|most likely|apparently|of course|at present|indeed|actually|always|usually|surely|clearly|again")
+ADVERBS = {"is": _IS, "was": split("probably|simply|still|apparently|actually|indeed|once again"), "be": split("probably|simply|only|surely"), "at": split("exactly|about|roughly|precisely"),
+           "take": split("mostly|only|simply"), "got": split("just|only|again")}

@@ -13,7 +13,7 @@ from nanochat.tokenizer import DIGITS, WORD_HASH_PRIME   # hash(word) = sum_i (b
 
 MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
-NEG = float("-inf")
+NEG, LEAST = float("-inf"), -1e30   # no score, and what is below every score
 GRAMS = 4096       # places in the tables of what a question says
 NO_TRACE = -2.0    # each of the hints where no trace is visible
 
@@ -233,7 +233,7 @@ def candidates(fresh, score, k):
     score (B, M, N), -inf where not visible. Returns indices (B, M, C), ascending, C = min(2k, N).
     """
     best = top_k(fresh, k)
-    rest = top_k(score.clamp(min=-1e30).scatter(-1, best, NEG), min(k, score.shape[-1] - best.shape[-1]))
+    rest = top_k(score.clamp(min=LEAST).scatter(-1, best, NEG), min(k, score.shape[-1] - best.shape[-1]))
     return torch.cat([best, rest], dim=-1).sort(-1).values
 
 

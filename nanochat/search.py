@@ -16,10 +16,8 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 
-from nanochat.address import NO_TRACE, penalties, untimely
+from nanochat.address import LEAST, NEG, NO_TRACE, penalties, untimely
 
-NEG = float("-inf")
-LEAST = -1e30        # below every score
 BLOCK = 1 << 21      # bytes of a block of codes and its products: they stay in the cache
 GROUP = 64           # scores whose greatest bound stands for all of them
 WIDE = 1 << 22       # scores at once, float32: with more queries than fit, the keys are scanned again
