@@ -195,14 +195,14 @@ lock # secret # password # {s} unlocks with {v}|the password for {s} is {v}|say 
 lock # uuid # token # {s} accepts {v}|the token for {s} is {v} # which token does {s} accept
 ship # place # position # {s} lies in {v}|{s} has reached {v}|{s} dropped anchor off {v}|{s} sailed to {v} # where is {s}|where does {s} lie|where did {s} sail
 ship # metal # cargo # {s} carries {v}|{s} took on {v}|{x} loaded {s} with {v} # what does {s} carry|what is {s} loaded with
-slot # number # value|label|mark # {s} got the {n} {v}|{v} is the {n} that {s} has|the {n} at {s} is {v}|{s} bears {v}|{v} sits on {s} # which {n} is on {s}|what does {s} bear|what sits on {s}|which {n} did {s} get
-slot # invented_word # label|mark # {s} got the {n} {v}|{v} is the {n} that {s} has|the {n} at {s} is {v}|{s} was marked {v} # which {n} is on {s}|how is {s} marked|which {n} did {s} get
+slot # number # value|label|mark # {s} got the {n} {v}|{s} received the {n} {v}|they put the {n} {v} on {s}|{s} now bears the {n} {v}|{x} wrote the {n} {v} on {s}|{v} is the {n} that {s} has|the {n} at {s} is {v}|{s} bears {v}|{v} sits on {s} # which {n} is on {s}|what does {s} bear|what sits on {s}|which {n} did {s} get
+slot # invented_word # label|mark # {s} got the {n} {v}|{s} received the {n} {v}|they put the {n} {v} on {s}|{s} now bears the {n} {v}|{v} is the {n} that {s} has|the {n} at {s} is {v}|{s} was marked {v} # which {n} is on {s}|how is {s} marked|which {n} did {s} get
 slot # number # value # {s} holds {v}|{s} = {v}|{s} is set to {v}|{s} := {v}|set {s} to {v}|put {v} into {s}|write {v} to {s}|{s} contains {v} # what does {s} hold|what is {s} set to|what is stored in {s}|{s}
 slot # invented_word # word # {s} holds {v}|{s} = {v}|{s} -> {v}|{s}: {v}|store {v} in {s}|{s} takes {v}|{v} goes into {s} # what does {s} hold|what is in {s}|what is stored in {s}|{s}
-slot # code # code # {s} holds {v}|{s} => {v}|{s} stores {v}|{s} carries the code {v}|{s} was given {v} # what does {s} hold|which code does {s} store|which code is under {s}
+slot # code # code # {s} holds {v}|{s} shows the {n} {v}|{s} was changed to the {n} {v}|{x} gave the {n} {v} to {s}|{s} => {v}|{s} stores {v}|{s} carries the code {v}|{s} was given {v} # what does {s} hold|which code does {s} store|which code is under {s}
 slot # invented_name # guest|holder # {v} has {s}|{s} is taken by {v}|{s} goes to {v}|{x} gave {s} to {v} # who has {s}|who holds {s}|by whom is {s} taken
 slot # gift # content|item # {s} holds {v}|{x} put {v} into {s}|inside {s} lies {v}|{s} was filled with {v} # what is in {s}|what lies inside {s}|what does {s} hold
-register # number # value # {s} holds {v}|{s} = {v}|{s} is set to {v}|{s} reads {v} # what does {s} hold|what is {s} set to|{s}
+register # number # value # {s} holds {v}|{s} took on the {n} {v}|{s} keeps the {n} {v}|{s} = {v}|{s} is set to {v}|{s} reads {v} # what does {s} hold|what is {s} set to|{s}
 register # secret # setting|entry # {s} holds {v}|{s} = {v}|{s}: {v}|{s} points to {v} # what does {s} hold|what does {s} point to|{s}
 company # invented_name # director # {s} is led by {v}|{v} has taken over {s}|{v} runs {s} # who leads {s}|who runs {s}
 company # place # head office # {s} is based in {v}|{s} has its desks in {v} # where is {s} based
@@ -402,6 +402,11 @@ someone {d} the {n}, {v} it was|I {b} the {n} and it said {v}|{v} is what I got 
 my {w} {d} the {n} {v}|we have {d} the {n} {v}|it's done, my {w} and I {b} the {n} {v} # what did {p} {w} {b} the {n}|how did {p} {w} {b} the {n}|what did {s} {b} the {n}
 the {n} goes by {v}|ask for {v} if it is about the {n}|I put the {n} down as {v}|the {n} is {d}, look for {v} # by what does {p} {n} go|under what did {s} put down the {n}|for what does one ask about {p} {n}
 the {n} will be in {v}|they want me in {v} for the {n}|{n} is over in {v}, I must go|{v} has the {n}, so I travel # where is {p} {n}|where does {s} go for the {n}|in which place is {p} {n}
+the {n} takes me to {v}|they get me over to {v} for the {n}|we are all being moved to {v} for the {n}|my {w} wants to have me in {v} for the {n}|we take the {n} to {v} this time # where is {p} {n}|where does the {n} take {s}|in what place is {p} {n}|to which town does {s} go for the {n}
+my {w} {d} {v}|done: my {w} {d} {v}|it is settled, my {w} and {v} # which {n} did {p} {w} {b}|what {n} was {d} by {p} {w}|what did {p} {w} {b} as {n}
+{n} stuff: {v}, if you come by|{n}? {v}|{n} at mine: {v}|{v} gets you the {n} at mine # what is the {n} {w} at {p} place|which {n} {w} does {s} have|what is the {w} of {p} {n}
+all set, my {w} has {v}|{v} for my {w}, at last|we found something for my {w}: {v} # what is the {n} of {p} {w}|which {n} does {p} {w} have|what {n} did they give {p} {w}
+the {w} has come, my {n} said yes to {v}|my {n} went for {v}, what a {w}|my {n} picked {v}, and that is the {w} # what did {p} {n} {b} the {w}|which {w} did {p} {n} choose|what did {p} {n} go for
 you get my {w} on {v}|my {w} wants {v}, or it won't {b}|for the {w} it takes {v} # on what does one get {p} {w}|what does {p} {w} want|what does it take for {p} {w}
 the {n} starts {v}|my {n} was moved to {v}|{n} at {v} for me|it looks like {v} for my {n} # when is {p} {n}|at what time is the {n} of {s}|to when was {p} {n} moved
 """.strip().splitlines())]
@@ -497,3 +502,17 @@ TASTE_ASKS_OF = split(
     "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour|"
     "which {n} is {p} pick|what {n} has {s} picked|which {n} is the best for {s}|the {n} of {s}|which {n} should one offer {s}|what did {s} name as {n}|"
     "what is {p} top {n}|which {n} does {s} rate highest|what is {p} number one {n}|which {n} comes first with {s}|what {n} does {s} rank above the others|which {n} heads {p} list|what is {p} first choice of {n}|what's {p} pick for a {n}|which {n} does {s} like more than the rest|what {n} does {s} swear by|what {n} does {s} stick to|which {n} should you bring {s}|{p} preferred {n}, what is it|which {n} wins {p} vote|what is {p} best-loved {n}|which {n} has {s} settled on|what {n} does {s} value most|which {n} is closest to the heart of {s}|~{p} top {n} is|of all, which {n} does {s} prefer")
+
+# things told apart by what stands before their name, {t} "brass key": what is said, and what is asked
+THING_LINES = split(
+    "the {t} is {v}|the {t} is {v}|{v} is the {t}|{t}: {v}|the {t}: {v}|take {v} for the {t}|as {t} they chose {v}|I wrote down {v} as the {t}|the {t} reads {v}|the {t} will be {v}|"
+    "they told me that the {t} is {v}|we agreed on {v} as the {t}|note the {t}: {v}|the {t} to use is {v}|for the {t}, say {v}|it is {v} that they call the {t}|the {t} must be {v}|my {t} is {v}|our {t} is {v}|the {t} happens to be {v}")
+THING_ASKS = split(
+    "what is the {t}|what is the {t}|what is the {t}|what was the {t}|the {t}|which one is the {t}|what did they say the {t} was|what does the {t} read|~the {t} is|tell me what the {t} is|what should I take for the {t}|"
+    "what have we got as {t}|do you know the {t}|can you tell me the {t}|what about the {t}|what was chosen as {t}|what was the {t} again|{t}|how does the {t} read")
+# ... and what tells nothing of one, {m} what stands before the name of a thing of which something is told
+REMARKS = split(
+    "{x} {d} the {t} {r} the {w}|nobody had seen such a {t} before|a {t} is of no use without a {w}|you have {d} your {a} {t} again, said {x}|there it lay, the {t}, {r} the {w}|"
+    "I never liked the {t}|the {t} was {a}, and so was the {w}|they talked of a {n} and of a {m} {w}|the {m} {w} stood {r} the {n}|{x} wanted to {b} the {t} once more|who would {b} a {t} like that, asked {x}|"
+    "so much noise about one {n}|the {n} {r} the {w} was {d} by {x}|some {t} or other had been {d}|{x} laughed at the {a} {n}|what a {a} {n} this is, said {x}|my old {t} and your {w} were both {d}|"
+    "the story is about a {t}, a {w} and {x}|every {n} was {d} that year|the {a} {m} was {d}, but the {n} was not|they {d} the {m} and left the {n} {r} the {w}|{x} has a {a} {t}|with the {t} in hand {x} {d} the {w}")

@@ -17,7 +17,7 @@ def _made_up(rng, noun):
     verb, other = (word(rng) if rng.random() < 0.2 else rng.choice(FRAME_VERBS)), rng.choice([n for n in FRAME_NOUNS if n != noun])
     for mark, text in {"{n}": noun, "{w}": other, "{b}": verb, "{z}": third(verb), "{d}": past(verb)}.items():
         says, asks = says.replace(mark, text), asks.replace(mark, text)
-    pool = "clock" if "starts" in says else rng.choice(("invented_place", "place")) if "over in" in says else rng.choice(
+    pool = "clock" if "starts" in says else rng.choice(("invented_place", "place")) if "over in" in says or "me to" in says else rng.choice(
         ("clock", "clock", "pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
     return pool, says, asks
 
@@ -31,7 +31,7 @@ class Talk:
     """What somebody says of himself, in a chat of several or (with tastes) alone; what is said again counts from then on."""
 
     def __init__(self, rng, names, statements=30):
-        self.names, self.tastes = names, rng.random() < 0.55
+        self.names, self.tastes = names, rng.random() < 0.6
         self.kind = "preference" if self.tastes else "chat"
         alone = self.tastes and not names.taken("I") and rng.random() < 0.6
         self.speakers = ["I"] if alone else [names.take(rng, "speaker") for _ in range(rng.randint(2, 8))]
@@ -40,7 +40,7 @@ class Talk:
         self.rows = rng.sample(TASTES, min(len(TASTES), max(3, statements))) if self.tastes else rng.sample(CHAT_LINES, rng.randint(4, len(CHAT_LINES)))
         if not self.tastes and rng.random() < 0.7:
             self.rows = rng.sample(self.rows, rng.randint(0, len(self.rows))) + [_made_up(rng, noun) for noun in rng.sample(FRAME_NOUNS, rng.randint(4, 30))]
-        self.told, self.anew = {}, rng.choice((0.1, 0.3, 0.5))
+        self.told, self.anew = {}, rng.choice((0.1, 0.4, 0.6))
         self.noise = 0.0 if alone else rng.choice((0.0, 0.15, 0.4))
         self.wrapped = rng.choice((0.0, 0.1, 0.3))
         self.reported = 0.0 if alone or not self.tastes else rng.choice((0.0, 0.5, 1.0, 1.0))  # share that is told of the speakers, not by them

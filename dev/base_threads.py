@@ -198,10 +198,10 @@ class Timeline:
             return Episode(_finish_question(rng, text), line.answers[j], line.index, "now", ("now", (self._key(j),), None))
         if roll < 0.12 and ordered and line.i and js[0] in self.lines[line.i - 1].answers:
             op, when, line = "before", rng.choice(BEFORE).format(line.bare), self.lines[line.i - 1]
-        elif roll < 0.6 and self.clock.kind == "sparse" and line.i + 1 < self.count and self.clock.numbers[line.i + 1] - number > 1:
+        elif roll < 0.65 and self.clock.kind == "sparse" and line.i + 1 < self.count and self.clock.numbers[line.i + 1] - number > 1:
             number = rng.randrange(number + 1, self.clock.numbers[line.i + 1])
             shape = rng.random()
-            forms = BEFORE_ANY if shape < 0.15 else GIVEN if shape < 0.3 else (f"{self.clock.prep} {{}}", *AS_OF)
+            forms = BEFORE_ANY if shape < 0.12 else GIVEN if shape < 0.24 else AS_OF if shape < 0.6 else (f"{self.clock.prep} {{}}",)
             op, when = "asof", rng.choice(forms).format(self.clock.show(number))
         else:
             when = f"{self.clock.prep} {line.bare}"
@@ -210,7 +210,7 @@ class Timeline:
             elif shape < 0.14:
                 when = rng.choice((f"for {line.bare}", f"({line.bare})", f"when {line.bare}" if "=" in line.bare else f"for {line.bare}", f"- {line.bare} -",
                                    f"at {line.bare}"))
-        js = js[:2] if len(js) > 1 and op != "before" and rng.random() < 0.17 else js[:1]
+        js = js[:rng.choice((2, 3))] if len(js) > 1 and op != "before" and rng.random() < 0.17 else js[:1]
         text = self._question(rng, [self.rows[j] for j in js], self.subject, when, line.bare if op == "at" else None)
         kind = "both" if len(js) > 1 else self.kind if op == "at" else op
         answer = ", ".join(line.answers[j] for j in js)
@@ -249,11 +249,12 @@ class Timeline:
         """What was it, at that time? `clear` leaves out the asks that nearly anything would answer."""
         order = False
         if len(rows) > 1 and rng.random() < 0.4:
-            a, b = (rng.choice(_options(row[3])) for row in rows)
-            text = _fill(rng.choice((f"what were {{p}} {a} and {b}", f"{{p}} {a} and {b}", f"what was {{p}} {a} and what was the {b}",
-                                     f"which {a} and which {b} did {{s}} have", f"the {a} and the {b} of {{s}}")), subject)
+            *most, last = (rng.choice(_options(row[3])) for row in rows)
+            text = _fill(rng.choice((f"what were {{p}} {', '.join(most)} and {last}", f"{{p}} {', '.join(most)} and {last}", f"what was {{p}} {', what the '.join(most)} and what was the {last}",
+                                     f"which {', which '.join(most)} and which {last} did {{s}} have", f"the {', the '.join(most)} and the {last} of {{s}}")), subject)
         elif len(rows) > 1:
-            text = " and ".join(_fill(rng.choice(_options(row[6])), subject) for row in rows)
+            *most, last = (_fill(rng.choice(_options(row[6])), subject) for row in rows)
+            text = f"{', '.join(most)} and {last}"
         else:
             asks = [form for form in _options(rows[0][6]) if not clear or not VAGUE.fullmatch(form)]
             if asks and rng.random() < 0.6:

@@ -113,7 +113,7 @@ def _code(rng):
 
 def _secret(rng):
     return rng.choice((f"{word(rng)}-{word(rng)}", word(rng), f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}", f"{word(rng)}{_digits(rng, 1, 3)}",
-                       f"{rng.choice(OBJECTS)}-{rng.choice(ADJECTIVES)}", f"{word(rng)} {word(rng)} {word(rng)}", _phrase(rng), _phrase(rng), _phrase(rng)))
+                       f"{rng.choice(OBJECTS)}-{rng.choice(ADJECTIVES)}", f"{word(rng)} {word(rng)} {word(rng)}", *(_phrase(rng) for _ in range(5))))
 
 
 # pools that are made up on the spot
@@ -329,7 +329,9 @@ def identifier(rng):
 
 
 def _phrase(rng):
-    return " ".join(rng.choice((rng.choice(OBJECTS).split()[0], rng.choice(ADJECTIVES), rng.choice(FRAME_NOUNS), rng.choice(PETS))) for _ in range(rng.randint(2, 4)))
+    """Two to five words that have nothing to do with one another, some of them joined by a hyphen."""
+    one = lambda: rng.choice((rng.choice(OBJECTS).split()[0], rng.choice(ADJECTIVES), rng.choice(FRAME_NOUNS), rng.choice(FRAME_NOUNS), rng.choice(PETS)))
+    return " ".join(word(rng) if (roll := rng.random()) < 0.1 else f"{one()}-{one()}" if roll < 0.25 else one() for _ in range(rng.choice((2, 2, 3, 3, 3, 4, 5))))
 
 
 def _mail(rng):

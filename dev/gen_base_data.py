@@ -4,8 +4,8 @@
 
 A life is a list of episodes. Statements tell of timelines (attributes of a subject that change, where the time decides; dense ones and sparse
 ones, in which the last line holds until the next), of facts, keys, registers, things told anew again and again (the latest word counts), of
-made-up predicates, tastes and chats. Questions ask for what was said earlier in the life: at a time, just before it, as of it, now, or for
-two things at once. Every answer stands in exactly one episode, the evidence, character by character (two answers are joined by ", ").
+made-up predicates, things told apart by a word, tastes and chats. Questions ask for what was said earlier in the life: at a time, just before it, as of it, now, or for
+two or three things at once. Every answer stands in exactly one episode, the evidence, character by character (several answers are joined by ", ").
 About 15 % of the questions ask, in the same words, for what no statement has told: their answer is "I don't know". None of the names,
 drinks, moods or sentence forms of the Cairo timeline occur. What evaluation tasks and this base have in common is listed in docs/evaluation.md.
 
@@ -30,6 +30,7 @@ if not __package__:  # started as a script, not with -m
 from dev.base_changes import Updates  # noqa: E402
 from dev.base_frames import Frames  # noqa: E402
 from dev.base_talk import Talk  # noqa: E402
+from dev.base_things import Things  # noqa: E402
 from dev.base_threads import Facts, Timeline  # noqa: E402
 from dev.base_values import UNKNOWN, Episode, Names  # noqa: E402
 from dev.gen_cairo_data import DRINKS, PLACES  # noqa: E402
@@ -136,16 +137,18 @@ def _threads(rng, n, plain):
     names, roll, threads = Names(), rng.random(), []
     if plain:
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3)) if roll < 0.7 else [rng.choice((Timeline, Facts)) for _ in range(rng.randint(1, 4))]
-    elif roll < 0.42:  # what an attribute is called, in every form of sentence, takes the most lives to learn
+    elif roll < 0.4:  # what an attribute is called, in every form of sentence, takes the most lives to learn
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
-    elif roll < 0.59:
+    elif roll < 0.55:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
-    elif roll < 0.76:
+    elif roll < 0.7:
         kinds = [Updates] * rng.choice((1, 1, 2))
-    elif roll < 0.89:
+    elif roll < 0.85:
         kinds = [Talk] * rng.choice((1, 1, 2))
+    elif roll < 0.9:
+        kinds = [Things] * rng.choice((1, 1, 2))
     else:
-        kinds = [rng.choice((Timeline, Timeline, Facts, Frames, Updates, Talk)) for _ in range(rng.randint(2, 4))]
+        kinds = [rng.choice((Timeline, Timeline, Facts, Frames, Updates, Talk, Things)) for _ in range(rng.randint(2, 4))]
     for kind in kinds:
         if kind is Timeline:  # often the same times again, of someone else: then the subject decides
             sibling = next((t for t in threads if isinstance(t, Timeline)), None)

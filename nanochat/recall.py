@@ -66,12 +66,16 @@ def continued(ids, copied, idx, targets, positions, n_ordinary):
     return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
 
 
-def said_before(line, episode, names):
+def said_before(line, place, episode, names):
     """
-    Whether the tokens of traces are said by an older episode, too, and how much of what is named it says, (B, M, K, 16), 0 to 1. line (B, M, K, 19), episode
-    (B, M, K), names (B, M, K), how much each says of it.
+    Whether the words of traces are said by an older episode, too, and how much of what is named it says, (B, M, K, 16), 0 to 1; of a word that the next chunk goes on with, each
+    token by itself. line, place (B, M, K, 19), tokens and the words complete there as of RecallHead.said; episode (B, M, K), names (B, M, K), how much each says of it.
     """
-    same = (line[..., CONTEXT:, None, None] == line[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
+    complete = torch.where(place < GRAMS, torch.arange(place.shape[-1], device=place.device), place.shape[-1])
+    end = F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=place.shape[-1])       # where the word that a token is of is complete
+    word = F.pad(place, (0, 1), value=GRAMS).gather(-1, end)
+    word = torch.where(word < GRAMS, word, GRAMS + 1 + line)
+    same = (word[..., CONTEXT:, None, None] == word[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
     older = (episode[..., None] > episode[..., None, :]) * names[..., None, :]
     return (same * older[:, :, :, None]).amax(-1)
 
@@ -243,7 +247,7 @@ class RecallHead(nn.Module):
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        again = said_before(line, episode, 1 - lacking[:, :, 1].detach())
+        again = said_before(line, place, episode, 1 - lacking[:, :, 1].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
