@@ -247,14 +247,6 @@ FILLERS = split(
     "The floor had been swept|Two chairs were missing|The wind dropped later|All was well|The stove was cold|A bell rang far away|"
     "The report ends here|{x} laughed about it|Nobody else was there|The road was muddy|Prices rose again")
 
-# what may stand behind a value and does not belong to it: {z} a verb, {o} whom, {r} a preposition, {w} a word, {x} a name
-TAILS = split(
-    "{z} {o}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
-    "and nothing else|and that is that|and so on|and more|or so|by far|by the way|since {t}|since {t}|until {t}|from {t} on|{r} the {w}|{r} the {w}|for {o}|for {x}|to {o}|with {x}|"
-    "like {x}|than {x}|, as {x} knows|, not that it matters|if I remember well|if that helps|when {o} asked|because {x} insisted|while the {w} lasts|among others|"
-    "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)|"
-    "{c}|{c}|{c}|{c}|, {c}|, {c}|, {c}|{c} {a}|{c} :)|({c})|- {c}")
-
 # a question inside an instruction
 QUESTION_WRAPS = split(
     "{q} Answer with the value only.|{q} Just the answer, please.|{q} Be brief.|I wrote it down somewhere above. {q}|Think back to what came earlier. {q}|"
@@ -502,17 +494,3 @@ TASTE_ASKS_OF = split(
     "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour|"
     "which {n} is {p} pick|what {n} has {s} picked|which {n} is the best for {s}|the {n} of {s}|which {n} should one offer {s}|what did {s} name as {n}|"
     "what is {p} top {n}|which {n} does {s} rate highest|what is {p} number one {n}|which {n} comes first with {s}|what {n} does {s} rank above the others|which {n} heads {p} list|what is {p} first choice of {n}|what's {p} pick for a {n}|which {n} does {s} like more than the rest|what {n} does {s} swear by|what {n} does {s} stick to|which {n} should you bring {s}|{p} preferred {n}, what is it|which {n} wins {p} vote|what is {p} best-loved {n}|which {n} has {s} settled on|what {n} does {s} value most|which {n} is closest to the heart of {s}|~{p} top {n} is|of all, which {n} does {s} prefer")
-
-# things told apart by what stands before their name, {t} "brass key": what is said, and what is asked
-THING_LINES = split(
-    "the {t} is {v}|the {t} is {v}|{v} is the {t}|{t}: {v}|the {t}: {v}|take {v} for the {t}|as {t} they chose {v}|I wrote down {v} as the {t}|the {t} reads {v}|the {t} will be {v}|"
-    "they told me that the {t} is {v}|we agreed on {v} as the {t}|note the {t}: {v}|the {t} to use is {v}|for the {t}, say {v}|it is {v} that they call the {t}|the {t} must be {v}|my {t} is {v}|our {t} is {v}|the {t} happens to be {v}")
-THING_ASKS = split(
-    "what is the {t}|what is the {t}|what is the {t}|what was the {t}|the {t}|which one is the {t}|what did they say the {t} was|what does the {t} read|~the {t} is|tell me what the {t} is|what should I take for the {t}|"
-    "what have we got as {t}|do you know the {t}|can you tell me the {t}|what about the {t}|what was chosen as {t}|what was the {t} again|{t}|how does the {t} read")
-# ... and what tells nothing of one, {m} what stands before the name of a thing of which something is told
-REMARKS = split(
-    "{x} {d} the {t} {r} the {w}|nobody had seen such a {t} before|a {t} is of no use without a {w}|you have {d} your {a} {t} again, said {x}|there it lay, the {t}, {r} the {w}|"
-    "I never liked the {t}|the {t} was {a}, and so was the {w}|they talked of a {n} and of a {m} {w}|the {m} {w} stood {r} the {n}|{x} wanted to {b} the {t} once more|who would {b} a {t} like that, asked {x}|"
-    "so much noise about one {n}|the {n} {r} the {w} was {d} by {x}|some {t} or other had been {d}|{x} laughed at the {a} {n}|what a {a} {n} this is, said {x}|my old {t} and your {w} were both {d}|"
-    "the story is about a {t}, a {w} and {x}|every {n} was {d} that year|the {a} {m} was {d}, but the {n} was not|they {d} the {m} and left the {n} {r} the {w}|{x} has a {a} {t}|with the {t} in hand {x} {d} the {w}")

@@ -1,10 +1,24 @@
 """Things told apart by what stands before their name ("the brass key", "the ferry key"), in the lives of the synthetic base; remarks mention their like and tell nothing."""
 from dev.base_threads import ORDERS, _cap, _finish_question
-from dev.base_forms import CHANGES, REMARKS, THING_ASKS, THING_LINES, WRAPS_AFTER, WRAPS_BEFORE
+from dev.base_forms import CHANGES, WRAPS_AFTER, WRAPS_BEFORE
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, name, past, tail, word
-from dev.base_words import ADJECTIVES, FRAME_NOUNS, FRAME_VERBS, PREPOSITIONS, SLOTS
+from dev.base_words import ADJECTIVES, FRAME_NOUNS, FRAME_VERBS, PREPOSITIONS, SLOTS, split
 
 KINDS = ("number", "long number", "phrase", "phrase", "phrase", "secret", "code", "identifier", "term", "name", "clock", "mail", "price", "date")
+
+# {t} "brass key": what is said, and what is asked
+THING_LINES = split(
+    "the {t} is {v}|the {t} is {v}|{v} is the {t}|{t}: {v}|the {t}: {v}|take {v} for the {t}|as {t} they chose {v}|I wrote down {v} as the {t}|the {t} reads {v}|the {t} will be {v}|"
+    "they told me that the {t} is {v}|we agreed on {v} as the {t}|note the {t}: {v}|the {t} to use is {v}|for the {t}, say {v}|it is {v} that they call the {t}|the {t} must be {v}|my {t} is {v}|our {t} is {v}|the {t} happens to be {v}")
+THING_ASKS = split(
+    "what is the {t}|what is the {t}|what is the {t}|what was the {t}|the {t}|which one is the {t}|what did they say the {t} was|what does the {t} read|~the {t} is|tell me what the {t} is|what should I take for the {t}|"
+    "what have we got as {t}|do you know the {t}|can you tell me the {t}|what about the {t}|what was chosen as {t}|what was the {t} again|{t}|how does the {t} read")
+# ... and what tells nothing of one, {m} what stands before the name of a thing of which something is told
+REMARKS = split(
+    "{x} {d} the {t} {r} the {w}|nobody had seen such a {t} before|a {t} is of no use without a {w}|you have {d} your {a} {t} again, said {x}|there it lay, the {t}, {r} the {w}|"
+    "I never liked the {t}|the {t} was {a}, and so was the {w}|they talked of a {n} and of a {m} {w}|the {m} {w} stood {r} the {n}|{x} wanted to {b} the {t} once more|who would {b} a {t} like that, asked {x}|"
+    "so much noise about one {n}|the {n} {r} the {w} was {d} by {x}|some {t} or other had been {d}|{x} laughed at the {a} {n}|what a {a} {n} this is, said {x}|my old {t} and your {w} were both {d}|"
+    "the story is about a {t}, a {w} and {x}|every {n} was {d} that year|the {a} {m} was {d}, but the {n} was not|they {d} the {m} and left the {n} {r} the {w}|{x} has a {a} {t}|with the {t} in hand {x} {d} the {w}")
 
 
 class Things:

@@ -1,4 +1,4 @@
-"""The threads of a synthetic life: timelines and facts (base_changes, base_frames and base_talk have the others).
+"""The threads of a synthetic life: timelines and facts (base_changes, base_frames, base_talk and base_things have the others).
 
 A thread tells statements, can be asked about each of them later, and asks for what nobody has told:
 
@@ -11,23 +11,9 @@ from typing import NamedTuple
 
 from dev.base_clock import AS_OF, BEFORE, BEFORE_ANY, GIVEN, GIVEN_LEADS, NOW, Clock
 from dev.base_forms import AFTERMATHS, ATTRIBUTES, CAUSES, FILLERS, PREFIXES, QUESTION_WRAPS, RELATIONS
-from dev.base_values import UNKNOWN, Episode, adverb, name, place, tail, value
+from dev.base_values import CAIRO_FORMS, UNKNOWN, Episode, adverb, name, place, tail, value
 from dev.base_words import SUBJECTS
-from dev.gen_cairo_data import TEMPLATES
 
-
-def _skeletons():
-    """The sentence forms of the Cairo timeline, of any subject and any values: what the base must never produce."""
-    out = []
-    for template in TEMPLATES:
-        form = re.escape(template).replace(re.escape("{t}"), r"\d+").replace(re.escape("{remark}"), "(?:,.*)?")
-        words = r"[\w'-]+(?: [\w'-]+){0,3}"  # bounded, or matching takes for ever
-        form = re.sub(r"\\\{(?:location|mood|drink)\\\}", lambda _: words, form)
-        out.append(re.sub(r"[Tt]he\\ user('s)?", lambda _: words, form))
-    return re.compile("|".join(f"(?:{form})" for form in out))
-
-
-CAIRO_FORMS = _skeletons()
 POSSESSIVE = {"I": "my", "she": "her", "he": "his"}
 OBJECTIVE = {"I": "me", "she": "her", "he": "him"}
 ORDINARY = [a for a in ATTRIBUTES if a[1] not in ("where", "feel", "prefer")]

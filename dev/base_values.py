@@ -2,14 +2,26 @@
 import re
 from typing import NamedTuple
 
-from dev.base_forms import TAILS
 from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES,
-                            TAIL_WORDS)
-from dev.gen_cairo_data import DRINKS, MOODS, PLACES
+                            TAIL_WORDS, split)
+from dev.gen_cairo_data import DRINKS, MOODS, PLACES, TEMPLATES
 
 # what the base must never say, so that the recall of the Cairo timeline stays zero-shot
 FORBIDDEN_WORDS = frozenset(re.findall(r"[\w-]+", " ".join((*PLACES, *DRINKS, *MOODS, "Cairo")).lower()))
 
+
+def _skeletons():
+    """The sentence forms of the Cairo timeline, of any subject and any values: what the base must never produce."""
+    out = []
+    for template in TEMPLATES:
+        form = re.escape(template).replace(re.escape("{t}"), r"\d+").replace(re.escape("{remark}"), "(?:,.*)?")
+        words = r"[\w'-]+(?: [\w'-]+){0,3}"  # bounded, or matching takes for ever
+        form = re.sub(r"\\\{(?:location|mood|drink)\\\}", lambda _: words, form)
+        out.append(re.sub(r"[Tt]he\\ user('s)?", lambda _: words, form))
+    return re.compile("|".join(f"(?:{form})" for form in out))
+
+
+CAIRO_FORMS = _skeletons()
 UNKNOWN = "I don't know"
 
 
@@ -35,6 +47,13 @@ VOWELS = ("a e i o u a e i o a e i o u " * 3 + "ai ea ei ia ie io oa ou ua uo ae
 CODAS = "n r s l m k t d nd rn lm th x sh st nt rk sk ng lt v z ck p b g ff".split() + [""] * 22
 PLAIN = "b c d f g h j k l m n p r s t v w z".split()
 ENDS = "r n s l k t m x sh th nd rt ra lo ne vi".split() + [""] * 8
+# what may stand behind a value and does not belong to it: {z} a verb, {o} whom, {r} a preposition, {w} a word, {x} a name
+TAILS = split(
+    "{z} {o}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
+    "and nothing else|and that is that|and so on|and more|or so|by far|by the way|since {t}|since {t}|until {t}|from {t} on|{r} the {w}|{r} the {w}|for {o}|for {x}|to {o}|with {x}|"
+    "like {x}|than {x}|, as {x} knows|, not that it matters|if I remember well|if that helps|when {o} asked|because {x} insisted|while the {w} lasts|among others|"
+    "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)|"
+    "{c}|{c}|{c}|{c}|, {c}|, {c}|, {c}|{c} {a}|{c} :)|({c})|- {c}")
 # what the words of odd() begin with
 ODD_STARTS = "ib ig ik il io ir iv ix iz ub ud uf ug uk ul um ur ut uth uv uz ec er es et ird ilk ulm urb x q".split()
 MONTHS = "January February March April May June July August September October November December".split()

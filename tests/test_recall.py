@@ -211,11 +211,21 @@ def test_what_an_older_episode_says_too_is_said_again():
         line[0, 0, k, 3:3 + len(ids)] = torch.tensor(ids)
     line[0, 0, 1, 0] = 8   # before its first entry, and said all the same
     episode, names = torch.tensor([[[4, 2, 6, 6]]]), torch.tensor([[[1.0, 0.5, 0.25, 1.0]]])
-    got = said_before(line, episode, names)[0, 0]
+    got = said_before(line, torch.full_like(line, GRAMS), episode, names)[0, 0]   # no word is known to end: token by token
     assert got[0, :3].tolist() == [0.5, 0.0, 0.0]        # 5 is said by episode 2
     assert got[1].abs().sum() == 0                       # the oldest
     assert got[2, :4].tolist() == [1.0, 0.5, 0.0, 0.0]   # 6 by episode 4, 8 by 2; 9 by its own episode alone
     assert got[3].abs().sum() == 0
+
+
+def test_a_word_is_said_again_however_it_was_cut_into_tokens():
+    line, place = torch.arange(3 * 19).view(1, 1, 3, 19) + 100, torch.full((1, 1, 3, 19), GRAMS)
+    line[0, 0, 0, 3:6], place[0, 0, 0, 6] = torch.tensor([1, 2, 3]), 77                       # " c" "ow" "face", complete where "." comes
+    line[0, 0, 0, 16:] = torch.tensor([4, 5, 6])                                              # a word that the next chunk goes on with
+    line[0, 0, 1, 1:3], place[0, 0, 1, 3] = torch.tensor([7, 8]), 77                          # "cow" "face": before the first entry of the chunk
+    line[0, 0, 2, 3:5], place[0, 0, 2, 5], line[0, 0, 2, 10] = torch.tensor([2, 3]), 78, 5    # "owface"; and the end of another word
+    got = said_before(line, place, torch.tensor([[[9, 3, 5]]]), torch.tensor([[[1.0, 0.5, 1.0]]]))[0, 0]
+    assert got[0].tolist() == [0.5] * 3 + [0.0] * 11 + [1.0, 0.0] and got[1].sum() == 0 and got[2].sum() == 0
 
 
 def test_the_loss_of_reading_does_not_ask_where_the_routing_went():
