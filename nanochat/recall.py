@@ -14,7 +14,7 @@ seen in training come back.
                          that names a value ("7 is the age of Ada", "Ada: 7") is told by the value's key
     asked     d          the entry itself stands in the question: an answer is what the question does not say
     missing   w          what the question names and the episode does not say: many may say most of it
-    again     r          an older episode that says what the question names says the entry, too: of two values in "not tea but milk" it is the former
+    again     r          an older episode that says what the question names says the entry's word, too: of two values in "not tea but milk" it is the former
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
     p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate)
