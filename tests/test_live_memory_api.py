@@ -14,7 +14,6 @@ from nanochat.live_memory import LiveMemory
 from nanochat.memory import Store, Writer
 from nanochat.state import CHUNK
 from nanochat.task_data import REFUSAL
-from nanochat.text import is_question, split_episodes
 from scripts import ingest
 from tests.test_scripts import INGEST, MODEL, TIMELINE, base, call, here  # noqa: F401  fixtures
 
@@ -483,16 +482,6 @@ def test_hostile_text_is_text(live, here, text):
     with live("T.pt") as other:
         other.ingest(TIMELINE)
     assert both(here) == both(here, "T")
-
-
-def test_what_is_asked_and_what_is_told():
-    asked = ["Where do I live?", "where do I live", "What did I say", "Tell me where I live?", "What's my name", "How?", "\u201cWho?\u201d", "Wo?\u061f"]
-    said = ["I moved to Luxor", "I moved to Luxor.", "When I was five, I lived in Rome.", "What a day!", "Whoever comes is welcome", "However, no", "Note: who is who."]
-    assert all(map(is_question, asked)) and not any(map(is_question, said))
-
-
-def test_lines_are_split_where_text_editors_split_them():
-    assert split_episodes("a\r\nb\x0cc\rd", "line") == [("a", 1), ("b\x0cc", 2), ("d", 3)]
 
 
 # the model that ships -----------------------------------------------------------------------------------------------------
