@@ -32,7 +32,7 @@ GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the
 HINTS = 9           # numbers that the gate is told beside vectors, and what is missing for each address head
 WORDS = 16          # words of a question at most that are looked for in what is read
 WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
-ENTIRE = 4.0        # ... and for an entry that goes on with all of the answer so far
+ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
 
