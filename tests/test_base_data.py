@@ -13,6 +13,7 @@ from dev import base_forms, base_words, gen_base_data as base, gen_cairo_data as
 from dev.base_changes import Updates
 from dev.base_frames import Frames
 from dev.base_talk import Talk
+from dev.base_things import Things
 from dev.base_threads import ATTRIBUTES, CAIRO_FORMS, Facts, Timeline, _clash
 from dev.base_values import LOOKALIKES, MAKERS, Names, identifier, odd, value, with_odd_word, word
 from nanochat.tokenizer import Tokenizer
@@ -373,3 +374,28 @@ def test_talk_is_asked_of_its_speaker_and_the_last_word_counts():
             assert nothing is None or nothing.facts[1][0] not in last
     assert set(kinds) == {"preference", "chat"}
     assert len(base_forms.CHAT_LINES) >= 40 and len(base_forms.TASTES) >= 40 and all(len(row) == 3 for row in base_forms.CHAT_LINES)
+
+
+def test_things_are_told_apart_by_what_stands_before_their_name():
+    rng, seen = random.Random(8), collections.Counter()
+    for _ in range(40):
+        thread, said, held = Things(rng, Names(), 40), [], {}
+        for i in range(40):
+            episode, item = thread.tell(rng, i)
+            said.append(episode.text.lower())
+            unknown = thread.unknown(rng, "\n".join(said))
+            if unknown:
+                entity = unknown.facts[1][0][0]
+                assert entity not in held and entity in unknown.text.lower() and (item is None or entity != item["entity"])
+                seen["unknown, but mentioned"] += any(entity in text for text in said)
+            if item is None:
+                assert not episode.facts
+                seen["remark"] += 1
+                continue
+            ((entity, _), v, _), = episode.facts
+            question = thread.ask(rng, item)
+            assert entity in question.text.lower() and question.answer == v and v in episode.text and question.evidence == i
+            seen["same noun"] += any(other != entity and other.split()[-1] == entity.split()[-1] for other in held)
+            seen["anew"] += entity in held
+            held[entity] = v
+    assert min(seen[k] for k in ("unknown, but mentioned", "remark", "same noun", "anew")) > 50, seen
