@@ -368,6 +368,7 @@ def train(args, device, why_device, ranks):
                 if ended:
                     note(f"SIGTERM: saved at step {run.steps}; the same command with --resume latest goes on")
                     break
+        ranks.wait()   # nobody leaves while the first rank still writes: gloo's threads abort a process that ends with something under way
         code = 0
     finally:
         log.close(code)
