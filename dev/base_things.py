@@ -41,7 +41,7 @@ class Things:
         noun = rng.choice(self.nouns)
         text, verb = rng.choice(REMARKS), rng.choice(FRAME_VERBS)
         thing = f"{self._modifier(rng)} {noun}"
-        self.mentioned.append((thing, noun))
+        self.mentioned.append(thing)
         for mark, part in {"{t}": thing, "{n}": noun, "{m}": rng.choice(self.items)["entity"].split()[0] if self.items else self._modifier(rng), "{a}": rng.choice(ADJECTIVES),
                            "{w}": rng.choice(FRAME_NOUNS), "{d}": past(verb), "{b}": verb, "{r}": rng.choice(PREPOSITIONS), "{x}": name(rng)}.items():
             text = text.replace(mark, part)
@@ -76,7 +76,7 @@ class Things:
             text = f"{before} {_cap(text, (v,)) if ends else text}. {after}".strip()
         else:
             text = _cap(text, (v,)) + rng.choice((".", ".", ".", "", "!"))
-        return Episode(text, kind=self.kind, facts=(((item["entity"], "value"), v, None),)), item
+        return Episode(text, kind=self.kind, facts=(((item["entity"], self.kind), v, None),)), item
 
     @staticmethod
     def _question(rng, entity):
@@ -88,17 +88,17 @@ class Things:
 
     def ask(self, rng, item):
         """What the last statement about it said."""
-        return Episode(self._question(rng, item["entity"]), item["past"][-1], item["index"], self.kind, ("latest", ((item["entity"], "value"),), None))
+        return Episode(self._question(rng, item["entity"]), item["past"][-1], item["index"], self.kind, ("latest", ((item["entity"], self.kind),), None))
 
     def unknown(self, rng, told):
         """A thing that nobody has mentioned, or one that was mentioned and no more."""
         known = {item["entity"] for item in self.items}
         if self.mentioned and rng.random() < 0.4:
-            entity, _ = rng.choice(self.mentioned)
+            entity = rng.choice(self.mentioned)
         else:
             entity = f"{self._modifier(rng)} {rng.choice(self.nouns)}"
             if entity in told:
                 return None
         if entity in known:
             return None
-        return Episode(self._question(rng, entity), UNKNOWN, -2, "unknown", ("unknown", ((entity, "value"),), None))
+        return Episode(self._question(rng, entity), UNKNOWN, -2, "unknown", ("unknown", ((entity, self.kind),), None))

@@ -151,7 +151,7 @@ def test_strangers_are_in_no_statement():
                 known |= {key[0] for key, _, _ in e.facts}
             elif e.evidence == -2 and e.facts[1][0][0] not in known | {"I", "she", "he"}:
                 who = e.facts[1][0][0].lower()  # one who has only made small talk is asked of things not told, too
-                assert e.facts[1][0][1] == "value" or not any(who in text for text in told if not text.startswith(f"{who}: ")), e   # of a thing, remarks may speak
+                assert e.facts[1][0][1] == Things.kind or not any(who in text for text in told if not text.startswith(f"{who}: ")), e   # of a thing, remarks may speak
                 seen += 1
     assert seen > 200
 
