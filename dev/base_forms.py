@@ -12,7 +12,7 @@ place # where # place # location|place|whereabouts|position # was in {v}|stayed 
 town # where # place # town|home town|home|residence|district|quarter # lived in {v}|had a flat in {v}|was at home in {v}|rented a room in {v}|resided in {v}|settled in {v}|slept in {v}|kept house in {v} # at home in {v}|living in {v}|down in {v} # where did {s} live|in which town did {s} live|where was {s} living|where was {s} at home|where did {s} reside|which town was home to {s}|which district did {s} live in|what part of town did {s} live in
 room # where # room # room|current room|spot # was in {v}|sat in {v}|waited in {v}|hid in {v}|went into {v}|worked in {v}|stood in {v} # inside {v}|in {v} # which room was {s} in|where was {s}|in which room was {s}|where did {s} sit|where was {s} waiting|in what room could {s} be found
 venue # where # invented_place # location|place|site|area|region # was at {v}|camped near {v}|stopped in {v}|arrived in {v}|roamed {v}|passed through {v}|halted at {v}|wandered about {v} # near {v}|close to {v}|in {v} # where was {s}|where did {s} stop|where did {s} arrive|what site was {s} at|which area was {s} in|which region was {s} in|in which area was {s}
-feeling # feel # feeling # mood|feeling|spirits|state of mind|emotion # felt {v}|seemed {v}|was {v}|looked {v}|felt rather {v}|appeared {v}|was feeling {v}|had become {v}|sounded {v}|grew {v}|said the mood was {v} # feeling {v}|looking {v}|in a mood that was {v}|visibly {v}|{v}|being {v}|though {v}|still {v}|as {v} as ever|quite {v}|if a little {v} # how did {s} feel|how was {s} feeling|what mood was {s} in|how did {s} seem|how was {s}|in what mood was {s}|how were {p} spirits|what did {s} feel|how did {s} look|what feeling did {s} have|what kind of mood was {s} in
+feeling # feel # feeling # mood|feeling|spirits|state of mind|emotion # felt {v}|seemed {v}|was {v}|looked {v}|felt rather {v}|appeared {v}|was feeling {v}|had become {v}|sounded {v}|grew {v}|said the mood was {v} # feeling {v}|looking {v}|in a mood that was {v}|visibly {v}|{v}|being {v}|though {v}|still {v}|as {v} as ever|quite {v}|if a little {v}|when {v}|once {v}|ever so {v}|more {v} than usual|so {v} # how did {s} feel|how was {s} feeling|what mood was {s} in|how did {s} seem|how was {s}|in what mood was {s}|how were {p} spirits|what did {s} feel|how did {s} look|what feeling did {s} have|what kind of mood was {s} in
 humour # feel # invented_word # mood|temper|humour|spirits|frame of mind # felt {v}|was in a mood called {v}|was {v}|seemed {v}|said it felt {v} # feeling {v}|in {v} spirits|being {v}|though {v}|quite {v} # how did {s} feel|how was {s} feeling|what was the mood of {s}|how did {s} seem|what temper was {s} in|in what mood was {s}
 drink # prefer # drink # favourite drink|favorite drink|drink|drink of choice|preferred drink|beverage # preferred {v}|asked for {v}|drank {v}|chose {v}|liked {v} best|would rather have {v}|ordered {v}|was sipping {v}|wanted {v}|went for {v}|had a liking for {v}|enjoyed {v}|favoured {v} # preferring {v}|drinking {v}|with {v} to drink|over a glass of {v}|with {v} as the favourite drink|choosing {v} # what did {s} prefer|which drink did {s} prefer|what did {s} drink|which drink did {s} ask for|what did {s} like best|what did {s} like to drink|what was {s} drinking|what did {s} prefer to drink|which drink did {s} like best|which drink did {s} choose|what beverage did {s} want|what did {s} order|what did {s} choose to drink|what would {s} rather drink
 brew # prefer # invented_word # favourite drink|drink|beverage|brew|preferred drink # preferred {v}|asked for {v}|drank {v}|chose {v}|liked {v} best|would rather have {v}|poured {v}|wanted {v} # preferring {v}|drinking {v}|with a cup of {v}|with {v} as the drink # what did {s} prefer|which drink did {s} prefer|what did {s} drink|what did {s} like to drink|which drink did {s} ask for|which brew did {s} choose|what was {s} drinking|what did {s} prefer to drink
@@ -393,14 +393,19 @@ my {n} is {v}|{n} here: {v}|the {n} at my {w} is {v}|{v} is my {n}|my {n} says {
 someone {d} the {n}, {v} it was|I {b} the {n} and it said {v}|{v} is what I got for the {n}|the {n} is gone for {v} # what did {s} get for the {n}|for what did {s} {b} the {n}|what came of {p} {n}
 my {w} {d} the {n} {v}|we have {d} the {n} {v}|it's done, my {w} and I {b} the {n} {v} # what did {p} {w} {b} the {n}|how did {p} {w} {b} the {n}|what did {s} {b} the {n}
 the {n} goes by {v}|ask for {v} if it is about the {n}|I put the {n} down as {v}|the {n} is {d}, look for {v} # by what does {p} {n} go|under what did {s} put down the {n}|for what does one ask about {p} {n}
-the {n} will be in {v}|they want me in {v} for the {n}|{n} is over in {v}, I must go|{v} has the {n}, so I travel # where is {p} {n}|where does {s} go for the {n}|in which place is {p} {n}
-the {n} takes me to {v}|they get me over to {v} for the {n}|we are all being moved to {v} for the {n}|my {w} wants to have me in {v} for the {n}|we take the {n} to {v} this time # where is {p} {n}|where does the {n} take {s}|in what place is {p} {n}|to which town does {s} go for the {n}
+the {n} will be in {v}|they want me in {v} for the {n}|{n} is over in {v}, I must go|{v} has the {n}, so I travel # where is {p} {n}|where does {s} go for the {n}|in which place is {p} {n} # place
+the {n} takes me to {v}|they get me over to {v} for the {n}|we are all being moved to {v} for the {n}|my {w} wants to have me in {v} for the {n}|we take the {n} to {v} this time # where is {p} {n}|where does the {n} take {s}|in what place is {p} {n}|to which town does {s} go for the {n} # place
 my {w} {d} {v}|done: my {w} {d} {v}|it is settled, my {w} and {v} # which {n} did {p} {w} {b}|what {n} was {d} by {p} {w}|what did {p} {w} {b} as {n}
 {n} stuff: {v}, if you come by|{n}? {v}|{n} at mine: {v}|{v} gets you the {n} at mine # what is the {n} {w} at {p} place|which {n} {w} does {s} have|what is the {w} of {p} {n}
 all set, my {w} has {v}|{v} for my {w}, at last|we found something for my {w}: {v} # what is the {n} of {p} {w}|which {n} does {p} {w} have|what {n} did they give {p} {w}
 the {w} has come, my {n} said yes to {v}|my {n} went for {v}, what a {w}|my {n} picked {v}, and that is the {w} # what did {p} {n} {b} the {w}|which {w} did {p} {n} choose|what did {p} {n} go for
 you get my {w} on {v}|my {w} wants {v}, or it won't {b}|for the {w} it takes {v} # on what does one get {p} {w}|what does {p} {w} want|what does it take for {p} {w}
-the {n} starts {v}|my {n} was moved to {v}|{n} at {v} for me|it looks like {v} for my {n} # when is {p} {n}|at what time is the {n} of {s}|to when was {p} {n} moved
+the {n} starts {v}|my {n} was moved to {v}|{n} at {v} for me|it looks like {v} for my {n} # when is {p} {n}|at what time is the {n} of {s}|to when was {p} {n} moved # clock
+a {m}! my {w} took {v}|it is a {m} this time and my {w} took {v}|the {m} is there, my {w} voted {v}|great, a {m}, {v} is what my {w} said # what did {p} {w} call the {n}|what {n} did {p} {w} take|how did {p} {w} {b} the {n}|what did {p} {w} decide on for the {n}
+{n} {d}, say {v} at the door|the {n} is {d}, mention {v}|the {n} has been {d}, just say {v}|I {d} the {n}, tell them {v} # under what is {p} {n} {d}|what should one say for {p} {n}|which word did {s} {b} the {n} under|what does one mention for {p} {n}
+seems I {b} at {v}|I guess I {b} around {v}|I'd say {v} is when I {b}|I should {b} at {v} or so # when does {p} {n} {b}|at what time does {p} {n} {b}|when will the {n} of {s} be|at which hour is {p} {n} # clock
+{n} is in {v} again, I will be there|the {n}? in {v}, and I go|{n} in {v} for once, lucky me # in which town is {p} {n}|where is the {n} of {s} held|in what town will {p} {n} be # place
+{w} at mine: {v}, come over any time|the {w} here is {v}, in case you need it|{w} of the house: {v} # what is the {w} {n} at {p} place|which {w} {n} does {s} use|what {w} {n} is there at {p} house
 """.strip().splitlines())]
 
 SMALL_TALK = split(
@@ -408,89 +413,3 @@ SMALL_TALK = split(
     "let me check|hang on a second|that was loud|who is in charge of the music?|I will be there soon|sorry, wrong chat|never mind|can somebody feed the birds?|"
     "it is raining again here|that film was too long|I need a break|does anyone have a spare charger?|done with work at last|not again|same here|well done!|"
     "the printer is out of paper|we should meet more often|what did I miss?|I have no idea|fine by me|you must be joking|back in a minute|ok|sure|hello?")
-
-# first-person tastes: category and the pool of its values
-TASTES = [tuple(part.split(":")) for part in split(
-    "drink:drink|soft drink:drink|fruit:fruit|food:food|dish:food|breakfast:food|snack:food|dessert:food|comfort food:food|colour:colour|wall colour:colour|"
-    "music:music|style of music:music|sport:sport|winter sport:sport|animal:animal|pet:animal|plant:plant|herb:plant|flower:plant|tree:plant|instrument:instrument|"
-    "game:game|party game:game|gem:gem|stone:gem|metal:metal|language:language|book:book|novel:invented_title|poem:invented_title|film:invented_title|"
-    "song:invented_title|opera:invented_title|series:invented_title|vehicle:vehicle|way to travel:vehicle|tool:tool|garment:clothes|outfit:clothes|weather:weather|"
-    "hobby:activity|pastime:activity|subject:topic|topic:topic|holiday spot:place|weekend trip:place|beach:invented_place|restaurant:invented_place|pub:invented_place|"
-    "bookshop:invented_place|writer:invented_name|painter:invented_name|singer:invented_name|comedian:invented_name|designer:invented_name|team:invented_word|"
-    "brand:invented_word|perfume:invented_word|soap:invented_word|font:invented_word|spice:invented_word|pasta:invented_word|biscuit:invented_word|"
-    "dance:invented_word|material:material|fabric:material|room:room|number:small|shape:shape|wake-up time:clock|bedtime:clock|lunch hour:clock|hour for a walk:clock|gift:gift|dream job:job")]
-
-TASTE_LINES = split(
-    "my favourite {n} is {v}|I love {v} more than any other {n}|when it comes to a {n}, I am all for {v}|my go-to {n} is {v}|of every {n} I know, {v} is the best|"
-    "as a {n}, I would always take {v}|I can't get enough of {v}, the best {n} there is|{v} is my number one {n}|nothing beats {v} as a {n}|I favour {v} as {n}|"
-    "for me the {n} has to be {v}|{v} is the {n} for me|I fancy {v} if you ask me for a {n}|my {n} of the heart: {v}|I always go for {v} when I need a {n}|"
-    "if I had to pick a {n}, it would be {v}|I am very fond of {v} as a {n}|I swear by {v}, that is my {n}|favourite {n}: {v}|preferred {n} - {v}|"
-    "there is no better {n} than {v}, I think|I adore {v}, my best-loved {n}|{n}? {v}, every time|{v} wins for me among anything one may call {n}|"
-    "{v} has always been the {n} I like|give me {v} and no other {n}|any {n} will do as long as it is {v}|I would swap every {n} for {v}|{v} ranks first with me as a {n}|"
-    "in matters of {n} nothing but {v} will do|I have loved {v} as a {n} for years|the one {n} I never tire of is {v}|I rate {v} above each {n} there is|"
-    "a {n}? For me that can only be {v}|what I like in a {n} is {v}|{v} is hard to beat as a {n}|put me down for {v} when it is about a {n}|my heart beats for {v} ({n})|"
-    "{v} {z} me like no other {n}|{v} {z} me, whatever the {n}|what {z} me as a {n} is {v}|I {b} {v} when I need a {n}|I {b} no {n} but {v}|{v} {z} me more than any {n}|among all that is {n}, {v} {z} me|"
-    "I'd call {v} the finest {n}|I'll take {v} whenever a {n} is needed|I've always been one for {v} where a {n} is concerned|don't offer me any {n} but {v}|you'll never see me with a {n} other than {v}|"
-    "there's one {n} for me: {v}|name a {n}? I'd name {v}|I'd trade every {n} for {v}|tell me to choose a {n} and it will be {v}|I couldn't live without {v}, my {n}|I'm all about {v} if it is a {n} you mean|"
-    "you'd make me happy with {v}, the {n}|"
-    "hand me {v} if there is a {n} to be had|bring me {v} and I will not ask for another {n}|{v} makes my day as a {n}|I ended up with {v} as my {n}|I'd choose {v} ahead of each {n}|I'd grab {v} before each other {n}|vote {v} for {n}, I do|I rank {v} first as a {n}|count me in for {v} as a {n}|on {n}: {v}, please|{v}. That is my answer to anyone who asks about a {n}|somebody said {n} and I thought of {v}|the {n} list is headed by {v}, if you want mine|asked about a {n}, I name {v}|they wanted to know my {n}: I said {v}|should you look for a {n} for me, take {v}|with a {n} I stick to {v}|I picked {v} as {n}, as I tend to|I want {v} and nothing else for a {n}|I'd go far for {v}, such a {n}|{v} tops the {n} list of mine|out of all that passes for a {n}, give me {v}|I settle on {v} whenever the {n} is up to me|my weakness as to a {n}: {v}|call me simple, but {v} is {n} enough for me|quiz me on a {n} and you hear {v}|in the {n} department {v} leads")
-
-# the same, told of somebody else
-TASTE_LINES_OF = split(
-    "{s} likes {v} best as a {n}|{p} favourite {n} is {v}|{s} says that no {n} beats {v}|as a {n}, {s} would take {v}|for {s} the {n} has to be {v}|{s} swears by {v}, the {n}|"
-    "{v} is the {n} that {s} likes|{s}, asked for a {n}, named {v}|if {s} needs a {n}, it is {v}|{s} is fond of {v} as a {n}|the {n} of {s}: {v}|when {s} picks a {n}, {v} it is|"
-    "{x} heard that {s} wants {v} as a {n}|{s} let me know that {v} is the {n} to get|the {n} {s} loves is {v}|{v} {z} {s} more than any {n}|{s} {z} {v} as a {n}|"
-    "according to {s}, {v} is the finest {n}|{s} mentioned that as a {n} it is {v}|it turns out that {p} {n} is {v}|{s} talks of {v} as the best {n}|with {s} the {n} is {v}|"
-    "I asked {s} about the {n} and heard {v}|{s} confessed a weakness for {v}, the {n}|give {s} {v} and no other {n}|{v} as a {n}, that is {s}|"
-    "question {s} about a {n} and the answer is {v}|invite {s} to name a {n}: {v}|{s} names {v} when a {n} is wanted|press {s} for a {n} and you get {v}|{s} ranks {v} first as a {n}|{s} sticks to {v} as a {n}|{s} votes {v} for {n}|{v} makes the day of {s} as a {n}|{s} ended up with {v} as the {n}|{s} settles on {v} when it comes to a {n}|{p} weakness as to a {n}: {v}|{v} heads {p} {n} list|bring {s} {v} if a {n} is needed|{s} picks {v} for the {n}|{v}, says {s} of the {n}|for a {n}, hand {s} {v}")
-
-# what a remark may begin with
-OPENERS = split(
-    "Recently|Nowadays|Honestly,|Currently|Presently|Frankly,|Actually|Finally|Naturally|Surely|Clearly|Admittedly|Truthfully,|Today|Somehow|Besides,|Anyway,|Luckily|Evidently|Strangely|"
-    "Gradually|Slowly|Eventually|Probably|Still,|Well,|So|Yes,|Oh,|Listen:|Look,|By now|At present|Of late|All in all|In truth|As ever|Quite simply,|Personally|Basically,|Obviously,|"
-    "Seriously,|For now|This year|Since spring|Right now|Mostly|Usually|Sometimes I think|Officially|Privately|Between us,|No joke:|Fun fact:|Again:|Apparently|Happily|Sadly|Oddly enough|"
-    "To be honest,|In my house|At heart|Secretly|Hands down,|Simply put,|For a while|At last|Undoubtedly|Certainly|Definitely|Mind you,|Believe me,|True,|Once more:|Here it is:|"
-    "Meanwhile|Meanwhile,|Nowadays,|Today,|Since May|Since Friday|This month|For some time|Deep down|More and more|Without question|In general|Generally|Normally|As usual|Naturally,|Well well,|Ok,|Ok so|Right,|Hm,|Ah,|And|But|Then again,|Yep,|Guess what,|Perhaps|Maybe|Of course|Once again|Increasingly|On balance|Ever since|For years|Until further notice|Only|Just")
-
-TASTES_ANEW = split(
-    "I changed my mind: {}|these days {}|I used to think otherwise, but {}|not {old} any more: {}|forget {old}, {}|lately I noticed that {}|{}, no longer {old}|"
-    "it took me years, but {}|{} after all|I have gone off {old}; {}|my taste has changed: {}|since last week {}|{}|{}|{}|now {}|{} nowadays|goodbye {old}, {}|"
-    "{}, and {old} is history|I gave up {old}, {}|{}, I am done with {old}|{}; so much for {old}|enough of {old}, {}|{}, which has replaced {old}|{} (it was {old})|"
-    "{old} was yesterday, {}|it used to be {old}, today {}|I have had my fill of {old}: {}|{}, rather than {old}|{}. I got over {old}|{}, {old} bores me now|"
-    "first it was {old}, but {}|I said {old} once, that is over, {}|{}; {old} had its time|{}, I quit {old}|strike {old}: {}|{}; I left {old} behind")
-
-# the change is the sentence itself
-TASTES_TURNED = split(
-    "I have switched from {old} to {v} as my {n}|{v} has replaced {old} as my {n}|I traded {old} for {v}, my new {n}|as a {n}, {v} beats {old} now|my {n} is no longer {old} but {v}|"
-    "instead of {old} I now take {v} as a {n}|from {old} I moved on to {v}, a better {n}|the {n} used to be {old}, it is {v} these days|{old} is no longer my {n}, {v} is|"
-    "my {n} went from {old} to {v}|no more {old}: the {n} for me is {v}|I prefer {v} to {old} as a {n} nowadays|I swapped my {n}: {old} for {v}|about that {n}: not {old}, {v}|"
-    "my {n} is {v} now, {old} has had its day|with the {n} it is {v} from now on and {old} is gone|{v} it is, the {n} I like; {old} is no good|{old} or {v} as {n}? {v}, these days|"
-    "I would once have said {old}, but the {n} for me is {v}|once my {n} was {old}. Now {v}|"
-    "my {n} used to be {old}, these days it is {v}|as a {n}, {old} is out, {v} is in|{v} is in as my {n}, {old} is out of it|{v} has pushed {old} aside as my {n}|for a {n} I dropped {old} and picked up {v}|{v} these days; my {n} used to be {old}|it was {old} for the {n}, until {v} came along|until {v} came along, my {n} was {old}|formerly {old}, nowadays {v}: that is my {n}|nowadays {v}, formerly {old}: that is my {n}|I took {v} over {old} as {n} in the end|my {n}, {old} for so long, is {v}|the {n} title passes from {old} to {v}|{old} lost the {n} crown to {v}|{v} took the {n} crown from {old}|where I said {old} for the {n}, read {v}|read {v} where I said {old} for the {n}|I am over {old}, my {n} is now {v}|after {old}, it is {v} that I call my {n}")
-
-# ... or put together: what is over, and what has come
-TASTES_OVER = split(
-    "I have seen enough of {old}|I gave {old} up|{old} no longer counts|{old} can go|I let go of {old}|{old} has lost|I moved away from {old}|no {old} for me any more|{old} must step back|"
-    "I was wrong about {old}|away with {old}|{old} belongs to the past|I turned my back on {old}|I stopped with {old}|{old} I can do without|I parted with {old}|never mind {old}|"
-    "{old} had a good run|{old} is no longer for me|I have finished with {old}|so long, {old}|I don't care for {old} any longer|leave {old} aside|{old} was a phase|I outgrew {old}")
-TASTES_COME = split(
-    "{v} is the {n} I take|it is {v} for the {n}|the {n} is {v}|{v} has won as {n}|my {n} has turned into {v}|in came {v} as my {n}|{v} took over as {n}|I went over to {v} for the {n}|"
-    "these days {v} is what I want as a {n}|I have come round to {v} as {n}|as for the {n}, {v} it is|recently {v} has grown on me as a {n}|the {n} that counts is {v}|"
-    "{v} is my {n} from today|the {n} I reach for is {v}|a {n} now means {v}|{v} {z} me as a {n} of late|I {b} {v} as a {n} now|"
-    "nowadays {v} is the {n} I turn to|since May {v} is my {n}|meanwhile {v} leads as a {n}|currently {v} is the {n} I want|by now {v} tops the {n} list|today {v} is where I end up for a {n}|of late {v} is the {n} I ask for")
-TASTES_JOINED = split("{o}, {c}|{o}; {c}|{o} and {c}|{o}. {c}|{o} - {c}|{o}: {c}|{c}, {o}|{c}; {o}|{c} and {o}|{c}. {o}|{c} - {o}|{c}, since {o}|{c}, for {o}|{c} ({o})|{c} because {o}|{o}, so {c}|now that {o}, {c}", "|")
-
-TASTE_ASKS = split(
-    "what is my favourite {n}|which {n} is my favourite|which {n} would I pick|what {n} do I like best|which {n} do I love most|what {n} would I go for|"
-    "what is my go-to {n}|which {n} do I favour|my favourite {n}|what's my preferred {n}|what would I take as a {n}|which {n} is the best for me|"
-    "if I could have any {n}, which would it be|remind me which {n} I like most|what did I say about my favourite {n}|which {n} did I say I like best|"
-    "which {n} wins with me|what {n} could I not do without|which {n} is it for me|what would be my choice of {n}|do you recall the {n} that I like|what {n} did I mention as mine|"
-    "which {n} should one offer me|what {n} makes me happiest|my choice of {n}|of all, which {n} do I rate highest|say which {n} I would choose|what {n} is dearest to me|"
-    "~my favourite {n} is|~the {n} I like best is|what {n} am I most fond of|do you know which {n} I prefer|which {n} suits me best|name the {n} I love|"
-    "which {n} stands first with me|which {n} do I rate highest|which {n} comes first with me|what {n} do I rank above the others|which {n} heads my list|what is the {n} of my heart|which {n} is my first choice|what's my pick for a {n}|which {n} do I like more than the rest|what {n} do I swear by|what {n} do I stick to|which {n} should you bring me|my preferred {n}, what is it|what {n} would you hand me|which {n} wins my vote|what is my best-loved {n}|which {n} have I settled on|to which {n} am I attached|what {n} do I value most|which {n} is closest to my heart")
-
-TASTE_ASKS_OF = split(
-    "what is {p} favourite {n}|which {n} does {s} like best|what {n} would {s} pick|{p} favourite {n}|which {n} does {s} love most|what's {p} preferred {n}|"
-    "which {n} would {s} go for|what is the favourite {n} of {s}|~{p} favourite {n} is|what {n} is {s} most fond of|what is {p} go-to {n}|which {n} does {s} favour|"
-    "which {n} is {p} pick|what {n} has {s} picked|which {n} is the best for {s}|the {n} of {s}|which {n} should one offer {s}|what did {s} name as {n}|"
-    "what is {p} top {n}|which {n} does {s} rate highest|what is {p} number one {n}|which {n} comes first with {s}|what {n} does {s} rank above the others|which {n} heads {p} list|what is {p} first choice of {n}|what's {p} pick for a {n}|which {n} does {s} like more than the rest|what {n} does {s} swear by|what {n} does {s} stick to|which {n} should you bring {s}|{p} preferred {n}, what is it|which {n} wins {p} vote|what is {p} best-loved {n}|which {n} has {s} settled on|what {n} does {s} value most|which {n} is closest to the heart of {s}|~{p} top {n} is|of all, which {n} does {s} prefer")

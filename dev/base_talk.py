@@ -1,8 +1,8 @@
 """Tastes and everyday chat, in the lives of the synthetic base: told in the first person, asked of me or of the speaker."""
 from dev.base_clock import NOW
 from dev.base_threads import _cap, _fill, _finish_question, stranger
-from dev.base_forms import (CHANGES, CHAT_FORMS, CHAT_LINES, OPENERS, SMALL_TALK, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME,
-                            TASTES_JOINED, TASTES_OVER, TASTES_TURNED, WRAPS_AFTER, WRAPS_BEFORE)
+from dev.base_forms import CHANGES, CHAT_FORMS, CHAT_LINES, SMALL_TALK, WRAPS_AFTER, WRAPS_BEFORE
+from dev.base_tastes import OPENERS, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME, TASTES_JOINED, TASTES_OVER, TASTES_TURNED
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, adverb, name, past, tail, third, value, word
 from dev.base_words import FRAME_NOUNS, FRAME_VERBS
 
@@ -13,11 +13,11 @@ def _value(rng, pool):
 
 def _made_up(rng, noun):
     """A row as those of CHAT_LINES, about a noun."""
-    says, asks = rng.choice(CHAT_FORMS)
-    verb, other = (word(rng) if rng.random() < 0.2 else rng.choice(FRAME_VERBS)), rng.choice([n for n in FRAME_NOUNS if n != noun])
-    for mark, text in {"{n}": noun, "{w}": other, "{b}": verb, "{z}": third(verb), "{d}": past(verb)}.items():
+    says, asks, *pool = rng.choice(CHAT_FORMS)
+    verb, (other, third_noun) = (word(rng) if rng.random() < 0.2 else rng.choice(FRAME_VERBS)), rng.sample([n for n in FRAME_NOUNS if n != noun], 2)
+    for mark, text in {"{n}": noun, "{w}": other, "{m}": third_noun, "{b}": verb, "{z}": third(verb), "{d}": past(verb)}.items():
         says, asks = says.replace(mark, text), asks.replace(mark, text)
-    pool = "clock" if "starts" in says else rng.choice(("invented_place", "place")) if "over in" in says or "me to" in says else rng.choice(
+    pool = rng.choice({"clock": ("clock",), "place": ("invented_place", "place")}.get(*pool)) if pool else rng.choice(
         ("clock", "clock", "pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
     return pool, says, asks
 
@@ -129,4 +129,7 @@ class Talk:
 
     def _near(self, row, other):
         """Whether what was said of one might answer for the other."""
-        return row == other or not self.tastes and row[2] == other[2] or self.tastes and (row[1] == other[1] or row[0] in other[0] or other[0] in row[0])
+        if not self.tastes:
+            return row == other or row[2] == other[2]
+        alike = row[1] == other[1] and not row[1].startswith(("invented_", "clock"))   # a soft drink is a drink; a writer is no painter
+        return alike or row[0] in other[0] or other[0] in row[0]

@@ -19,6 +19,7 @@ REMARKS = split(
     "I never liked the {t}|the {t} was {a}, and so was the {w}|they talked of a {n} and of a {m} {w}|the {m} {w} stood {r} the {n}|{x} wanted to {b} the {t} once more|who would {b} a {t} like that, asked {x}|"
     "so much noise about one {n}|the {n} {r} the {w} was {d} by {x}|some {t} or other had been {d}|{x} laughed at the {a} {n}|what a {a} {n} this is, said {x}|my old {t} and your {w} were both {d}|"
     "the story is about a {t}, a {w} and {x}|every {n} was {d} that year|the {a} {m} was {d}, but the {n} was not|they {d} the {m} and left the {n} {r} the {w}|{x} has a {a} {t}|with the {t} in hand {x} {d} the {w}")
+THINGS = tuple(noun for noun in (*FRAME_NOUNS, *SLOTS) if " " not in noun)
 
 
 class Things:
@@ -28,7 +29,7 @@ class Things:
 
     def __init__(self, rng, names, statements=30):
         self.names, self.items, self.mentioned = names, [], []
-        self.nouns = rng.sample([n for n in (*FRAME_NOUNS, *SLOTS) if " " not in n], rng.choice((1, 2, 3, 6)))
+        self.nouns = rng.sample(THINGS, rng.choice((1, 2, 3, 6)))
         self.values = rng.choice(KINDS) if rng.random() < 0.6 else None
         self.remarks, self.anew, self.wrapped = rng.choice((0.1, 0.3, 0.5)), rng.choice((0.0, 0.0, 0.2, 0.4)), rng.choice((0.0, 0.2, 0.6))
 

@@ -182,12 +182,12 @@ class Timeline:
                 form = rng.choice(NOW).replace("{}", form)
             text = _fill(form, self.subject, noun).replace("is I ", "am I ").replace("does I ", "do I ").replace("has I ", "have I ")
             return Episode(_finish_question(rng, text), line.answers[j], line.index, "now", ("now", (self._key(j),), None))
-        if roll < 0.12 and ordered and line.i and js[0] in self.lines[line.i - 1].answers:
+        if roll < 0.15 and ordered and line.i and js[0] in self.lines[line.i - 1].answers:
             op, when, line = "before", rng.choice(BEFORE).format(line.bare), self.lines[line.i - 1]
-        elif roll < 0.65 and self.clock.kind == "sparse" and line.i + 1 < self.count and self.clock.numbers[line.i + 1] - number > 1:
+        elif roll < 0.68 and self.clock.kind == "sparse" and line.i + 1 < self.count and self.clock.numbers[line.i + 1] - number > 1:
             number = rng.randrange(number + 1, self.clock.numbers[line.i + 1])
             shape = rng.random()
-            forms = BEFORE_ANY if shape < 0.12 else GIVEN if shape < 0.24 else AS_OF if shape < 0.6 else (f"{self.clock.prep} {{}}",)
+            forms = BEFORE_ANY if shape < 0.12 else GIVEN if shape < 0.24 else AS_OF if shape < 0.45 else (f"{self.clock.prep} {{}}",)
             op, when = "asof", rng.choice(forms).format(self.clock.show(number))
         else:
             when = f"{self.clock.prep} {line.bare}"

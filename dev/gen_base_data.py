@@ -30,7 +30,7 @@ if not __package__:  # started as a script, not with -m
 from dev.base_changes import Updates  # noqa: E402
 from dev.base_frames import Frames  # noqa: E402
 from dev.base_talk import Talk  # noqa: E402
-from dev.base_things import Things  # noqa: E402
+from dev.base_things import THINGS, Things  # noqa: E402
 from dev.base_threads import Facts, Timeline  # noqa: E402
 from dev.base_values import UNKNOWN, Episode, Names  # noqa: E402
 from dev.gen_cairo_data import DRINKS, PLACES  # noqa: E402
@@ -38,6 +38,7 @@ from nanochat.common import atomic_write  # noqa: E402
 
 # whole words of the Cairo timeline that prose must not teach: its places and its drinks
 CAIRO = re.compile(r"(?<!\w)(?:" + "|".join(re.escape(w) for w in ("Cairo", *PLACES, *DRINKS)) + r")(?!\w)", re.IGNORECASE)
+WORD = re.compile(r"[A-Za-z]+")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 UNKNOWN_SHARE = 0.15  # of the questions of a life
 
@@ -45,18 +46,26 @@ UNKNOWN_SHARE = 0.15  # of the questions of a life
 class Prose:
     """Documents from a JSONL file ({"text": …} a line, .xz too), cut into pieces; pieces that name Cairo's places or drinks are dropped."""
 
-    def __init__(self, path, limit=20000):
+    def __init__(self, path, limit=20000, nouns=()):
         opener = lzma.open if path.endswith(".xz") else open
         with opener(path, "rt", encoding="utf-8") as f:
             self.documents = [text for text in (json.loads(line)["text"] for line in islice(f, limit)) if len(text) > 200]
         if not self.documents:
             raise ValueError(f"{path} has no document of more than 200 characters")
+        self.nouns, self.mentions = frozenset(nouns), {}   # noun -> (document, where), of the first few thousand documents that say it
+        for i, text in enumerate(self.documents[:5000] if nouns else ()):
+            for match in WORD.finditer(text):
+                if match[0].lower() in self.nouns:
+                    self.mentions.setdefault(match[0].lower(), []).append((i, match.start()))
 
-    def piece(self, rng):
-        """Some sentences of one document, about 20 to 120 words."""
+    def piece(self, rng, noun=None):
+        """Some sentences of one document, about 20 to 120 words; with a noun that documents say, around where one says it."""
         for _ in range(1000):
             text = rng.choice(self.documents)
             start = rng.randrange(max(1, len(text) - 400))
+            if noun in self.mentions:
+                i, at = rng.choice(self.mentions[noun])
+                text, start = self.documents[i], max(0, at - rng.randrange(40, 300))
             sentences = SENTENCE_END.split(text[start:start + 1500])[1:]
             target, words = rng.randint(20, 110), []
             for sentence in sentences:
@@ -94,7 +103,8 @@ def life(rng, episodes=None, question_share=None, prose=None, plain=False):
     threads, weights = _threads(rng, n, plain)
     warm = rng.randint(1, max(1, n // 6))
     ask = min(1.0, share * n / max(1, n - warm))  # what the warm-up leaves out is asked later
-    noise = rng.uniform(0.15, 0.25) if prose else 0.0
+    nouns = [noun for thread in threads if isinstance(thread, Things) for noun in thread.nouns]   # prose says them, too, in all their senses
+    noise = (rng.uniform(0.2, 0.4) if nouns else rng.uniform(0.15, 0.25)) if prose else 0.0
     out, said, askable, words, prose_words = [], [], [], 0, 0
     early = rng.random() < 0.3 and not plain  # asked before nearly anything was told
     for i in range(n):
@@ -109,7 +119,7 @@ def life(rng, episodes=None, question_share=None, prose=None, plain=False):
                 episode = thread.ask(rng, token)
         if episode is None:
             if prose_words < noise * words:
-                episode = Episode(prose.piece(rng))
+                episode = Episode(prose.piece(rng, rng.choice(nouns) if nouns and rng.random() < 0.7 else None))
                 prose_words += len(episode.text.split())
             else:
                 thread = rng.choices(threads, weights)[0]
@@ -137,13 +147,13 @@ def _threads(rng, n, plain):
     names, roll, threads = Names(), rng.random(), []
     if plain:
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3)) if roll < 0.7 else [rng.choice((Timeline, Facts)) for _ in range(rng.randint(1, 4))]
-    elif roll < 0.4:  # what an attribute is called, in every form of sentence, takes the most lives to learn
+    elif roll < 0.37:  # what an attribute is called, in every form of sentence, takes the most lives to learn
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
-    elif roll < 0.55:
+    elif roll < 0.51:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
-    elif roll < 0.7:
+    elif roll < 0.65:
         kinds = [Updates] * rng.choice((1, 1, 2))
-    elif roll < 0.85:
+    elif roll < 0.83:
         kinds = [Talk] * rng.choice((1, 1, 2))
     elif roll < 0.9:
         kinds = [Things] * rng.choice((1, 1, 2))
@@ -211,7 +221,7 @@ def main(argv=None):
         return 2
     begin, total, words, asked = time.perf_counter(), 0, 0, 0
     try:
-        prose = Prose(args.prose) if args.prose else None
+        prose = Prose(args.prose, nouns=THINGS) if args.prose else None
         os.makedirs(args.output_dir, exist_ok=True)
         for shard in range(args.shards):
             stream = lives(args.seed, shard * args.lives_per_shard, args.episodes, args.question_share, prose, args.prose_lives, shard < args.plain_shards)

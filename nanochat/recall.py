@@ -275,7 +275,8 @@ class RecallHead(nn.Module):
         copied = copied.flatten(2)
         longest = copied.masked_fill(entry == NEG, 0).amax(-1, keepdim=True)
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
-        g = torch.sigmoid((self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints)).squeeze(-1) + whole)
+        begins = (recent[..., -1:] < 0) | (recent[..., -1:] >= self.config.n_ordinary)             # whether a thing is known is decided where its answer begins
+        g = torch.sigmoid((self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints) * begins).squeeze(-1) + whole)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
 
     def matched(self, line, recent):

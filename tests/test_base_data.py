@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dev import base_forms, base_words, gen_base_data as base, gen_cairo_data as cairo
+from dev import base_forms, base_tastes, base_words, gen_base_data as base, gen_cairo_data as cairo
 from dev.base_changes import Updates
 from dev.base_frames import Frames
 from dev.base_talk import Talk
@@ -373,7 +373,17 @@ def test_talk_is_asked_of_its_speaker_and_the_last_word_counts():
             nothing = thread.unknown(rng, "")
             assert nothing is None or nothing.facts[1][0] not in last
     assert set(kinds) == {"preference", "chat"}
-    assert len(base_forms.CHAT_LINES) >= 40 and len(base_forms.TASTES) >= 40 and all(len(row) == 3 for row in base_forms.CHAT_LINES)
+    assert len(base_forms.CHAT_LINES) >= 40 and len(base_tastes.TASTES) >= 40 and all(len(row) == 3 for row in base_forms.CHAT_LINES)
+
+
+def test_prose_says_the_nouns_that_things_are_told_apart_by(tmp_path):
+    path, rng = tmp_path / "p.jsonl", random.Random(1)
+    dull = "Nobody knew why the mill had stopped, and the old people of the village did not care to say it. " * 20
+    path.write_text("".join(json.dumps({"text": dull + extra + dull}) + "\n" for extra in ("", "The Key to this is patience and a good deal of luck, said he. ", "")), encoding="utf-8")
+    prose = base.Prose(str(path), nouns=("key", "anchor"))
+    assert set(prose.mentions) == {"key"}
+    assert sum("Key" in prose.piece(rng, "key") for _ in range(100)) > 90
+    assert sum("Key" in prose.piece(rng, "anchor") for _ in range(100)) < 60
 
 
 def test_things_are_told_apart_by_what_stands_before_their_name():

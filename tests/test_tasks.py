@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from dev import base_changes, base_clock, base_forms, base_frames, base_talk, base_things, base_threads, base_values, base_words, gen_base_data
+from dev import base_changes, base_clock, base_forms, base_frames, base_talk, base_tastes, base_things, base_threads, base_values, base_words, gen_base_data
 from nanochat import task_data, tasks, tasks_public, trials
 from nanochat.checkpoint_manager import checkpoint_dir, save_checkpoint
 from nanochat.common import UserError, run_main
@@ -163,7 +163,7 @@ def test_unknown_asks_for_what_was_never_said():
 
 def test_nothing_is_shared_with_the_training_base():
     """Zero-shot: no value, name or sentence form of the tasks is one of the base."""
-    source = "\n".join(inspect.getsource(m) for m in (base_words, base_forms, base_values, base_threads, base_changes, base_clock, base_frames, base_talk, base_things))
+    source = "\n".join(inspect.getsource(m) for m in (base_words, base_forms, base_values, base_threads, base_changes, base_clock, base_frames, base_talk, base_tastes, base_things))
     words = set(re.findall(r"[a-z]+", source.lower()))
     values = [*task_data.WORDS, *task_data.ADJECTIVES, *task_data.CITIES, *task_data.PEOPLE, *(v for vs in task_data.TASTES.values() for v in vs.split())]
     assert [v for v in values if v.lower() in words] == []
