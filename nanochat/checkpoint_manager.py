@@ -239,12 +239,19 @@ def save_checkpoint(
     return _write_manifest(_manifest_path(directory, step), step, entries, meta, run_record())
 
 
-def export_model(path: str | os.PathLike, directory: str | os.PathLike, dtype: torch.dtype | None = None) -> dict:
+def export_model(
+    path: str | os.PathLike, directory: str | os.PathLike, dtype: torch.dtype | None = None, reading: dict | None = None
+) -> dict:
     """
     Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
-    manifest. `dtype` converts floating-point weights (bf16 halves the file). Raises UserError as `load_model_file`.
+    manifest. `dtype` converts floating-point weights (bf16 halves the file); `reading`, fields of its configuration that
+    are other than in training. Raises UserError as `load_model_file`, and for a field that the model does not have.
     """
     source, directory = load_model_file(path), Path(directory)
+    config = source["meta"]["config"]["config"] if reading else {}
+    if unknown := set(reading or ()) - set(config):
+        raise UserError(f"{path}: this model has no {', '.join(sorted(unknown))}", code=2)
+    config.update(reading or {})
     weights = {
         name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
         for name, tensor in source["model"].items()

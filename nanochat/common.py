@@ -11,6 +11,7 @@ import argparse
 import datetime
 import functools
 import hashlib
+import json
 import os
 import platform
 import random
@@ -110,6 +111,21 @@ def flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *names: str,
             twins = [dashed, "--" + dashed[2:].replace("-", "_")]
         spellings += twins
     return parser.add_argument(*dict.fromkeys(spellings), **kwargs)
+
+
+
+def settings(pairs: list[str]) -> dict:
+    """FIELD=VALUE strings of a `--set` -> dict, values as JSON where they are. UserError (code 2) without "="."""
+    out = {}
+    for pair in pairs:
+        name, eq, value = pair.partition("=")
+        if not eq:
+            raise UserError(f"--set takes FIELD=VALUE, not '{pair}'", code=2)
+        try:
+            out[name] = json.loads(value)
+        except json.JSONDecodeError:
+            out[name] = value
+    return out
 
 
 # -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import time
 from typing import NamedTuple
 
 from nanochat import scaling
-from nanochat.common import Help, UserError, choose_device, choose_dtype, flag, run_main, run_record, seed_everything
+from nanochat.common import Help, UserError, choose_device, choose_dtype, flag, run_main, run_record, seed_everything, settings
 
 
 def auto(kind):
@@ -82,25 +82,11 @@ def build_parser():
     return parser
 
 
-def model_overrides(pairs):
-    """FIELD=VALUE strings -> dict, values as JSON where they are."""
-    out = {}
-    for pair in pairs:
-        name, eq, value = pair.partition("=")
-        if not eq:
-            raise UserError(f"--set takes FIELD=VALUE, not '{pair}'", code=2)
-        try:
-            out[name] = json.loads(value)
-        except json.JSONDecodeError:
-            out[name] = value
-    return out
-
-
 def build_model(args, tokenizer, device, dtype):
     import torch
 
     from nanochat.gpt import GPT, THENGPT, config_from_depth
-    overrides = {"vocab_size": tokenizer.vocab_size, **model_overrides(args.set)}
+    overrides = {"vocab_size": tokenizer.vocab_size, **settings(args.set)}
     if args.model_class == "THENGPT":
         overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "end_id": tokenizer.end_id, "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id,
                      "pad_id": tokenizer.pad_id, "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}

@@ -4,7 +4,9 @@ Ship a checkpoint: its weights in bf16 and how they were made, as model.pt and m
 import argparse
 import sys
 
-from nanochat.common import Help, flag, run_main
+from nanochat.common import Help, UserError, flag, run_main, settings
+
+READING = ("read_topk", "recall_topk", "recall_candidates", "route_span")   # fields of a configuration that need not be as they were in training
 
 
 def main(argv=None):
@@ -12,11 +14,16 @@ def main(argv=None):
                                      formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", required=True, help="a checkpoint, or a directory of them: then the last")
     flag(parser, "--output-path", required=True, help="the directory")
+    flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: recall_topk=64")
     args = parser.parse_args(argv)
+    reading = settings(args.set)
+    for name, value in reading.items():
+        if name not in READING or type(value) is not int or value < 1:
+            raise UserError(f"--set {name}={value}: {', '.join(READING)} can be set, to a positive whole number; all else was trained", code=2)
     import torch
 
     from nanochat.checkpoint_manager import export_model
-    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16)
+    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0
 

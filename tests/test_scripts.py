@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from nanochat import engine
-from nanochat.checkpoint_manager import checkpoint_dir, save_checkpoint
+from nanochat.checkpoint_manager import checkpoint_dir, load_model_file, save_checkpoint
 from nanochat.common import repo_root, run_main
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.text import printable
 from nanochat.tokenizer import Tokenizer
-from scripts import ingest, query, test_chat
+from scripts import export_model, ingest, query, test_chat
 
 TIMELINE = [f"t={t}: The user was in {place}, felt {mood}, and preferred {drink}." for t, place, mood, drink in
             ((1, "Lisbon", "glad", "ginger ale"), (2, "Oslo", "sleepy", "oat milk"), (3, "Quito", "proud", "coffee"))]
@@ -329,6 +329,18 @@ def test_chat_says_what_runs_and_where_the_answer_came_from(call):
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith(("told", "asked", "answer", "from"))] == ["told"] * 3 + ["asked", "answer", "from"]
     code, out, err = call(test_chat, "--model-path", "none")
     assert code == 1 and out == "" and one_line(err, "none: no such model file")
+
+
+def test_export_may_change_how_the_memory_is_read_and_nothing_else(call, here):
+    done = lambda *argv, model=MODEL: call(export_model, "--model-path", model, "--output-path", "out", *argv)
+    for wrong in ("recall_dim=8", "recall_topk=0", "recall_topk=many", "recall_topk"):
+        code, out, err = done("--set", wrong)
+        assert code == 2 and out == "" and one_line(err, "--set") and not (here / "out").exists()
+    code, out, err = done("--set", "recall_topk=8", model="base_checkpoints/gpt")
+    assert code == 2 and one_line(err, "has no recall_topk") and not (here / "out").exists()
+    assert done("--set", "recall_topk=8", "--set", "recall_candidates=5")[0] == 0
+    config, before = (load_model_file(path)["meta"]["config"]["config"] for path in ("out", MODEL))
+    assert config == {**before, "recall_topk": 8, "recall_candidates": 5} and before["recall_topk"] == 4
 
 
 @pytest.mark.parametrize("script, most", [("query", 32), ("ingest", 32), ("memory", 32), ("export_model", 32), ("tok_train", 32), ("serve", 32), ("base_train", 50)])
