@@ -50,11 +50,11 @@ class WordCodes(nn.Module):
         for buffer, table in zip((self.kind, self.hash, self.length, self.number), tables):
             buffer.copy_(torch.as_tensor(table))
 
-    def forward(self, ids, begins, carry):
+    def forward(self, ids, begins, carry, numbers=True):
         """
         ids (B, T) int64; begins (B, T) bool, true where an episode begins: no word reaches over it.
         carry (B, 5) int64: hash, reversed digits, letters, bytes of the word that was open after the last token before ids, and the token's kind.
-        Returns, of the word completed by each token's arrival, the hash (B, T) int64, 0 = none, and the number (B, T) int64, -1 = none; and the carry.
+        Returns, of the word completed by each token's arrival, the hash (B, T) int64, 0 = none, and the number (B, T) int64, -1 = none; and the carry. numbers=False: the hash alone.
         """
         kind = self.kind[ids].long()
         previous = torch.cat([carry[:, 4:], kind[:, :-1]], dim=1).masked_fill(begins, 0)
@@ -68,13 +68,18 @@ class WordCodes(nn.Module):
         powers = torch.ones(2, MAX_WORD, dtype=torch.int64, device=ids.device)
         powers[0, 1:], powers[1, 1:] = WORD_HASH_PRIME, 10
         powers = powers.cumprod(1)                                           # modulo 2^64; the digits of a number are summed lowest first, as the bytes of a word
-        part = torch.stack([self.hash[ids] * powers[0, at], self.number[ids] * powers[1, at], kind != DIGITS, length], dim=-1) * word[..., None]
-        total = part.cumsum(1) + carry[:, None, :4]
+        part = [self.hash[ids] * powers[0, at]] + ([self.number[ids] * powers[1, at], kind != DIGITS, length] if numbers else [])
+        part = torch.stack(part, dim=-1) * word[..., None]
+        n = part.shape[-1]
+        total = part.cumsum(1) + carry[:, None, :n]
         last = torch.where(start, torch.arange(ids.shape[1], device=ids.device), -1).cummax(1).values[..., None]
-        partial = total - (total - part).gather(1, last.clamp(min=0).expand(-1, -1, 4)).masked_fill(last < 0, 0)
-        ended = torch.cat([carry[:, None, :4], partial[:, :-1]], dim=1)
+        partial = total - (total - part).gather(1, last.clamp(min=0).expand(-1, -1, n)).masked_fill(last < 0, 0)
+        ended = torch.cat([carry[:, None, :n], partial[:, :-1]], dim=1)
         done = (start | ~word) & (previous > 0)
-        hashes, digits, letters, size = ended.masked_fill(~done[..., None], 0).unbind(-1)
+        ended = ended.masked_fill(~done[..., None], 0)
+        if not numbers:
+            return ended[..., 0]
+        hashes, digits, letters, size = ended.unbind(-1)
         number = torch.zeros_like(digits)
         for i in range(MAX_DIGITS):
             number = torch.where(i < size, number * 10 + digits % 10, number)

@@ -74,7 +74,7 @@ def said_before(line, place, episode, names):
     complete = torch.where(place < GRAMS, torch.arange(place.shape[-1], device=place.device), place.shape[-1])
     end = F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=place.shape[-1])       # where the word that a token is of is complete
     word = F.pad(place, (0, 1), value=GRAMS).gather(-1, end)
-    word = torch.where(word < GRAMS, word, GRAMS + 1 + line)
+    word = torch.where(word < GRAMS, word, GRAMS + 1 + line).int()
     same = (word[..., CONTEXT:, None, None] == word[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
     older = (episode[..., None] > episode[..., None, :]) * names[..., None, :]
     return (same * older[:, :, :, None]).amax(-1)
@@ -181,7 +181,7 @@ class RecallHead(nn.Module):
         follows = (gather_traces(traces.episode, last) == gather_traces(traces.episode, index)) & (gather_traces(traces.position, last) + 1 == gather_traces(traces.position, index))
         past = torch.where(follows[..., None], gather_traces(traces.ids, last).long()[..., :-CONTEXT], -1)
         whole = torch.cat([past, line], dim=-1).flatten(0, 2)
-        words = self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 5))[0]
+        words = self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 5), numbers=False)
         return line, (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS)[:, -line.shape[-1]:].view(line.shape)
 
     @staticmethod
