@@ -1,8 +1,10 @@
-"""The joint softmax of a read layer over window, memory and sink: no gradient is lost, towards what is read nor towards how much of it is."""
+"""Layers: the joint softmax of a read layer over window, memory and sink loses no gradient, towards what is read nor towards how much of it is; the norm, written out, is RMSNorm."""
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nanochat.gpt import THENGPT, THENConfig
+from nanochat.layers import norm
 from nanochat.state import Traces
 
 
@@ -29,3 +31,18 @@ def test_gradients_of_the_joint_softmax(topk, n_kv_head):
     inputs = new(1, 16, 8), new(1, 3, 4), new(2, 4), new(1, 16, n_kv_head, 4), new(1, 16, n_kv_head, 4)
     local["mask"] = torch.ones_like(local["mask"])   # the carried window is seen as well
     assert torch.autograd.gradcheck(layer, inputs, eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+def test_norm_is_rms_norm_and_knows_zeros(dtype, tolerance):
+    x = torch.randn(5, 3, 64, dtype=dtype)
+    x[0] *= 1e-3
+    x[1] = 0
+    grads, outs, weight = [], [], torch.randn(5, 3, 64, dtype=dtype)
+    for f in (norm, lambda x: F.rms_norm(x, (64,), eps=torch.finfo(torch.float32).eps)):
+        at = x.clone().requires_grad_()
+        outs.append(f(at))
+        (outs[-1] * weight).sum().backward()
+        grads.append(at.grad)
+    torch.testing.assert_close(outs[0], outs[1], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(grads[0], grads[1], rtol=4 * tolerance, atol=4 * tolerance * float(grads[1].abs().max()))
