@@ -144,7 +144,7 @@ class RecallHead(nn.Module):
         recalled = config.n_embd + config.recall_dim + hints
         self.feedback = nn.Linear(recalled, config.n_embd, bias=False)
         self.gate = nn.Sequential(nn.Linear(config.n_embd + recalled, GATE), nn.ReLU(), nn.Linear(GATE, 1))
-        self.known = nn.Sequential(nn.Linear(hints, KNOWN), nn.ReLU(), nn.Linear(KNOWN, 1))   # the hints by themselves: among hidden states they drown
+        self.known = nn.Sequential(nn.Linear(hints, KNOWN), nn.ReLU(), nn.Linear(KNOWN, 2))   # the hints by themselves, where an answer begins and where it goes on: among hidden states they drown
 
     @torch.no_grad()
     def init_weights(self, tables=None):
@@ -275,8 +275,9 @@ class RecallHead(nn.Module):
         copied = copied.flatten(2)
         longest = copied.masked_fill(entry == NEG, 0).amax(-1, keepdim=True)
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
-        begins = (recent[..., -1:] < 0) | (recent[..., -1:] >= self.config.n_ordinary)             # whether a thing is known is decided where its answer begins
-        g = torch.sigmoid((self.gate(torch.cat([x, recalled], dim=-1)) + self.known(hints) * begins).squeeze(-1) + whole)
+        begins = (recent[..., -1] < 0) | (recent[..., -1] >= self.config.n_ordinary)     # whether a thing is known at all is decided there
+        known = torch.where(begins, *self.known(hints).unbind(-1))
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
 
     def matched(self, line, recent):
