@@ -190,6 +190,22 @@ def test_within_a_word_the_gate_leans_to_going_on(monkeypatch):
     assert share.max() > 0.01 and torch.allclose(logits[3.0] - logits[0.0], 3 * share, atol=1e-6)
 
 
+def test_what_is_known_counts_apart_where_an_answer_begins_and_where_it_goes_on():
+    """... a special token is the last: the begin of the stream, of an episode, of an answer."""
+    model, ids, logits = build("swa"), streams(1, 12 * CHUNK, seed=3), {}
+    positions = torch.arange(6 * CHUNK, ids.shape[1])
+    begins = ids[0, positions] >= model.config.n_ordinary
+    for moved in (None, 0, 1):
+        with torch.no_grad():
+            if moved is not None:
+                model.recall.known[2].bias[moved] += 1
+            x, context, _ = model.segment(ids, model.empty_state(1))
+            logits[moved] = model.answer(x, positions[None], context)[1]["g"].logit()[0]
+    assert 0 < begins.sum() < len(begins)
+    assert torch.allclose(logits[0] - logits[None], begins.double(), atol=1e-6)
+    assert torch.allclose(logits[1] - logits[0], 1 - begins.double(), atol=1e-6)
+
+
 def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
     episode, alive = torch.tensor([[[2, 1, 1, 3]]]), torch.ones(1, 1, 4)
     place = torch.full((1, 1, 4, 19), GRAMS)
