@@ -275,17 +275,21 @@ class RecallHead(nn.Module):
         copied = copied.flatten(2)
         longest = copied.masked_fill(entry == NEG, 0).amax(-1, keepdim=True)
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
-        begins = (recent[..., -1] < 0) | (recent[..., -1] >= self.config.n_ordinary)     # whether a thing is known at all is decided there
+        begins = ~self.ordinary(recent[..., -1])     # whether a thing is known at all is decided there
         known = torch.where(begins, *self.known(hints).unbind(-1))
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
+
+    def ordinary(self, ids):
+        """Which tokens are text: neither special nor, -1, none at all."""
+        return (ids >= 0) & (ids < self.config.n_ordinary)
 
     def matched(self, line, recent):
         """
         How many tokens before each entry equal the last tokens of the stream, (B, M, K, 16) int64, 0 to HISTORY; those that a record does not know
         count as equal, once all that it knows are. line (B, M, K, 19), see read; recent (B, M, HISTORY). A special token equals nothing: a copy begins after it.
         """
-        ordinary = (recent >= 0) & (recent < self.config.n_ordinary)
+        ordinary = self.ordinary(recent)
         same = torch.ones_like(line[..., CONTEXT:], dtype=torch.bool)
         count = torch.zeros_like(line[..., CONTEXT:])
         for m in range(HISTORY):   # the token m + 1 before each entry: of the first m - 2 entries it is not known
@@ -300,7 +304,7 @@ class RecallHead(nn.Module):
         token, (B, M, K, 16) bool all. line and recent as of matched, copied what it returns. What begins after a special token begins with a word, not within one, and so does what is
         gone on with: after "6" it is the second 6 of "6661", not the third.
         """
-        ids, ordinary = line[..., CONTEXT:], (recent >= 0) & (recent < self.config.n_ordinary)
+        ids, ordinary = line[..., CONTEXT:], self.ordinary(recent)
         said = ordinary.flip(-1).long().cumprod(-1).sum(-1)[..., None, None]                             # (B, M, 1, 1)
         kind = self.address.codes.kind[line.clamp(min=0)] * (line >= 0)
         within = F.pad((kind[..., 1:] > 1) & (kind[..., :-1] > 0), (1, 0))                               # (B, M, K, 19)

@@ -52,8 +52,8 @@ def test_word_codes_are_the_hashes_of_the_words_however_the_stream_is_cut():
             hashes, number, carry = codes(piece, torch.zeros_like(piece, dtype=torch.bool), carry)
             found += [(h, n) for h, n in zip(hashes[0].tolist(), number[0].tolist()) if h]
         assert found == list(zip(expected, numbers)), cuts
-    whole, nowhere = ids, torch.zeros_like(ids, dtype=torch.bool)
-    assert torch.equal(codes(whole, nowhere, torch.zeros(1, 5, dtype=torch.int64), numbers=False), codes(whole, nowhere, torch.zeros(1, 5, dtype=torch.int64))[0])
+    whole = ids, torch.zeros_like(ids, dtype=torch.bool), torch.zeros(1, 5, dtype=torch.int64)
+    assert torch.equal(codes(*whole, numbers=False), codes(*whole)[0])
     one, two = codes.code(torch.tensor([word_hash("1234"), word_hash("1235")]), torch.float64)
     assert abs(float(one @ one) - 1) < 1e-12 and abs(float(one @ two)) < 0.6
 
