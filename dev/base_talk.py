@@ -4,7 +4,7 @@ from dev.base_threads import _cap, _fill, _finish_question, stranger
 from dev.base_forms import CHANGES, CHAT_FORMS, CHAT_LINES, SMALL_TALK, WRAPS_AFTER, WRAPS_BEFORE
 from dev.base_tastes import OPENERS, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME, TASTES_JOINED, TASTES_OVER, TASTES_TURNED
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, adverb, name, past, tail, third, value, word
-from dev.base_words import FRAME_NOUNS, FRAME_VERBS
+from dev.base_words import FRAME_NOUNS, FRAME_VERBS, NOUNS
 
 
 def _value(rng, pool):
@@ -20,6 +20,18 @@ def _made_up(rng, noun):
     pool = rng.choice({"clock": ("clock",), "place": ("invented_place", "place")}.get(*pool)) if pool else rng.choice(
         ("clock", "clock", "pin", "number", "small", "invented_word", "invented_name", "first", "code", "secret", "price", "date", "phone", "colour", "food", "identifier"))
     return pool, says, asks
+
+
+def _category(rng, nouns):
+    """A row as those of TASTES, of one or two of some nouns: what one may like is more than any list knows, and both words of "curtain pattern" count."""
+    noun = " ".join(rng.sample(nouns, rng.choice((1, 2, 2))))
+    return noun, rng.choice(("invented_word", "invented_word", "invented_name", "invented_title", "invented_place"))
+
+
+def _part_of(row, other):
+    """Whether the name of a category is part of another's: a soft drink is a drink."""
+    a, b = set(row[0].split()), set(other[0].split())
+    return a <= b or b <= a
 
 
 def _ask(rng, form, subject="", noun=""):
@@ -40,6 +52,13 @@ class Talk:
         self.rows = rng.sample(TASTES, min(len(TASTES), max(3, statements))) if self.tastes else rng.sample(CHAT_LINES, rng.randint(4, len(CHAT_LINES)))
         if not self.tastes and rng.random() < 0.7:
             self.rows = rng.sample(self.rows, rng.randint(0, len(self.rows))) + [_made_up(rng, noun) for noun in rng.sample(FRAME_NOUNS, rng.randint(4, 30))]
+        self.nouns = rng.sample(NOUNS, rng.choice((4, 8, 16)))
+        if self.tastes and rng.random() < 0.5:
+            several, self.rows = len(self.rows), self.rows[:len(self.rows) // 3]
+            for _ in range(several):
+                made = _category(rng, self.nouns)
+                if not any(_part_of(made, row) for row in (*TASTES, *self.rows)):
+                    self.rows.append(made)
         self.told, self.anew = {}, rng.choice((0.1, 0.4, 0.6))
         self.noise = 0.0 if alone else rng.choice((0.0, 0.15, 0.4))
         self.wrapped = rng.choice((0.0, 0.1, 0.3))
@@ -117,7 +136,7 @@ class Talk:
     def unknown(self, rng, told):
         """A topic on which a speaker has said nothing, or a speaker who has said nothing at all."""
         who, r = rng.choice(self.speakers), rng.randrange(len(self.rows))
-        fresh = [row for row in TASTES if row not in self.rows] if self.tastes and rng.random() < 0.5 else []
+        fresh = [row for row in (*TASTES, *(_category(rng, self.nouns) for _ in TASTES)) if row not in self.rows] if self.tastes and rng.random() < 0.6 else []
         if fresh:
             self.rows.append(rng.choice(fresh))
             r = len(self.rows) - 1
@@ -132,4 +151,4 @@ class Talk:
         if not self.tastes:
             return row == other or row[2] == other[2]
         alike = row[1] == other[1] and not row[1].startswith(("invented_", "clock"))   # a soft drink is a drink; a writer is no painter
-        return alike or row[0] in other[0] or other[0] in row[0]
+        return alike or _part_of(row, other)

@@ -2,7 +2,7 @@
 from dev.base_threads import ORDERS, _cap, _finish_question
 from dev.base_forms import CHANGES, WRAPS_AFTER, WRAPS_BEFORE
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, name, past, tail, word
-from dev.base_words import ADJECTIVES, FRAME_NOUNS, FRAME_VERBS, PREPOSITIONS, SLOTS, split
+from dev.base_words import ADJECTIVES, FRAME_NOUNS, FRAME_VERBS, NOUNS, PREPOSITIONS, SLOTS, split
 
 KINDS = ("number", "long number", "phrase", "phrase", "phrase", "secret", "code", "identifier", "term", "name", "clock", "mail", "price", "date")
 
@@ -35,7 +35,11 @@ class Things:
 
     def _modifier(self, rng):
         roll = rng.random()
-        return rng.choice(ADJECTIVES) if roll < 0.35 else rng.choice([n for n in FRAME_NOUNS if n not in self.nouns]) if roll < 0.8 else word(rng)
+        if roll < 0.25:
+            return rng.choice(ADJECTIVES)
+        if roll < 0.8:   # any word may be one: a pass key, a carry bag
+            return rng.choice([w for w in (NOUNS if roll < 0.65 else FRAME_VERBS) if w not in self.nouns])
+        return word(rng)
 
     def _remark(self, rng):
         """Something about a thing of which nothing is told."""

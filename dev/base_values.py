@@ -2,7 +2,7 @@
 import re
 from typing import NamedTuple
 
-from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES,
+from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, NOUNS, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES,
                             TAIL_WORDS, split)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES, TEMPLATES
 
@@ -349,7 +349,7 @@ def identifier(rng):
 
 def _phrase(rng):
     """Two to five words that have nothing to do with one another, some of them joined by a hyphen."""
-    one = lambda: rng.choice((rng.choice(OBJECTS).split()[0], rng.choice(ADJECTIVES), rng.choice(FRAME_NOUNS), rng.choice(FRAME_NOUNS), rng.choice(PETS)))
+    one = lambda: rng.choice((rng.choice(OBJECTS).split()[0], rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(NOUNS), rng.choice(NOUNS)))
     return " ".join(word(rng) if (roll := rng.random()) < 0.1 else f"{one()}-{one()}" if roll < 0.25 else one() for _ in range(rng.choice((2, 2, 3, 3, 3, 4, 5))))
 
 

@@ -188,6 +188,21 @@ FRAME_NOUNS = split(
     "route|saddle|sample|scale|schedule|scheme|score|seal|section|sentence|shadow|shelter|signal|sketch|sponsor|stable|stamp|statue|stitch|subject|suffix|"
     "summit|surface|symbol|target|tariff|tenant|ticket|timber|token|trail|treaty|tribute|tunnel|twin|uniform|valve|vessel|voucher|wagon|weapon|wheel|window|yield")
 
+# nouns of all kinds: what things are told apart by, what phrases and made-up categories are put together from
+NOUNS = FRAME_NOUNS + split(
+    "attic|acorn|alley|almond|amulet|antler|arrow|artist|ash|atlas|author|axle|bakery|bamboo|basin|beetle|bishop|bonnet|border|bracelet|bridle|brook|"
+    "buckle|butter|cabin|camel|canal|carrot|castle|cattle|cavern|cedar|chalk|cherry|chorus|cinder|clover|cobbler|comet|compass|copper|coral|cottage|cradle|"
+    "cricket|crystal|dagger|dancer|desert|diamond|doctor|dragon|driver|eagle|easel|edge|elbow|elephant|emblem|ember|empire|end|entrance|essay|evening|eye|"
+    "farmer|feather|fiddle|finger|forest|forge|fossil|garlic|ghost|giant|ginger|goblet|grain|gravel|guitar|hammer|harbour|hazel|hedge|herald|honey|house|"
+    "hunter|igloo|incense|infant|ink|inlet|insect|iris|island|isotope|ivy|jacket|jewel|joke|judge|jungle|kernel|kettle|kingdom|kitchen|knight|knot|ladle|"
+    "lantern|laurel|leather|lemon|library|lily|linen|lion|lizard|locket|lumber|magnet|maiden|marble|market|meal|melon|merchant|mill|mirror|monk|mountain|"
+    "mouse|museum|music|mustard|napkin|needle|nest|night|notebook|nut|oar|ocean|offer|onion|opera|orange|orchid|organ|outfit|outpost|oven|owl|oyster|"
+    "paddle|palace|panther|paper|parade|parrot|pass|pasture|peach|pebble|pencil|pepper|piano|pigeon|pillow|planet|plaster|plum|poet|pond|potato|powder|"
+    "prairie|prince|quarry|quill|rabbit|raven|reef|river|root|rope|rose|sailor|salmon|sandal|satin|school|shepherd|shoe|shop|singer|sister|snow|soldier|"
+    "spider|spring|spruce|stone|storm|straw|street|sugar|summer|tablet|teacher|temple|tent|thimble|thistle|thunder|tiger|tomato|tooth|top|torch|tower|toy|"
+    "tractor|treasure|trumpet|tulip|turtle|uncle|urn|usher|valley|vapour|velvet|village|violet|visitor|walnut|weather|whale|whistle|willow|winter|wizard|"
+    "wolf|wood|yarn|zebra")
+
 PREPOSITIONS = split("under|behind|near|inside|beside|above|below|opposite|across from|at the foot of|on top of|within|beyond|next to|in front of")
 
 # what stands for the marks in the tails of base_forms.py
