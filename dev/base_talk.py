@@ -56,13 +56,18 @@ class Talk:
         if self.tastes and rng.random() < 0.5:
             several, self.rows = len(self.rows), self.rows[:len(self.rows) // 3]
             for _ in range(several):
-                made = _category(rng, self.nouns)
-                if not any(_part_of(made, row) for row in (*TASTES, *self.rows)):
-                    self.rows.append(made)
+                self._make_up(rng)
         self.told, self.anew = {}, rng.choice((0.1, 0.4, 0.6))
         self.noise = 0.0 if alone else rng.choice((0.0, 0.15, 0.4))
         self.wrapped = rng.choice((0.0, 0.1, 0.3))
         self.reported = 0.0 if alone or not self.tastes else rng.choice((0.0, 0.5, 1.0, 1.0))  # share that is told of the speakers, not by them
+
+    def _make_up(self, rng):
+        """Adds a category of its own, unless its name is part of another's, or another's of it. Whether it did."""
+        row = _category(rng, self.nouns)
+        fits = not any(_part_of(row, other) for other in (*TASTES, *self.rows))
+        self.rows += [row] * fits
+        return fits
 
     def tell(self, rng, index):
         """A remark; noise comes with None instead of a token."""
@@ -136,9 +141,11 @@ class Talk:
     def unknown(self, rng, told):
         """A topic on which a speaker has said nothing, or a speaker who has said nothing at all."""
         who, r = rng.choice(self.speakers), rng.randrange(len(self.rows))
-        fresh = [row for row in (*TASTES, *(_category(rng, self.nouns) for _ in TASTES)) if row not in self.rows] if self.tastes and rng.random() < 0.6 else []
-        if fresh:
+        roll, fresh = rng.random() if self.tastes else 1, [row for row in TASTES if row not in self.rows]
+        if roll < 0.3 and fresh:
             self.rows.append(rng.choice(fresh))
+            r = len(self.rows) - 1
+        elif roll < 0.6 and self._make_up(rng):
             r = len(self.rows) - 1
         if who != "I" and rng.random() < 0.35:
             who = stranger(rng, self.names, "speaker", self.speakers, told)

@@ -53,6 +53,7 @@ TAILS = split(
     "and nothing else|and that is that|and so on|and more|or so|by far|by the way|since {t}|since {t}|until {t}|from {t} on|{r} the {w}|{r} the {w}|for {o}|for {x}|to {o}|with {x}|"
     "like {x}|than {x}|, as {x} knows|, not that it matters|if I remember well|if that helps|when {o} asked|because {x} insisted|while the {w} lasts|among others|"
     "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)|"
+    ": that much is sure|: {x} knows|: {a}|; {a}|; {x} says|"
     "{c}|{c}|{c}|{c}|, {c}|, {c}|, {c}|{c} {a}|{c} :)|({c})|- {c}")
 # what the words of odd() begin with
 ODD_STARTS = "ib ig ik il io ir iv ix iz ub ud uf ug uk ul um ur ut uth uv uz ec er es et ird ilk ulm urb x q".split()
@@ -195,7 +196,7 @@ def tail(rng, v, share):
     verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
     out = out.replace("{z}", third(verb)).replace("{r}", rng.choice(PREPOSITIONS))
     out = out.replace("{w}", word(rng) if rng.random() < 0.3 else rng.choice(FRAME_NOUNS)).replace("{x}", name(rng))
-    return out if out[0] in ",.!:" else " " + out
+    return out if out[0] in ",.!:;" else " " + out
 
 
 def adverb(rng, text, share):

@@ -149,11 +149,11 @@ def _threads(rng, n, plain):
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3)) if roll < 0.7 else [rng.choice((Timeline, Facts)) for _ in range(rng.randint(1, 4))]
     elif roll < 0.34:  # what an attribute is called, in every form of sentence, takes the most lives to learn
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
-    elif roll < 0.46:
+    elif roll < 0.44:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
-    elif roll < 0.59:
+    elif roll < 0.6:
         kinds = [Updates] * rng.choice((1, 1, 2))
-    elif roll < 0.83:
+    elif roll < 0.84:
         kinds = [Talk] * rng.choice((1, 1, 2))
     elif roll < 0.91:
         kinds = [Things] * rng.choice((1, 1, 2))

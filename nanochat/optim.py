@@ -57,6 +57,12 @@ def gathered(part: Tensor, p: Tensor) -> Tensor:
     return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()).full_tensor()
 
 
+def whole_norm(t: Tensor) -> Tensor:
+    """The Frobenius norm of a matrix, 0-d; of a sharded one all ranks must call."""
+    norm = t.norm()
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
 def sharded_like(whole: Tensor, p: Tensor) -> Tensor:
     """This rank's part of a tensor that every rank holds whole, cut as the parameter `p` is. Nothing is sent."""
     if not isinstance(p, DTensor):
@@ -144,6 +150,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for (shape, device, _), params in stacks.items():
             grads = [local(p.grad) for p in params]
             buffers = [local(self._state_of(p, "muon")["momentum_buffer"]) for p in params]
+            # every step has the same say in the momentum: a gradient of ten times the usual norm would lead the next fifty updates
+            norms = [whole_norm(p.grad).clamp(min=1e-30) for p in params]
+            grads = [g / norm for g, norm in zip(grads, norms)]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
             # Nesterov: look ahead along the new momentum
             updates = torch._foreach_lerp(grads, buffers, group["momentum"])
