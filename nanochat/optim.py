@@ -81,8 +81,9 @@ class MuonAdamW(torch.optim.Optimizer):
     Only `kind`, `params` and `lr` are required. Each group also keeps `initial_lr`, its peak, which `scale_lr` scales.
     Weight decay is decoupled. Parameters without a gradient are skipped. Raises ValueError for a malformed group.
 
-    Gradients are not clipped: the size of a Muon update does not depend on that of the gradient, and one gradient alone moves a weight
-    by less than lr under AdamW: (1 - 0.8) / sqrt(1 - 0.95) = 0.9, however large it is.
+    Gradients are not clipped. Muon takes the direction of each gradient alone into the momentum (normalized momentum, Cutkosky and Mehta 2020, arXiv 2002.03305): the
+    recall head's gradients are heavy-tailed, and one of fifty times the usual norm would otherwise be the momentum for the next fifty updates, all of full
+    size. Under AdamW one gradient alone moves a weight by less than lr: (1 - 0.8) / sqrt(1 - 0.95) = 0.9, however large it is.
 
     Parameters may be sharded (FSDP2): AdamW and the momentum work on this rank's part; for Muon every rank gathers whole matrices,
     orthogonalizes them all, and keeps its part.
@@ -150,7 +151,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for (shape, device, _), params in stacks.items():
             grads = [local(p.grad) for p in params]
             buffers = [local(self._state_of(p, "muon")["momentum_buffer"]) for p in params]
-            # every step has the same say in the momentum: a gradient of ten times the usual norm would lead the next fifty updates
+            # every step has the same say in the momentum
             norms = [whole_norm(p.grad).clamp(min=1e-30) for p in params]
             grads = [g / norm for g, norm in zip(grads, norms)]
             torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])

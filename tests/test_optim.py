@@ -86,6 +86,21 @@ def test_muon_update_is_near_orthogonal_and_scaled(shape, scale):
     assert 0.5 < values.min() and values.max() < 1.5
 
 
+def test_no_single_gradient_leads_what_follows():
+    """Muon's updates are the same, however large the gradient of one of the steps is."""
+    ends = []
+    for size in (1.0, 1000.0, 0.001):
+        p = torch.nn.Parameter(torch.zeros(12, 20))
+        optimizer = MuonAdamW([{"kind": "muon", "params": [p], "lr": 0.02}])
+        for step in range(6):
+            fill_grads([p], step)
+            p.grad *= size if step == 2 else 1.0
+            optimizer.step()
+        ends.append(p.detach().clone())
+    torch.testing.assert_close(ends[1], ends[0], atol=2e-4, rtol=0)   # of 0.08: the iteration may run in bf16
+    torch.testing.assert_close(ends[2], ends[0], atol=2e-4, rtol=0)
+
+
 def test_converges_on_least_squares():
     X = torch.randn(256, 16)
     target = X @ torch.randn(16, 8) + 3.0
