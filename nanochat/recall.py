@@ -33,6 +33,7 @@ HINTS = 9           # numbers that the gate is told beside vectors, and what is 
 WORDS = 16          # words of a question at most that are looked for in what is read
 WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
+REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
 
@@ -215,7 +216,7 @@ class RecallHead(nn.Module):
         lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
         _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
         score = score - self.lack * lacking[:, :, 1]
-        ranked = score = score - replaced * stale(score, episode, margin)
+        ranked = score = score - REPLACED * replaced * stale(score, episode, margin)
         bonus = torch.zeros_like(score) if proof is None else 1e4 * (episode == proof[..., None]).to(score.dtype)
         best = top_k(score.detach() + bonus, self.config.recall_topk)
         back, select, address = and_next(*(t.gather(2, best) for t in (select, score)), traces, visible, bonus.gather(2, best))
