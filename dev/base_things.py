@@ -37,8 +37,8 @@ class Things:
         roll = rng.random()
         if roll < 0.25:
             return rng.choice(ADJECTIVES)
-        if roll < 0.8:   # any word may be one: a pass key, a carry bag
-            return rng.choice([w for w in (NOUNS if roll < 0.65 else FRAME_VERBS) if w not in self.nouns])
+        if roll < 0.8:   # any word may be one, a carry bag too; but for the key that evaluation hides
+            return rng.choice([w for w in (NOUNS if roll < 0.65 else FRAME_VERBS) if w not in (*self.nouns, "pass")])
         return word(rng)
 
     def _remark(self, rng):

@@ -197,7 +197,7 @@ NOUNS = FRAME_NOUNS + split(
     "hunter|igloo|incense|infant|ink|inlet|insect|iris|island|isotope|ivy|jacket|jewel|joke|judge|jungle|kernel|kettle|kingdom|kitchen|knight|knot|ladle|"
     "lantern|laurel|leather|lemon|library|lily|linen|lion|lizard|locket|lumber|magnet|maiden|marble|market|meal|melon|merchant|mill|mirror|monk|mountain|"
     "mouse|museum|music|mustard|napkin|needle|nest|night|notebook|nut|oar|ocean|offer|onion|opera|orange|orchid|organ|outfit|outpost|oven|owl|oyster|"
-    "paddle|palace|panther|paper|parade|parrot|pass|pasture|peach|pebble|pencil|pepper|piano|pigeon|pillow|planet|plaster|plum|poet|pond|potato|powder|"
+    "paddle|palace|panther|paper|parade|parrot|pasture|peach|pebble|pencil|pepper|piano|pigeon|pillow|planet|plaster|plum|poet|pond|potato|powder|"
     "prairie|prince|quarry|quill|rabbit|raven|reef|river|root|rope|rose|sailor|salmon|sandal|satin|school|shepherd|shoe|shop|singer|sister|snow|soldier|"
     "spider|spring|spruce|stone|storm|straw|street|sugar|summer|tablet|teacher|temple|tent|thimble|thistle|thunder|tiger|tomato|tooth|top|torch|tower|toy|"
     "tractor|treasure|trumpet|tulip|turtle|uncle|urn|usher|valley|vapour|velvet|village|violet|visitor|walnut|weather|whale|whistle|willow|winter|wizard|"
