@@ -17,4 +17,5 @@ fi
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
 "$PY" -m scripts.base_train --model-class THENGPT --depth 4 --data-dir "$DATA" --tag "$TAG" --seed "${SEED:-0}" \
     --time-budget "${SECONDS_OF_TRAINING:-6000}" --matrix-lr 0.015 --warmdown 0.7 --eval-every 500 --save-every 500
-"$PY" -m scripts.export_model --model-path "base_checkpoints/$TAG" --output-path data/then-d4
+"$PY" -m scripts.export_model --model-path "base_checkpoints/$TAG" --output-path data/then-d4 \
+    --set recall_topk=64 --set recall_candidates=128
