@@ -141,12 +141,11 @@ class Talk:
     def unknown(self, rng, told):
         """A topic on which a speaker has said nothing, or a speaker who has said nothing at all."""
         who, r = rng.choice(self.speakers), rng.randrange(len(self.rows))
-        roll, fresh = rng.random() if self.tastes else 1, [row for row in TASTES if row not in self.rows]
-        if roll < 0.3 and fresh:
-            self.rows.append(rng.choice(fresh))
-            r = len(self.rows) - 1
-        elif roll < 0.6 and self._make_up(rng):
-            r = len(self.rows) - 1
+        if self.tastes and (roll := rng.random()) < 0.6:
+            fresh = [row for row in TASTES if row not in self.rows] if roll < 0.3 else []
+            self.rows += [rng.choice(fresh)] if fresh else []
+            if fresh or self._make_up(rng):
+                r = len(self.rows) - 1
         if who != "I" and rng.random() < 0.35:
             who = stranger(rng, self.names, "speaker", self.speakers, told)
         if who is None or any(w == who and self._near(self.rows[r], self.rows[x]) for w, x in self.told):
