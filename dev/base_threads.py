@@ -169,7 +169,7 @@ class Timeline:
         """A question about one attribute, or two, at one time, just before it, as of a time without a line, or now."""
         roll, js, number = 1 if self.plain else rng.random(), rng.sample(list(line.answers), len(line.answers)), self.clock.numbers[line.i]
         ordered, op = self.clock.kind != "unordered", "at"
-        if self.clock.kind == "dense" and not self.plain and rng.random() < 0.07:
+        if self.clock.kind == "dense" and not self.plain and rng.random() < 0.12:
             return self._to_come(rng, js[0])
         if roll < 0.06 and ordered:
             j = js[0]
@@ -285,7 +285,7 @@ class Timeline:
 
     def _trailing(self, rng, s, js):
         k = rng.randint(1, len(js))
-        return self._predicates(rng, s, js[:k]) + "".join(rng.choice((", ", " ")) + self._adverb(rng, j) for j in js[k:])
+        return self._predicates(rng, s, js[:k]) + "".join(rng.choice((", ", " ", " ")) + self._adverb(rng, j) for j in js[k:])
 
     def _wrapped(self, rng, s, js):
         if len(js) < 3:

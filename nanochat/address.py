@@ -13,6 +13,7 @@ from nanochat.tokenizer import DIGITS, WORD_HASH_PRIME   # hash(word) = sum_i (b
 
 MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
+STEM = 3           # bytes of a word at least before the s that its stem leaves out: "keys", not "was"
 NEG, LEAST = float("-inf"), -1e30   # no score, and what is below every score
 GRAMS = 4096       # places in the tables of what a question says
 NO_TRACE = -2.0    # each of the hints where no trace is visible
@@ -32,32 +33,33 @@ def mix64(x):
 class WordCodes(nn.Module):
     """
     Hash of the word that ends before each token, whatever tokens it was cut into, and its sign vector. Letters and digits that touch are one word, so
-    that an identifier is one; a word of digits alone is also a number.
+    that an identifier is one; a word of digits alone is also a number. The stem of a word leaves a last s out: who asks for a number is told of numbers.
 
-    tables: (kind, hash, length, number) over the vocabulary, see Tokenizer.word_tables; None: every token is a word of its own.
+    tables: (kind, hash, length, number, plural) over the vocabulary, see Tokenizer.word_tables; None: every token is a word of its own.
     They are buffers, so that a checkpoint carries them.
     """
     def __init__(self, vocab_size, dim):
         super().__init__()
         self.dim = dim
-        for name, dtype in (("kind", torch.int8), ("hash", torch.int64), ("length", torch.int64), ("number", torch.int64)):
+        for name, dtype in (("kind", torch.int8), ("hash", torch.int64), ("length", torch.int64), ("number", torch.int64), ("plural", torch.bool)):
             self.register_buffer(name, torch.zeros(vocab_size, dtype=dtype))
 
     def init_tables(self, tables=None):
         if tables is None:
             n = self.kind.numel()
-            tables = torch.ones(n), torch.arange(1, n + 1), torch.ones(n), torch.zeros(n)
-        for buffer, table in zip((self.kind, self.hash, self.length, self.number), tables):
+            tables = torch.ones(n), torch.arange(1, n + 1), torch.ones(n), torch.zeros(n), torch.zeros(n)
+        for buffer, table in zip((self.kind, self.hash, self.length, self.number, self.plural), tables):
             buffer.copy_(torch.as_tensor(table))
 
     def forward(self, ids, begins, carry, numbers=True):
         """
         ids (B, T) int64; begins (B, T) bool, true where an episode begins: no word reaches over it.
-        carry (B, 5) int64: hash, reversed digits, letters, bytes of the word that was open after the last token before ids, and the token's kind.
-        Returns, of the word completed by each token's arrival, the hash (B, T) int64, 0 = none, and the number (B, T) int64, -1 = none; and the carry. numbers=False: the hash alone.
+        carry (B, 6) int64: hash, reversed digits, letters, bytes of the word that was open after the last token before ids, the token's kind, and what a last s adds to the hash.
+        Returns, of the word completed by each token's arrival, the hash of its stem (B, T) int64, 0 = none, its own hash (B, T) and the number (B, T) int64, -1 = none; and the carry.
+        numbers=False: the stem alone.
         """
         kind = self.kind[ids].long()
-        previous = torch.cat([carry[:, 4:], kind[:, :-1]], dim=1).masked_fill(begins, 0)
+        previous = torch.cat([carry[:, 4:5], kind[:, :-1]], dim=1).masked_fill(begins, 0)
         word = kind > 0
         start = (kind == 1) | (word & (previous == 0))
         length = self.length[ids] * word
@@ -68,6 +70,8 @@ class WordCodes(nn.Module):
         powers = torch.ones(2, MAX_WORD, dtype=torch.int64, device=ids.device)
         powers[0, 1:], powers[1, 1:] = WORD_HASH_PRIME, 10
         powers = powers.cumprod(1)                                           # modulo 2^64; the digits of a number are summed lowest first, as the bytes of a word
+        ends = (at + length - 1).clamp(min=0, max=MAX_WORD - 1)               # where the last byte of the token stands
+        last_s = (ord("s") + 1) * powers[0, ends] * (self.plural[ids] & word & (ends >= STEM))
         part = [self.hash[ids] * powers[0, at]] + ([self.number[ids] * powers[1, at], kind != DIGITS, length] if numbers else [])
         part = torch.stack(part, dim=-1) * word[..., None]
         n = part.shape[-1]
@@ -77,15 +81,16 @@ class WordCodes(nn.Module):
         ended = torch.cat([carry[:, None, :n], partial[:, :-1]], dim=1)
         done = (start | ~word) & (previous > 0)
         ended = ended.masked_fill(~done[..., None], 0)
+        stem = ended[..., 0] - torch.cat([carry[:, 5:], last_s[:, :-1]], dim=1).masked_fill(~done, 0)
         if not numbers:
-            return ended[..., 0]
+            return stem
         hashes, digits, letters, size = ended.unbind(-1)
         number = torch.zeros_like(digits)
         for i in range(MAX_DIGITS):
             number = torch.where(i < size, number * 10 + digits % 10, number)
             digits = digits // 10
         number = torch.where(done & (letters == 0) & (size <= MAX_DIGITS), number, -1)
-        return hashes, number, torch.cat([partial[:, -1] * word[:, -1:], kind[:, -1:]], dim=1)
+        return stem, hashes, number, torch.cat([partial[:, -1] * word[:, -1:], kind[:, -1:], last_s[:, -1:]], dim=1)
 
     def code(self, hashes, dtype):
         """(…,) int64 -> (…, dim) signs / sqrt(dim); zero where there is no word. dim must be a multiple of 64."""
@@ -133,7 +138,7 @@ class Address(nn.Module):
     def forward(self, ids, h, valid, starts, same, carry):
         """
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
-        episode, index 0 = the carry; carry: {"word": (B, 5) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
+        episode, index 0 = the carry; carry: {"word": (B, 6) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
         {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 5)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 2 + Ha): for `nearby`, how much it must be said
         for an answer to be one, and how much it names what is meant};
@@ -142,7 +147,7 @@ class Address(nn.Module):
         B, T = ids.shape
         C = T // CHUNK
         begins = F.pad(starts[:, :, None], (0, CHUNK - 1)).view(B, T)
-        hashes, number, word = self.codes(ids, begins, carry["word"])
+        stem, hashes, number, word = self.codes(ids, begins, carry["word"])
         number = number.masked_fill(~valid, -1)
         code = self.codes.code(hashes, h.dtype)
         order = torch.arange(C + 1, device=ids.device)
@@ -169,7 +174,7 @@ class Address(nn.Module):
                 out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
         query = {"b": out[1], "moment": moments[1], "order": self.order(h)}
         weight = torch.cat([torch.sigmoid(self.salience(h)), named.detach()], dim=-1)   # of the query's side, the last
-        words = {"place": mix64(hashes) % GRAMS, "weight": weight * (hashes != 0)[..., None]}
+        words = {"place": mix64(stem) % GRAMS, "weight": weight * (hashes != 0)[..., None]}
         return out[0], moments[0][:, CHUNK - 1::CHUNK], query, words, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
 
     def score(self, b, a):

@@ -198,7 +198,7 @@ class THENGPT(GPT):
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
                      "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
                      "near": new(B, (2 + c.address_heads) * GRAMS, dtype=wide(self.dtype)),   # ... and its words, by how much they matter
-                     "address": {"word": new(B, 5, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
+                     "address": {"word": new(B, 6, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
 

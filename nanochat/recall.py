@@ -182,7 +182,7 @@ class RecallHead(nn.Module):
         follows = (gather_traces(traces.episode, last) == gather_traces(traces.episode, index)) & (gather_traces(traces.position, last) + 1 == gather_traces(traces.position, index))
         past = torch.where(follows[..., None], gather_traces(traces.ids, last).long()[..., :-CONTEXT], -1)
         whole = torch.cat([past, line], dim=-1).flatten(0, 2)
-        words = self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 5), numbers=False)
+        words = self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 6), numbers=False)
         return line, (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS)[:, -line.shape[-1]:].view(line.shape)
 
     @staticmethod

@@ -169,7 +169,7 @@ class Tokenizer:
         return StreamDecoder(self, skip_special)
 
     def word_tables(self):
-        """Tables over the vocabulary from which hashes of whole words are made: (kind, hash, length, number).
+        """Tables over the vocabulary from which hashes of whole words are made: (kind, hash, length, number, plural).
 
         kind    int8 (vocab_size,)   OTHER        nothing that counts: punctuation, space, special token
                                      BEGINS_WORD  letters that begin a word, whatever came before
@@ -178,6 +178,7 @@ class Tokenizer:
         hash    int64 (vocab_size,)  word_hash of the bytes that count
         length  int64 (vocab_size,)  how many bytes count
         number  int64 (vocab_size,)  the value of DIGITS read backwards ("12" is 21), so that it sums like the hash; 0 for the rest
+        plural  bool (vocab_size,)   whether the bytes that count end with one s
 
         The bytes that count are what is left after leading ASCII spaces and punctuation. So, modulo 2**64,
         word_hash(word) = sum over its tokens of hash * WORD_HASH_PRIME**(bytes of the word before this token), the
@@ -190,14 +191,16 @@ class Tokenizer:
         value = np.zeros(self.vocab_size, dtype=np.int64)
         length = np.zeros(self.vocab_size, dtype=np.int64)
         number = np.zeros(self.vocab_size, dtype=np.int64)
+        plural = np.zeros(self.vocab_size, dtype=bool)
         for index, token in enumerate(self._bytes):
             core = re.sub(rb"^[\x00-/:-@\[-`{-\x7f]+", b"", token)
             kind[index] = _kind(core, stripped=core != token)
             if kind[index] != OTHER:
                 value[index], length[index] = word_hash(core), len(core)
+                plural[index] = re.search(rb"(?<!s)s$", core.lower()) is not None
             if kind[index] == DIGITS and len(core) <= 18:
                 number[index] = int(core[::-1])
-        return kind, value, length, number
+        return kind, value, length, number, plural
 
     def _checked(self, index):
         index = int(index)

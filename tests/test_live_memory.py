@@ -24,9 +24,9 @@ from nanochat.state import CHUNK, CONTEXT, detach_state, forget_rows, map_state
 from nanochat.tokenizer import BEGINS_WORD, DIGITS, LETTERS, OTHER
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
-# ten digits, words, ends of words, punctuation and special tokens: (kind, hash, length, number)
-TABLES = tuple(torch.tensor(column) for column in zip(*[(DIGITS, i + 1, 1, i) if i < 10 else (BEGINS_WORD, i + 1, 2, 0) if i < 40 else
-                                                        (LETTERS, i + 1, 1, 0) if i < 50 else (OTHER, 0, 0, 0) for i in range(64)]))
+# ten digits, words, ends of words, punctuation and special tokens: (kind, hash, length, number, plural)
+TABLES = tuple(torch.tensor(column) for column in zip(*[(DIGITS, i + 1, 1, i, 0) if i < 10 else (BEGINS_WORD, i + 1, 2, 0, 0) if i < 40 else
+                                                        (LETTERS, i + 1, 1, 0, i > 44) if i < 50 else (OTHER, 0, 0, 0, 0) for i in range(64)]))
 MIXERS = ("swa", "kda")
 CHECKS = {}
 

@@ -40,19 +40,21 @@ def test_word_codes_are_the_hashes_of_the_words_however_the_stream_is_cut():
     tokenizer = Tokenizer.load()
     codes = WordCodes(tokenizer.vocab_size, 64)
     codes.init_tables(tokenizer.word_tables())
-    text = "At t=1234, Ms O'Neill-Zwiebelfisch paid 3.50 (café naïve), floccinaucinihilipilification; ROOM b12c, 007, 12345678901, 8f14e45f-ceea ends."
+    text = "At t=1234, Ms O'Neill-Zwiebelfisch paid 3.50 (café naïve), floccinaucinihilipilification; ROOM b12c, 007, 12345678901, 8f14e45f-ceea ends; Keys of classes, buses, glass."
     ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id]])
     expected = re.findall(r"[^\W_]+", text)   # letters and digits that touch are one word
     numbers = [int(word) if word.isdigit() and len(word) < 10 else -1 for word in expected]
+    stems = [word_hash(re.sub(r"(?<=[^s])s$", "", word.lower()) if len(word) > 3 else word) for word in expected]
+    assert stems[-5:] == [word_hash(word) for word in ("key", "of", "classe", "buse", "glass")]
     expected = [word_hash(word) for word in expected]
     rng = random.Random(0)
     for cuts in [[], list(range(1, ids.shape[1]))] + [sorted(rng.choices(range(ids.shape[1]), k=5)) for _ in range(20)]:
-        carry, found = torch.zeros(1, 5, dtype=torch.int64), []
+        carry, found = torch.zeros(1, 6, dtype=torch.int64), []
         for piece in (p for p in ids.tensor_split(cuts, dim=1) if p.shape[1]):
-            hashes, number, carry = codes(piece, torch.zeros_like(piece, dtype=torch.bool), carry)
-            found += [(h, n) for h, n in zip(hashes[0].tolist(), number[0].tolist()) if h]
-        assert found == list(zip(expected, numbers)), cuts
-    whole = ids, torch.zeros_like(ids, dtype=torch.bool), torch.zeros(1, 5, dtype=torch.int64)
+            stem, hashes, number, carry = codes(piece, torch.zeros_like(piece, dtype=torch.bool), carry)
+            found += [word for word in zip(*(t[0].tolist() for t in (stem, hashes, number))) if word[1]]
+        assert found == list(zip(stems, expected, numbers)), cuts
+    whole = ids, torch.zeros_like(ids, dtype=torch.bool), torch.zeros(1, 6, dtype=torch.int64)
     assert torch.equal(codes(*whole, numbers=False), codes(*whole)[0])
     one, two = codes.code(torch.tensor([word_hash("1234"), word_hash("1235")]), torch.float64)
     assert abs(float(one @ one) - 1) < 1e-12 and abs(float(one @ two)) < 0.6
@@ -309,7 +311,7 @@ def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
             traces = model(torch.tensor([ids]), state=model.empty_state(1))[1]["traces"]
             line, place = model.recall.said(traces, torch.arange(len(traces))[None, None])
             whole = torch.tensor([ids + [0]])
-            words = model.recall.address.codes(whole, whole == tokenizer.bos_id, torch.zeros(1, 5, dtype=torch.int64))[0][0, :-1]
+            words = model.recall.address.codes(whole, whole == tokenizer.bos_id, torch.zeros(1, 6, dtype=torch.int64))[0][0, :-1]
         expected = (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS).view(-1, CHUNK)
         assert torch.equal(line[0, 0, :, CONTEXT:], torch.tensor(ids).view(-1, CHUNK)) and torch.equal(place[0, 0, :, CONTEXT:], expected)
         assert (expected < GRAMS).sum() >= 15

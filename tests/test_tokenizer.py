@@ -91,18 +91,20 @@ def test_digits_are_single_and_letters_pure():
 
 
 def test_word_tables_are_well_formed():
-    kind, value, length, number = TABLES
-    assert (kind.dtype, value.dtype, length.dtype, number.dtype) == (np.int8, np.int64, np.int64, np.int64)
-    assert kind.shape == value.shape == length.shape == number.shape == (TOKENIZER.vocab_size,)
+    kind, value, length, number, plural = TABLES
+    assert [t.dtype for t in TABLES] == [np.int8, np.int64, np.int64, np.int64, bool]
+    assert kind.shape == value.shape == length.shape == number.shape == plural.shape == (TOKENIZER.vocab_size,)
     assert all(number[i] == int(TOKENIZER.decode([i])[::-1]) if kind[i] == DIGITS else number[i] == 0 for i in range(TOKENIZER.vocab_size))
     assert (length[kind == OTHER] == 0).all() and (length[kind != OTHER] > 0).all()
     assert (kind == DIGITS).sum() == 10
+    assert {TOKENIZER.decode([i]).strip() for i in np.flatnonzero(plural) if length[i] < 3} >= {"s", "'s", "es", "as"}
+    assert all(re.search(r"[^s]s$|^s$|^\W+s$", TOKENIZER.decode([i]).lower().strip()) for i in np.flatnonzero(plural))
     assert (kind[list(TOKENIZER.special_tokens.values())] == OTHER).all()
 
 
 def hash_of_tokens(ids):
     """The words of a token sequence as (hash, is_number), by the rule in Tokenizer.word_tables."""
-    kind, value, length, _ = TABLES
+    kind, value, length, *_ = TABLES
     words, offset, before = [], 0, OTHER
     for index in ids:
         now = kind[index]
