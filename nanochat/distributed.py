@@ -9,6 +9,7 @@ What a rank has lived through (state, data position, random generators) belongs 
 dropped and the streams are dealt anew. Without torchrun there is one rank, and everything here does nothing. CPUs talk through gloo, GPUs
 through nccl. Not yet run on a GPU.
 """
+import gc
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -75,8 +76,10 @@ def start(device):
 
 
 def stop():
+    """Leaves the others. Gloo's threads end when nothing holds their group any more, and models that are sharded hold it in cycles: what is left of them at exit may abort the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
 
 
 def _device():

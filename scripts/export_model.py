@@ -15,6 +15,7 @@ def main(argv=None):
     flag(parser, "--model-path", required=True, help="a checkpoint, or a directory of them: then the last")
     flag(parser, "--output-path", required=True, help="the directory")
     flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: recall_topk=64")
+    flag(parser, "--average", metavar="MODEL", help="the mean of the weights and of these: of a model before and after it was trained further")
     args = parser.parse_args(argv)
     reading = settings(args.set)
     for name, value in reading.items():
@@ -23,7 +24,7 @@ def main(argv=None):
     import torch
 
     from nanochat.checkpoint_manager import export_model
-    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading)
+    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading, average=args.average)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0
 

@@ -226,9 +226,9 @@ def test_the_next_save_removes_what_a_killed_one_left(tmp_path):
 # Damaged, missing, foreign
 
 
-def refused(message, load, *args):
+def refused(message, load, *args, **kwargs):
     with pytest.raises(UserError, match=message) as caught:
-        load(*args)
+        load(*args, **kwargs)
     assert "\n" not in str(caught.value)
 
 
@@ -354,6 +354,14 @@ def test_exported_models_load_from_their_directory(tmp_path):
     assert same(full["model"], original["model"]) and full["verified"] and full["run"] == original["run"]
     assert half["model"]["n"].dtype == torch.int64 and half["meta"] == META and half["step"] == 500
     assert torch.equal(half["model"]["w"], full["model"]["w"].bfloat16())
+    other = {"w": torch.randn(64, 64), "n": torch.arange(3)}
+    save(tmp_path / "further", model_state=other)
+    cm.export_model(source, tmp_path / "mean", average=tmp_path / "further")
+    mean = cm.load_model_file(tmp_path / "mean")["model"]
+    assert torch.equal(mean["w"], (full["model"]["w"] + other["w"]) / 2) and torch.equal(mean["n"], other["n"])
+    save(tmp_path / "wide", model_state={**other, "w": torch.randn(64, 65)})
+    refused("other names or shapes", cm.export_model, source, tmp_path / "never", average=tmp_path / "wide")
+    assert not (tmp_path / "never").exists()
     (tmp_path / "half" / "model.pt").unlink()
     refused("model.pt: missing", cm.load_model_file, tmp_path / "half")
 
