@@ -277,6 +277,16 @@ def export_model(
     return _write_manifest(directory / "model.json", source["step"], {"model": entry}, source["meta"], run)
 
 
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
+    """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{where} is of another model configuration (give the flags it was trained with) or of another version of this code"
+        ) from error
+
+
 def _remove_step(directory: Path, step: int) -> None:
     """The manifest first: from then on the step does not exist, whatever is left of it."""
     _manifest_path(directory, step).unlink(missing_ok=True)

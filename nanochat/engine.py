@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from nanochat.checkpoint_manager import load_model_file, weights_digest
+from nanochat.checkpoint_manager import load_model_file, load_weights, weights_digest
 from nanochat.common import UserError, choose_device, choose_dtype
 from nanochat.distributed import Ranks
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
@@ -48,10 +48,7 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
         raise UserError(f"{path} was trained with another tokenizer ({saved['meta']['tokenizer'][:12]}…, here {tokenizer.fingerprint[:12]}…)")
     cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
     model = cls(config(**saved["meta"]["config"]["config"]))
-    try:
-        model.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        raise UserError(f"{path} was made by another version of this code: its tensors are not those of its configuration here") from error
+    load_weights(model, saved["model"], path)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})", "step": saved["step"],

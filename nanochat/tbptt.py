@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 
 from nanochat import distributed
-from nanochat.checkpoint_manager import find_last_step, keep_last, load_checkpoint, rng_state, save_checkpoint, set_rng_state, shards_path
+from nanochat.checkpoint_manager import find_last_step, keep_last, load_checkpoint, load_weights, rng_state, save_checkpoint, set_rng_state, shards_path
 from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import dealt_anew, furthest
 from nanochat.gpt import THENGPT
@@ -176,7 +176,7 @@ class Run:
             self.ranks.wait()
             distributed.load_shards(self.model, self.optimizer, shards_path(self.directory, step))
         else:
-            self.model.load_state_dict(saved.model)
+            load_weights(self.model, saved.model, where)
             rates = [{name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(saved.optimizer)
             for group, rate in zip(self.optimizer.param_groups, rates):

@@ -221,7 +221,7 @@ def train(args, device, why_device, ranks):
     import torch
 
     from nanochat import fp8
-    from nanochat.checkpoint_manager import checkpoint_dir, load_model_file
+    from nanochat.checkpoint_manager import checkpoint_dir, load_model_file, load_weights
     from nanochat.dataloader import StreamLoader
     from nanochat.dataset import ShardError, list_shards
     from nanochat.distributed import total_norm, whole
@@ -252,10 +252,7 @@ def train(args, device, why_device, ranks):
     model = build_model(args, tokenizer, torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device, dtype)
     if args.init_from and not args.dry_run:
         begun = load_model_file(args.init_from)
-        try:
-            model.load_state_dict(begun["model"])
-        except RuntimeError as error:
-            raise UserError(f"--init-from {args.init_from} is of another model configuration: give the flags it was trained with") from error
+        load_weights(model, begun["model"], f"--init-from {args.init_from}")
         if begun["meta"]["tokenizer"] != tokenizer.fingerprint:
             raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"
