@@ -33,7 +33,7 @@ HINTS = 9           # numbers that the gate is told beside vectors, and what is 
 WORDS = 16          # words of a question at most that are looked for in what is read
 WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
-REPLACED = 3.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
+REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
 
