@@ -52,6 +52,7 @@ class Talk:
         self.rows = rng.sample(TASTES, min(len(TASTES), max(3, statements))) if self.tastes else rng.sample(CHAT_LINES, rng.randint(4, len(CHAT_LINES)))
         if not self.tastes and rng.random() < 0.7:
             self.rows = rng.sample(self.rows, rng.randint(0, len(self.rows))) + [_made_up(rng, noun) for noun in rng.sample(FRAME_NOUNS, rng.randint(4, 30))]
+            self.rows = list({row[1]: row for row in self.rows}.values())   # two may say the same and be asked for otherwise
         self.nouns = rng.sample(NOUNS, rng.choice((4, 8, 16)))
         if self.tastes and rng.random() < 0.5:
             several, self.rows = len(self.rows), self.rows[:len(self.rows) // 3]

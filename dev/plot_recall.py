@@ -1,9 +1,9 @@
 """
 The picture in the README: recall during training, on timelines never seen against the controls, by depth, and pass keys by length and depth.
 
-    python dev/plot_recall.py --metrics base_checkpoints/then-d4/metrics.jsonl --cells docs/results.jsonl --output docs/recall.png
+    python dev/plot_recall.py --metrics docs/training.jsonl --cells docs/results.jsonl --output docs/recall.png
 
-cells: what `python -m scripts.memory_eval --json` printed. What is not in it is not drawn. Needs matplotlib (requirements-dev.txt).
+metrics: of a run, or what docs keep of the shipped model's two. cells: what `python -m scripts.memory_eval --json` printed. What is not in it is not drawn. Needs matplotlib (requirements-dev.txt).
 """
 import argparse
 import os
@@ -22,7 +22,8 @@ def training(axes, evals):
     steps = [e["step"] for e in evals]
     axes.plot(steps, [e["first"] for e in evals], "o-", color="tab:blue", label="first word piece of the answer, with the state")
     axes.plot(steps, [e["routed"] for e in evals], "s--", color="tab:green", label="the right episode is addressed first")
-    axes.plot(steps, [e["first_empty"] for e in evals], "o:", color="tab:gray", label="the same, state emptied")
+    if all("first_empty" in e for e in evals):
+        axes.plot(steps, [e["first_empty"] for e in evals], "o:", color="tab:gray", label="the same, state emptied")
     axes.set(xlabel="training step", ylabel="%", ylim=(0, 101), title="Training: held-out lives")
     axes.legend(loc="center right", fontsize=8)
 

@@ -236,7 +236,7 @@ def test_shares(lives):
     questions, total = sum(kinds.values()), sum(map(len, lives))
     assert 0.22 < questions / total < 0.33
     assert 0.12 < kinds["updates"] / questions < 0.28
-    assert 0.08 < kinds["unknown"] / questions < 0.2
+    assert 0.08 < kinds["unknown"] / questions < 0.24
     assert {"timeline", "now", "before", "asof", "both", "facts", "keys", "key-value", "chat", "frames", "preference", "updates", "unknown"} <= set(kinds)
     lengths = [len(life) for life in lives]
     assert min(lengths) >= 20 and max(lengths) <= 800
