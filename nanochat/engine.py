@@ -191,12 +191,12 @@ def asked(model, tokenizer, state, question):
 def steps(model, tokenizer, state, question, max_tokens=48, read=True):
     """
     Ask a question, greedily. Yields (token id, probability, {episode ordinal: mass copied from it}) up to and with <|end|>, or max_tokens before
-    it. The state is not changed.
+    it. An answer is never empty: its first token is text. The state is not changed.
     """
     feed, live = asked(model, tokenizer, state, question)
-    for _ in range(max_tokens):
+    for i in range(max_tokens):
         log_p, live, copied = model(feed, state=live, read=read, last=True, sources=True)
-        token = int(log_p[0, -1].argmax())
+        token = int(log_p[0, -1, :None if i else tokenizer.bos_id].argmax())
         yield token, float(log_p[0, -1, token].exp()), copied(token)
         if token == tokenizer.end_id:
             return
