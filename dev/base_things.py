@@ -4,7 +4,7 @@ from dev.base_forms import CHANGES, WRAPS_AFTER, WRAPS_BEFORE
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, name, past, tail, word
 from dev.base_words import ADJECTIVES, FRAME_NOUNS, FRAME_VERBS, NOUNS, PREPOSITIONS, SLOTS, split
 
-KINDS = ("number", "long number", "phrase", "phrase", "phrase", "phrase", "secret", "code", "identifier", "term", "name", "clock", "mail", "price", "date")
+KINDS = ("number", "long number", "phrase", "phrase", "phrase", "secret", "code", "identifier", "term", "name", "clock", "mail", "price", "date")
 
 # {t} "brass key": what is said, and what is asked
 THING_LINES = split(

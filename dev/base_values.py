@@ -383,6 +383,6 @@ def frame_key(rng, kind):
 
 
 ODD_FRAMES = ("word", "term", "phrase", "name", "place", "secret", "title", "pool")
-frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "phrase", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "identifier", "identifier", "secret", "secret", "mail", "path",
+frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "identifier", "identifier", "secret", "secret", "mail", "path",
                      "clock", "title", "date", "price", "phone", "pool", "any")
 frame_key.kinds = ("word", "word", "term", "long number", "name", "name", "place", "code", "identifier", "identifier", "identifier", "secret", "title", "phrase", "mail", "path", "any")

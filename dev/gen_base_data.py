@@ -147,15 +147,15 @@ def _threads(rng, n, plain):
     names, roll, threads = Names(), rng.random(), []
     if plain:
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3)) if roll < 0.7 else [rng.choice((Timeline, Facts)) for _ in range(rng.randint(1, 4))]
-    elif roll < 0.36:  # what an attribute is called, in every form of sentence, takes the most lives to learn
+    elif roll < 0.38:  # what an attribute is called, in every form of sentence, takes the most lives to learn
         kinds = [Timeline] * rng.choice((1, 1, 1, 2, 3))
-    elif roll < 0.47:
+    elif roll < 0.5:
         kinds = [rng.choice((Facts, Frames, Frames)) for _ in range(rng.randint(1, 3))]
-    elif roll < 0.61:
+    elif roll < 0.63:
         kinds = [Updates] * rng.choice((1, 1, 2))
     elif roll < 0.86:
         kinds = [Talk] * rng.choice((1, 1, 2))
-    elif roll < 0.93:
+    elif roll < 0.92:
         kinds = [Things] * rng.choice((1, 1, 2))
     else:
         kinds = [rng.choice((Timeline, Timeline, Facts, Frames, Updates, Talk, Things)) for _ in range(rng.randint(2, 4))]

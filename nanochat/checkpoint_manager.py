@@ -245,14 +245,13 @@ def export_model(
     dtype: torch.dtype | None = None,
     reading: dict | None = None,
     average: str | os.PathLike | None = None,
-    share: float = 0.5,
 ) -> dict:
     """
     Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
     manifest. `dtype` converts floating-point weights (bf16 halves the file); `reading`, fields of its configuration that
-    are other than in training; `average`, another model, of which the weights have this `share`, 0 to 1 (of one before
-    and after it was trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a field that the
-    model does not have, and for two models of different shapes.
+    are other than in training; `average`, another model: the weights are the mean of both (of one before and after it was
+    trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a field that the model does not
+    have, and for two models of different shapes.
     """
     source, directory = load_model_file(path), Path(directory)
     if average is not None:
@@ -262,7 +261,7 @@ def export_model(
             raise UserError(f"{average}: its weights have other names or shapes than those of {path}", code=2)
         for name, tensor in source["model"].items():
             if tensor.is_floating_point():
-                source["model"][name] = torch.lerp(tensor.float(), other[name].float(), share)
+                source["model"][name] = (tensor.float() + other[name].float()) / 2
     config = source["meta"]["config"]["config"] if reading else {}
     if unknown := set(reading or ()) - set(config):
         raise UserError(f"{path}: this model has no {', '.join(sorted(unknown))}", code=2)

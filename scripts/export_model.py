@@ -16,19 +16,15 @@ def main(argv=None):
     flag(parser, "--output-path", required=True, help="the directory")
     flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: recall_topk=64")
     flag(parser, "--average", metavar="MODEL", help="the mean of the weights and of these: of a model before and after it was trained further")
-    flag(parser, "--share", type=float, metavar="SHARE", help="what --average's weights have in the mean (0.5)")
     args = parser.parse_args(argv)
     reading = settings(args.set)
     for name, value in reading.items():
         if name not in READING or type(value) is not int or value < 1:
             raise UserError(f"--set {name}={value}: {', '.join(READING)} can be set, to a positive whole number; all else was trained", code=2)
-    if args.share is not None and (args.average is None or not 0 <= args.share <= 1):
-        raise UserError("--share is between 0 and 1, and of --average MODEL", code=2)
     import torch
 
     from nanochat.checkpoint_manager import export_model
-    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading, average=args.average,
-                            share=0.5 if args.share is None else args.share)
+    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading, average=args.average)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0
 

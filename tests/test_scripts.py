@@ -336,9 +336,6 @@ def test_export_may_change_how_the_memory_is_read_and_nothing_else(call, here):
     for wrong in ("recall_dim=8", "recall_topk=0", "recall_topk=many", "recall_topk"):
         code, out, err = done("--set", wrong)
         assert code == 2 and out == "" and one_line(err, "--set") and not (here / "out").exists()
-    for wrong in (("--share", "0.5"), ("--average", MODEL, "--share", "1.5")):
-        code, out, err = done(*wrong)
-        assert code == 2 and out == "" and one_line(err, "--share") and not (here / "out").exists()
     code, out, err = done("--set", "recall_topk=8", model="base_checkpoints/gpt")
     assert code == 2 and one_line(err, "has no recall_topk") and not (here / "out").exists()
     assert done("--set", "recall_topk=8", "--set", "recall_candidates=5")[0] == 0
