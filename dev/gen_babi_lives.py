@@ -58,10 +58,19 @@ def stories(babi, directory, name):
     return out
 
 
+def pieces(rng, prose):
+    """Paragraphs of prose, every other one about somebody of the same name: another Mary, who went somewhere else."""
+    names = sorted(prose.mentions)
+    for paragraph in prose.paragraphs(rng):
+        yield paragraph
+        if names:
+            yield prose.piece(rng, rng.choice(names))
+
+
 def life(rng, told, prose=None):
     """One life as a list of base_values.Episode: some of the stories `told`, one after another, with prose between their lines."""
     out, noise, split = [], rng.choice(NOISE) if prose else 0, rng.choice(("sentence", "paragraph"))
-    spare = (piece for paragraph in prose.paragraphs(rng) for piece in sentences(paragraph, split)) if prose else iter(())
+    spare = (piece for paragraph in pieces(rng, prose) for piece in sentences(paragraph, split)) if prose else iter(())
     for story in rng.sample(told, min(rng.choice(STORIES), len(told), max(1, round(16 / (1 + noise))))):
         place = []
         for episode in story:
@@ -87,11 +96,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if min(args.shards, args.lives_per_shard) < 1 or not 0 <= args.base_share < 1:
         raise UserError("--shards and --lives-per-shard must be at least 1, --base-share at least 0 and below 1", code=2)
+    told = {name: stories(args.babi, args.held_out, name) for name in args.qa}
+    people = {episode.text.split()[0].lower() for part in told.values() for story in part for episode in story if not episode.is_question} - {"the"}
     try:
-        prose = Prose(args.prose) if args.prose else None
+        prose = Prose(args.prose, nouns=people) if args.prose else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--prose {args.prose}: {error}") from error
-    told = {name: stories(args.babi, args.held_out, name) for name in args.qa}
     rng, base = random.Random(f"babi-{args.seed}"), lives(f"babi-{args.seed}", question_share=0.5, prose=prose, prose_lives=0.35)
     os.makedirs(args.output_dir, exist_ok=True)
     for shard in range(args.shards):

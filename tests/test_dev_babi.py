@@ -1,6 +1,7 @@
 """dev/gen_babi_lives.py: lives of bAbI's training stories alone, answers that stand in their evidence, nothing of the evaluation."""
 import json
 import random
+from itertools import islice
 
 import pytest
 
@@ -55,6 +56,13 @@ def test_the_evidence_holds_the_answer_among_prose(bench, tmp_path):
             if e.is_question:
                 assert life[e.evidence].text.startswith("Ann went to the ") and f" {e.answer}." in life[e.evidence].text
     assert len(lengths) > 4 and 0 < noisy < 20
+
+
+def test_every_other_paragraph_is_about_a_namesake(tmp_path):
+    mill, ann = "The mill stood by the water. Nobody had worked there for years! It was quiet. " * 9, "It was late. Then Ann rowed home over the wide grey water of the evening. " * 9
+    (tmp_path / "prose.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (mill, *[ann] * 3)))
+    about = lambda nouns: ["Ann" in piece for piece in islice(gen_babi_lives.pieces(random.Random(0), Prose(str(tmp_path / "prose.jsonl"), nouns=nouns)), 200)]
+    assert all(about({"ann", "bob"})[1::2]) and not all(about({"ann", "bob"})[::2]) and not all(about(())[1::2])
 
 
 def test_shards_are_read_by_base_train(bench, capsys):
