@@ -2,9 +2,9 @@
 Task pretraining for bAbI and BABILong: bAbI's training stories as lives, in the format of dev/gen_base_data.py, half and half with lives of the base.
 
     python dev/gen_babi_lives.py --babi DIR --held-out DIR --output-dir data/babi [--prose FILE.jsonl]
-    python -m scripts.base_train --init-from data/then-d4 --data-dir data/babi --tag babi --time-budget 300 --matrix-lr 0.015 --lr-scale 0.5 --warmdown 0.9
+    python -m scripts.base_train --init-from data/then-d4 --data-dir data/babi --tag babi --time-budget 480 --matrix-lr 0.015 --lr-scale 0.5 --warmdown 0.9
 
-Only qaN_train.txt is read, of tasks in which one line answers a question in its own words. What a model reaches after that is not zero-shot.
+--prose lies between the lines, half of it about people of the same names. Only qaN_train.txt is read, of tasks in which one line answers a question in its own words. What a model reaches after that is not zero-shot.
 
 --held-out: the directory of BABILong's questions (qaN_0k.jsonl, …). The authors' generator takes its stories from bAbI's own files, training files among them:
 a story that begins with what has been told when a question is asked there, or in qaN_valid.txt, is left out.
@@ -97,7 +97,7 @@ def main(argv=None):
     if min(args.shards, args.lives_per_shard) < 1 or not 0 <= args.base_share < 1:
         raise UserError("--shards and --lives-per-shard must be at least 1, --base-share at least 0 and below 1", code=2)
     told = {name: stories(args.babi, args.held_out, name) for name in args.qa}
-    people = {episode.text.split()[0].lower() for part in told.values() for story in part for episode in story if not episode.is_question} - {"the"}
+    people = {episode.text.split()[0].lower() for part in told.values() for story in part for episode in story if not episode.is_question}   # every line begins with a name
     try:
         prose = Prose(args.prose, nouns=people) if args.prose else None
     except (ValueError, KeyError, TypeError) as error:

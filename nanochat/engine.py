@@ -196,7 +196,7 @@ def steps(model, tokenizer, state, question, max_tokens=48, read=True):
     feed, live = asked(model, tokenizer, state, question)
     for i in range(max_tokens):
         log_p, live, copied = model(feed, state=live, read=read, last=True, sources=True)
-        token = int(log_p[0, -1, :None if i else tokenizer.bos_id].argmax())
+        token = int(log_p[0, -1, :None if i else model.config.n_ordinary].argmax())
         yield token, float(log_p[0, -1, token].exp()), copied(token)
         if token == tokenizer.end_id:
             return
