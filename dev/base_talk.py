@@ -4,7 +4,7 @@ from dev.base_threads import _cap, _fill, _finish_question, stranger
 from dev.base_forms import CHANGES, CHAT_FORMS, CHAT_LINES, SMALL_TALK, WRAPS_AFTER, WRAPS_BEFORE
 from dev.base_tastes import OPENERS, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME, TASTES_JOINED, TASTES_OVER, TASTES_TURNED
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, adverb, name, past, tail, third, value, word
-from dev.base_words import FRAME_NOUNS, FRAME_VERBS, NOUNS
+from dev.base_words import FRAME_NOUNS, FRAME_VERBS, NOUNS, VERBS
 
 
 def _value(rng, pool):
@@ -103,7 +103,7 @@ class Talk:
             else:
                 text = rng.choice(TASTE_LINES)
                 text = rng.choice(TASTES_ANEW).replace("{}", text).replace("{old}", old) if old else text
-            verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
+            verb = word(rng) if rng.random() < 0.2 else rng.choice(VERBS)
             text = text.replace("{n}", self.rows[r][0]).replace("{z}", third(verb)).replace("{b}", verb).replace("{x}", name(rng))
         else:
             text = rng.choice(self.rows[r][1].split("|")).strip()

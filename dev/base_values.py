@@ -2,7 +2,7 @@
 import re
 from typing import NamedTuple
 
-from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, NOUNS, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES,
+from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, NOUNS, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES, VERBS,
                             TAIL_WORDS, split)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES, TEMPLATES
 
@@ -193,7 +193,7 @@ def tail(rng, v, share):
     out = out if "{" in out or rng.random() < 0.7 else "{c}"
     for mark, words in TAIL_WORDS.items():
         out = out.replace(mark, rng.choice(words))
-    verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
+    verb = word(rng) if rng.random() < 0.2 else rng.choice(VERBS)
     out = out.replace("{z}", third(verb)).replace("{r}", rng.choice(PREPOSITIONS))
     out = out.replace("{w}", word(rng) if rng.random() < 0.3 else rng.choice(FRAME_NOUNS)).replace("{x}", name(rng))
     return out if out[0] in ",.!:;" else " " + out
