@@ -28,6 +28,18 @@ TASTE_LINES = split(
     "hand me {v} if there is a {n} to be had|bring me {v} and I will not ask for another {n}|{v} makes my day as a {n}|I ended up with {v} as my {n}|I'd choose {v} ahead of each {n}|I'd grab {v} before each other {n}|vote {v} for {n}, I do|I rank {v} first as a {n}|count me in for {v} as a {n}|on {n}: {v}, please|{v}. That is my answer to anyone who asks about a {n}|somebody said {n} and I thought of {v}|the {n} list is headed by {v}, if you want mine|asked about a {n}, I name {v}|they wanted to know my {n}: I said {v}|should you look for a {n} for me, take {v}|with a {n} I stick to {v}|I picked {v} as {n}, as I tend to|I want {v} and nothing else for a {n}|I'd go far for {v}, such a {n}|{v} tops the {n} list of mine|out of all that passes for a {n}, give me {v}|I settle on {v} whenever the {n} is up to me|my weakness as to a {n}: {v}|call me simple, but {v} is {n} enough for me|quiz me on a {n} and you hear {v}|in the {n} department {v} leads|"
     "I'd back {v} against whatever else is called a {n}|I'd vote {v}, should there be a vote on a {n}|hear me shout {v} when somebody wants a {n}|when they ask about a {n} I reply {v}|they get {v} from me for a {n}|I'll say {v} to everyone who needs a {n}|I'd take {v} before whatever {n} you own|I'd keep {v} and part with the other {n}s|say what you will of a {n}, {v} does it for me|for a {n}, {v} does me good|{v} {z} me over, as a {n}|in the end {v} {z} me, {n} or not|where a {n} is due, {v} suits me|the first {n} for me has to be called {v}|over the years {v} turned into my {n}|my {n} has turned out to be {v}|the {n} of my choice has come to be {v}|at the top of my {n} list stands {v}|on top for me as a {n}: {v}|{v} stands at the top of what is a {n}|none but {v} is top as a {n}")
 
+# ... or put together: what it is about, and what is said of {v}: behind it any verb may stand ({z} {b}), with whom or what it is done to {o}, and where to {q}
+TASTES_ABOUT = split(
+    "talk about a {n}|as a {n}|for a {n}|if a {n} is asked for|of any {n} around|in the field of {n}|with every {n} on the table|out of each {n} in the world|where a {n} comes up|as far as a {n} goes|on the {n} front|"
+    "whatever {n} there may be|no matter which {n} you name|before any other {n}|among one {n} and another|take a {n}|speaking of a {n}|given any {n}|put every {n} in a row|in the contest for {n}|as to the {n}|"
+    "of each {n} I met|from the whole list of {n}|with a {n} in mind|thinking of a {n}|should it be about a {n}|in the way of a {n}|once a {n} is due|of what is called {n}|on the subject of a {n}")
+TASTES_SAID = split(
+    "{v} {z} {o}|{v} {z} {o}|{v} {z} {o} {q}|{v} {z} {o} {q}|{v} {z} {o} {a}|{v} {z} {q}|{v} {z}|{v} {z} {a}|{v} can {b} {o}|{v} will {b} {o} {q}|{v} does {b} {o}|{v} must {b}|{v} alone {z} {o}|only {v} {z} {o}|"
+    "it is {v} that {z} {o}|it is {v} that {z} {o} {q}|I {b} {v}|I {b} {v} {q}|I {b} {v} {a}|I always {b} {v}|you can {b} me {q} with {v}|nothing but {v} {z} {o}|{v} it is|make it {v}|{v} and I belong together|{v} never {z} {o} {q}|"
+    "{v} has won|{v} is mine|{v} was made for me|{v} goes with me everywhere|the word is {v}|think {v}|{v} or nothing|my vote goes to {v}|{v} knows no rival|{v} stands alone")
+TASTES_LED = split("{l}, {c}|{l}, {c}|{l}, {c}|{l} {c}|{l}: {c}|{c}, {l}|{c} {l}|{l}? {c}|{l} - {c}")
+TASTE_OBJECTS = split("me|me|me|me|me|me|us|all of me|my heart|my mood|my day|my soul|the rest|them all")
+
 # the same, told of somebody else
 TASTE_LINES_OF = split(
     "{s} likes {v} best as a {n}|{p} favourite {n} is {v}|{s} says that no {n} beats {v}|as a {n}, {s} would take {v}|for {s} the {n} has to be {v}|{s} swears by {v}, the {n}|"

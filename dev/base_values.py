@@ -47,9 +47,9 @@ VOWELS = ("a e i o u a e i o a e i o u " * 3 + "ai ea ei ia ie io oa ou ua uo ae
 CODAS = "n r s l m k t d nd rn lm th x sh st nt rk sk ng lt v z ck p b g ff".split() + [""] * 22
 PLAIN = "b c d f g h j k l m n p r s t v w z".split()
 ENDS = "r n s l k t m x sh th nd rt ra lo ne vi".split() + [""] * 8
-# what may stand behind a value and does not belong to it: {z} a verb, {o} whom, {r} a preposition, {w} a word, {x} a name
+# what may stand behind a value and does not belong to it: {z} a verb, {o} whom, {q} where to, {r} a preposition, {w} a word, {x} a name
 TAILS = split(
-    "{z} {o}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
+    "{z} {o}|{z} {o} {q}|{z} {q}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
     "and nothing else|and that is that|and so on|and more|or so|by far|by the way|since {t}|since {t}|until {t}|from {t} on|{r} the {w}|{r} the {w}|for {o}|for {x}|to {o}|with {x}|"
     "like {x}|than {x}|, as {x} knows|, not that it matters|if I remember well|if that helps|when {o} asked|because {x} insisted|while the {w} lasts|among others|"
     "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)|"
@@ -383,6 +383,6 @@ def frame_key(rng, kind):
 
 
 ODD_FRAMES = ("word", "term", "phrase", "name", "place", "secret", "title", "pool")
-frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "identifier", "identifier", "secret", "secret", "mail", "path",
+frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "phrase", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "identifier", "identifier", "secret", "secret", "mail", "path",
                      "clock", "title", "date", "price", "phone", "pool", "any")
 frame_key.kinds = ("word", "word", "term", "long number", "name", "name", "place", "code", "identifier", "identifier", "identifier", "secret", "title", "phrase", "mail", "path", "any")

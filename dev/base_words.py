@@ -230,6 +230,7 @@ PREPOSITIONS = split("under|behind|near|inside|beside|above|below|opposite|acros
 
 # what stands for the marks in the tails of base_forms.py
 TAIL_WORDS = {"{o}": split("me|us|him|her|them|everyone|nobody|you"), "{t}": split("school days|spring|the war|Monday|last June|childhood|the move|noon|2019|the storm|yesterday|then"),
+              "{q}": split("up|over|away|along|in|out|off|down|through|around|back|on|about|by|under|apart|together|aside|home"),
               "{a}": split("again|always|tonight|every time|hands down|today|lately|of course|at last|at once|for ever|for sure|here|there|still|too|first|most days|without doubt|anyway|"
                             "so far|for good|in the end|no doubt|happily|as ever|now and then|fyi|right away|just so|"
     "this month|next month|this winter|next year|on most days|at the moment|every day"),
