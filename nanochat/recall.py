@@ -33,6 +33,9 @@ HINTS = 9           # numbers that the gate is told beside vectors, and what is 
 WORDS = 16          # words of a question at most that are looked for in what is read
 WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
+OWN = 4.0           # what speaks against beginning with a word of the question, times how much it matters there
+TOGETHER = 4.0      # what speaks for going on with a word that follows all of the answer so far in other episodes, and is not said in every other, in the gate's logit
+APART = 1.5         # ... and against it where no other episode says the answer so far, and others say the word
 REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
@@ -67,18 +70,39 @@ def continued(ids, copied, idx, targets, positions, n_ordinary):
     return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
 
 
+def word_end(place):
+    """Where the word that a token is of is complete, (…, n) int64, n where it is not; place (…, n) as of RecallHead.said."""
+    complete = torch.where(place < GRAMS, torch.arange(place.shape[-1], device=place.device), place.shape[-1])
+    return F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=place.shape[-1])
+
+
 def said_before(line, place, episode, names):
     """
     Whether the words of traces are said by an older episode, too, and how much of what is named it says, (B, M, K, 16), 0 to 1; of a word that the next chunk goes on with, each
     token by itself. line, place (B, M, K, 19), tokens and the words complete there as of RecallHead.said; episode (B, M, K), names (B, M, K), how much each says of it.
     """
-    complete = torch.where(place < GRAMS, torch.arange(place.shape[-1], device=place.device), place.shape[-1])
-    end = F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=place.shape[-1])       # where the word that a token is of is complete
-    word = F.pad(place, (0, 1), value=GRAMS).gather(-1, end)
+    word = F.pad(place, (0, 1), value=GRAMS).gather(-1, word_end(place))
     word = torch.where(word < GRAMS, word, GRAMS + 1 + line).int()
     same = (word[..., CONTEXT:, None, None] == word[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
     older = (episode[..., None] > episode[..., None, :]) * names[..., None, :]
     return (same * older[:, :, :, None]).amax(-1)
+
+
+def collocated(ids, place, fits, episode, owner, token, word):
+    """
+    What other episodes say for going on with a word, and against it, (B, M) each, 0 to 1: that it follows all of the answer so far wherever that is said ("tea" after "hibiscus"), as far as those
+    that do not say the answer do not say it, too; and that it is said where the answer so far is not ("wins" after "salsa"). Where a phrase ends, what may follow varies (Harris 1955,
+    From phoneme to morpheme). ids (B, M, K, 16); place (B, M, K, n) as of RecallHead.said; fits (B, M, K, 16) bool, the entries that go on with all of the answer; episode (B, M, K), -1 = none; owner,
+    token, word (B, M), the episode that is copied from, what comes next and the word that it begins, GRAMS = none.
+    """
+    same, others = episode[..., None] == episode[..., None, :], (episode >= 0) & (episode != owner[..., None])
+    any_of = lambda traces: (same & traces[..., None, :]).any(-1)                     # ... of its episode
+    has, on = fits.any(-1) & others, (fits & (ids == token[..., None, None])).any(-1) & others
+    says = any_of(((place == word[..., None, None]) & (place < GRAMS)).any(-1))
+    rest = others & ~any_of(has)
+    n, m = has.sum(-1), (says & rest).sum(-1)
+    rate = on.sum(-1) / n.clamp(min=1) - m / rest.sum(-1).clamp(min=1)
+    return F.relu(rate) * n / (n + 1), (n == 0) * m / (m + 1)
 
 
 class Keys(nn.Module):
@@ -174,16 +198,18 @@ class RecallHead(nn.Module):
 
     def said(self, traces, index):
         """
-        The tokens of traces and the three before them (B, M, K, 19), and the words that are complete there, places below GRAMS, GRAMS = none: a word that began in the chunk
-        before is known by its trace. index (B, M, K).
+        The tokens of traces and the three before them (B, M, K, 19), and the words that are complete there and as far around as `nearby` reaches (B, M, K, 9 + 16 + 9), places below GRAMS,
+        GRAMS = none: what stands in the chunk before or after is known by its trace. index (B, M, K).
         """
         line = torch.cat([gather_traces(traces.before, index), gather_traces(traces.ids, index)], dim=-1).long()
-        last = (index - 1).clamp(min=0)
-        follows = (gather_traces(traces.episode, last) == gather_traces(traces.episode, index)) & (gather_traces(traces.position, last) + 1 == gather_traces(traces.position, index))
-        past = torch.where(follows[..., None], gather_traces(traces.ids, last).long()[..., :-CONTEXT], -1)
-        whole = torch.cat([past, line], dim=-1).flatten(0, 2)
+        beside = {}
+        for step in (-1, 1):
+            other = (index + step).clamp(0, max(len(traces) - 1, 0))
+            follows = (gather_traces(traces.episode, other) == gather_traces(traces.episode, index)) & (gather_traces(traces.position, other) == gather_traces(traces.position, index) + step)
+            beside[step] = torch.where(follows[..., None], gather_traces(traces.ids, other).long(), -1)
+        whole = torch.cat([beside[-1][..., :-CONTEXT], line, beside[1][..., :AFTER]], dim=-1).flatten(0, 2)
         words = self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 6), numbers=False)
-        return line, (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS)[:, -line.shape[-1]:].view(line.shape)
+        return line, (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS)[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
 
     @staticmethod
     def missing(weight, place, episode, alive):
@@ -207,12 +233,12 @@ class RecallHead(nn.Module):
         the K that are chosen the index, the score and the episode, (B, M, K); what said returns; and what they lack (B, M, 1 + n, K): the weightiest word, and the share of all words by each of
         the n weights.
         """
-        N, look = len(traces), lambda index: self.said(traces, index)
+        N, look, here = len(traces), lambda index: self.said(traces, index), slice(BEFORE - CONTEXT, BEFORE + CHUNK)
         if N < select[0].numel():   # each once, not once for each that looks at it
             every = [t[:, 0] for t in look(torch.arange(N, device=select.device).expand(len(select), 1, N))]
             look = lambda index: [gather_traces(t, index) for t in every]
         episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
-        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1], episode, alive)
+        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1][..., here], episode, alive)
         lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
         _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
         score = score - self.lack * lacking[:, :, 1]
@@ -223,6 +249,8 @@ class RecallHead(nn.Module):
         best = best.gather(2, back)
         lacking = lacking.gather(-1, best[:, :, None].expand(-1, -1, lacking.shape[2], -1))
         episode, (line, place) = episode.gather(2, best), look(select)
+        seen = visible.expand(-1, select.shape[1], -1).gather(2, (select + 1).clamp(max=N - 1))[..., None]   # the next chunk may be still to come
+        place = torch.cat([place[..., :-AFTER], place[..., -AFTER:].masked_fill(~seen, GRAMS)], dim=-1)
         return ranked, (select, address, episode, line, place, lacking)
 
     def nothing(self, x):
@@ -248,15 +276,17 @@ class RecallHead(nn.Module):
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        again = said_before(line, place, episode, 1 - lacking[:, :, 1].detach())
+        again = said_before(line, place[..., BEFORE - CONTEXT:BEFORE + CHUNK], episode, 1 - lacking[:, :, 1].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
         said = grams(line)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
-        weight = near.gather(-1, place.clamp(max=GRAMS - 1).flatten(2)).view(line.shape) * (place < GRAMS)
-        entry = entry + (F.pad(weight, (BEFORE - CONTEXT, AFTER)).unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
+        weight = near.gather(-1, place.clamp(max=GRAMS - 1).flatten(2)).view(place.shape) * (place < GRAMS)
+        entry = entry + (weight.unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
+        end, begins = word_end(place)[..., BEFORE:BEFORE + CHUNK], ~self.ordinary(recent[..., -1])
+        entry = entry - OWN * F.pad(weight, (0, 1)).gather(-1, end) * begins[..., None, None]
         copyable, within, entire = self.copyable(line, recent, copied)
         entry = (entry + ENTIRE * entire).masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
@@ -276,9 +306,13 @@ class RecallHead(nn.Module):
         copied = copied.flatten(2)
         longest = copied.masked_fill(entry == NEG, 0).amax(-1, keepdim=True)
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
-        begins = ~self.ordinary(recent[..., -1])     # whether a thing is known at all is decided there
-        known = torch.where(begins, *self.known(hints).unbind(-1))
-        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole)
+        known = torch.where(begins, *self.known(hints).unbind(-1))     # whether a thing is known at all is decided where the answer begins
+        first = p.argmax(-1, keepdim=True)
+        token, word = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(place, (0, 1), value=GRAMS).gather(-1, end)))
+        owner, fits = episode.gather(-1, source[..., 0, 0][..., None]).squeeze(-1), entire & copyable
+        pro, con = collocated(ids.view(B, M, K, CHUNK), place, fits, episode.masked_fill(address <= NEG, -1), owner, token, word)
+        phrase = (TOGETHER * pro - APART * con) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
+        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole + phrase)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
 
     def ordinary(self, ids):
