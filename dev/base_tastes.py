@@ -36,7 +36,7 @@ TASTES_ABOUT = split(
 TASTES_SAID = split(
     "{v} {z} {o}|{v} {z} {o}|{v} {z} {o} {q}|{v} {z} {o} {q}|{v} {z} {o} {a}|{v} {z} {q}|{v} {z}|{v} {z} {a}|{v} can {b} {o}|{v} will {b} {o} {q}|{v} does {b} {o}|{v} must {b}|{v} alone {z} {o}|only {v} {z} {o}|"
     "it is {v} that {z} {o}|it is {v} that {z} {o} {q}|I {b} {v}|I {b} {v} {q}|I {b} {v} {a}|I always {b} {v}|you can {b} me {q} with {v}|nothing but {v} {z} {o}|{v} it is|make it {v}|{v} and I belong together|{v} never {z} {o} {q}|"
-    "{v} has won|{v} is mine|{v} was made for me|{v} goes with me everywhere|the word is {v}|think {v}|{v} or nothing|my vote goes to {v}|{v} knows no rival|{v} stands alone")
+    "{v} has won|{v} is mine|{v} was made for me|{v} comes along wherever I go|the word is {v}|think {v}|{v} or nothing|my vote goes to {v}|{v} knows no rival|{v} stands alone")
 TASTES_LED = split("{l}, {c}|{l}, {c}|{l}, {c}|{l} {c}|{l}: {c}|{c}, {l}|{c} {l}|{l}? {c}|{l} - {c}")
 TASTE_OBJECTS = split("me|me|me|me|me|me|us|all of me|my heart|my mood|my day|my soul|the rest|them all")
 

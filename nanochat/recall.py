@@ -199,7 +199,7 @@ class RecallHead(nn.Module):
     def said(self, traces, index):
         """
         The tokens of traces and the three before them (B, M, K, 19), and the words that are complete there and as far around as `nearby` reaches (B, M, K, 9 + 16 + 9), places below GRAMS,
-        GRAMS = none: what stands in the chunk before or after is known by its trace. index (B, M, K).
+        GRAMS = none: what stands in the chunk before or after is known by its trace, of which a word of more than seven tokens may be known in part. index (B, M, K).
         """
         line = torch.cat([gather_traces(traces.before, index), gather_traces(traces.ids, index)], dim=-1).long()
         beside = {}

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nanochat import recall
 from nanochat.address import GRAMS, NEG, WordCodes, and_next, candidates, greatest, mix64, spread, stale, top_k, untimely
 from nanochat.gpt import THENGPT, THENConfig
-from nanochat.recall import AFTER, BEFORE, HISTORY, WORDS, RecallHead, continued, said_before
+from nanochat.recall import AFTER, BEFORE, HISTORY, WORDS, RecallHead, collocated, continued, said_before
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
 from tests.test_live_memory import build, lesson, streams
@@ -315,7 +316,11 @@ def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
             words = model.recall.address.codes(whole, whole == tokenizer.bos_id, torch.zeros(1, 6, dtype=torch.int64))[0][0, :-1]
         expected = (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS)
         around = F.pad(expected, (BEFORE, AFTER), value=GRAMS).unfold(0, BEFORE + CHUNK + AFTER, CHUNK)
-        assert torch.equal(line[0, 0, :, CONTEXT:], torch.tensor(ids).view(-1, CHUNK)) and torch.equal(place[0, 0], around)
+        ends = [-1] + (expected < GRAMS).nonzero().flatten().tolist()
+        long = {end for last, end in zip(ends, ends[1:]) if end - last > CHUNK - BEFORE}   # began before what is known of the chunk before
+        differ = {(k * CHUNK - BEFORE + j, j) for k, j in (place[0, 0] != around).nonzero().tolist()}
+        assert torch.equal(line[0, 0, :, CONTEXT:], torch.tensor(ids).view(-1, CHUNK))
+        assert all(j < BEFORE - CONTEXT and i in long for i, j in differ), differ
         assert (expected < GRAMS).sum() >= 15
 
 
@@ -340,3 +345,56 @@ def test_what_is_gone_on_with_began_with_a_word():
         copyable, _, entire = head.copyable(line, recent, copied)
         assert {int(j) - digit(0) for j in (entire & copyable)[0, 0, 0].nonzero()} == right, said
         assert all(copyable[0, 0, 0, j] or copied[0, 0, 0, j] == len(said) for j in range(len(ids)))   # what goes on with less of it is as it was
+
+
+def test_a_phrase_goes_on_where_other_episodes_say_so():
+    tea, wins, juice, other, mango, hibiscus = range(6)   # tokens, and words alike: of one token, complete where the next stands
+    def told(*lines):
+        ids, place, fits = torch.full((1, 1, len(lines), CHUNK), 9), torch.full((1, 1, len(lines), 34), GRAMS), torch.zeros(1, 1, len(lines), CHUNK, dtype=torch.bool)
+        for k, (said, answer) in enumerate(lines):
+            ids[0, 0, k, :len(said)], place[0, 0, k, BEFORE + 1:BEFORE + 1 + len(said)] = torch.tensor(said), torch.tensor(said)
+            for j in range(1, len(said)):
+                fits[0, 0, k, j] = said[j - 1] == answer
+        return ids, place, fits
+    number = lambda *n: torch.tensor([[list(n)]])
+    # "hibiscus" is being said by episode 7; of three others that say it all go on with "tea", of two that do not one says "tea"
+    lines = [([hibiscus, tea], hibiscus), ([other, hibiscus, tea], hibiscus), ([hibiscus, tea], hibiscus), ([hibiscus, tea, juice], hibiscus), ([other, tea], hibiscus), ([mango, juice], hibiscus)]
+    pro, con = collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[tea]]), torch.tensor([[tea]]))
+    assert pro.item() == (1 - 1 / 2) * 3 / 4 and con.item() == 0
+    # what every other episode says anyhow, and what follows in no other, speaks for nothing
+    lines[5] = ([mango, tea], hibiscus)
+    assert collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[tea]]), torch.tensor([[tea]]))[0].item() == 0
+    assert collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))[0].item() == 0
+    # the answer so far is said by nobody else, its next word by two others: in either trace of episode 2, and by one that is none
+    lines = [([mango, wins], mango), ([hibiscus, wins], mango), ([other, other], mango), ([juice, wins], mango), ([tea, wins], mango)]
+    pro, con = collocated(*told(*lines), number(7, 1, 2, 3, -1), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
+    assert pro.item() == 0 and abs(con.item() - 2 / 3) < 1e-6
+    pro, con = collocated(*told(*lines), number(7, 7, 7, 7, 7), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
+    assert pro.item() == con.item() == 0   # what the episode itself says more than once is no evidence
+
+
+def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_tokens_it_has(monkeypatch):
+    tokenizer = Tokenizer.load()
+    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=64, n_ordinary=min(tokenizer.special_tokens.values()), end_id=tokenizer.end_id,
+                               bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id, user_id=tokenizer.user_id, assistant_id=tokenizer.assistant_id))
+    model.init_weights(tokenizer.word_tables())
+    told = [tokenizer.bos_id, *tokenizer.encode("The tired old xylophonist with crosspatches is Wolfenstein."), tokenizer.end_id]
+    asked = [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode("Who is <crosspatches>?"), tokenizer.assistant_id]
+    assert told.index(tokenizer.encode(" crosspatches")[-1]) >= CHUNK > told.index(tokenizer.encode(" crosspatches")[0])   # the next chunk goes on with it
+    entries, read = {}, RecallHead.read
+
+    def spy(*args, **kwargs):
+        out = read(*args, **kwargs)
+        entries[recall.OWN] = [t[0, -1] for t in out[1]["entries"][:2]]
+        return out
+
+    monkeypatch.setattr(RecallHead, "read", spy)
+    with torch.no_grad():
+        state = model(torch.tensor([told + [tokenizer.pad_id] * (-len(told) % CHUNK)]), state=model.empty_state(1))[1]
+        for own in (0.0, 4.0):
+            monkeypatch.setattr(recall, "OWN", own)
+            model(torch.tensor([asked]), state=state)
+    (before, ids), (after, _) = entries[0.0], entries[4.0]
+    change = {i: c for i, c in zip(ids.tolist(), (after / before).log().tolist())}
+    first = lambda word: change[tokenizer.encode(word)[0]]
+    assert abs(first(" with") - first(" Wolfenstein")) < 1e-4 and first(" crosspatches") < first(" with") - 0.5
