@@ -35,7 +35,7 @@ WHOLE = 4.0         # what speaks for going on within a word, in the gate's logi
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
 OWN = 4.0           # what speaks against beginning with a word of the question, times how much it matters there
 TOGETHER = 4.0      # what speaks for going on with a word that follows all of the answer so far in other episodes, and is not said in every other, in the gate's logit
-APART = 1.5         # ... and against it where no other episode says the answer so far, and others say the word
+APART = 1.5         # ... and against it where other episodes say the answer so far without the word, or the word without it
 REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
@@ -91,7 +91,7 @@ def said_before(line, place, episode, names):
 def collocated(ids, place, fits, episode, owner, token, word):
     """
     What other episodes say for going on with a word, and against it, (B, M) each, 0 to 1: that it follows all of the answer so far wherever that is said ("tea" after "hibiscus"), as far as those
-    that do not say the answer do not say it, too; and that it is said where the answer so far is not ("wins" after "salsa"). Where a phrase ends, what may follow varies (Harris 1955,
+    that do not say the answer do not say it, too; and that the answer is said and something else follows ("in" after "relaxed") or, where nobody says it, that the word is said elsewhere ("wins" after "salsa"). Where a phrase ends, what may follow varies (Harris 1955,
     From phoneme to morpheme). ids (B, M, K, 16); place (B, M, K, n) as of RecallHead.said; fits (B, M, K, 16) bool, the entries that go on with all of the answer; episode (B, M, K), -1 = none; owner,
     token, word (B, M), the episode that is copied from, what comes next and the word that it begins, GRAMS = none.
     """
@@ -101,8 +101,8 @@ def collocated(ids, place, fits, episode, owner, token, word):
     says = any_of(((place == word[..., None, None]) & (place < GRAMS)).any(-1))
     rest = others & ~any_of(has)
     n, m = has.sum(-1), (says & rest).sum(-1)
-    rate = on.sum(-1) / n.clamp(min=1) - m / rest.sum(-1).clamp(min=1)
-    return F.relu(rate) * n / (n + 1), (n == 0) * m / (m + 1)
+    rate = on.sum(-1) / n.clamp(min=1)
+    return F.relu(rate - m / rest.sum(-1).clamp(min=1)) * n / (n + 1), torch.where(n > 0, (1 - rate) * n / (n + 1), m / (m + 1))
 
 
 class Keys(nn.Module):
