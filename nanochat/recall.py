@@ -38,6 +38,7 @@ TOGETHER = 4.0      # what speaks for going on with a word that follows all of t
 APART = 1.5         # ... and against it where other episodes say the answer so far without the word, or the word without it
 REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
+HERE = slice(BEFORE - CONTEXT, BEFORE + CHUNK)   # of the words around an entry those of its own record
 HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
 
 
@@ -233,12 +234,12 @@ class RecallHead(nn.Module):
         the K that are chosen the index, the score and the episode, (B, M, K); what said returns; and what they lack (B, M, 1 + n, K): the weightiest word, and the share of all words by each of
         the n weights.
         """
-        N, look, here = len(traces), lambda index: self.said(traces, index), slice(BEFORE - CONTEXT, BEFORE + CHUNK)
+        N, look = len(traces), lambda index: self.said(traces, index)
         if N < select[0].numel():   # each once, not once for each that looks at it
             every = [t[:, 0] for t in look(torch.arange(N, device=select.device).expand(len(select), 1, N))]
             look = lambda index: [gather_traces(t, index) for t in every]
         episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
-        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1][..., here], episode, alive)
+        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1][..., HERE], episode, alive)
         lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
         _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
         score = score - self.lack * lacking[:, :, 1]
@@ -276,7 +277,7 @@ class RecallHead(nn.Module):
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        again = said_before(line, place[..., BEFORE - CONTEXT:BEFORE + CHUNK], episode, 1 - lacking[:, :, 1].detach())
+        again = said_before(line, place[..., HERE], episode, 1 - lacking[:, :, 1].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]

@@ -300,11 +300,17 @@ def test_a_trace_is_read_with_the_one_that_follows_it():
     assert set(index[0, 0].tolist()) == {0, 1, 3, 4, 6}
 
 
-def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
+def that_reads():
+    """The tokenizer, and a small model that knows its words."""
     tokenizer = Tokenizer.load()
     model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=64, n_ordinary=min(tokenizer.special_tokens.values()), end_id=tokenizer.end_id,
                                bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id, user_id=tokenizer.user_id, assistant_id=tokenizer.assistant_id))
     model.init_weights(tokenizer.word_tables())
+    return tokenizer, model
+
+
+def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
+    tokenizer, model = that_reads()
     text = "Of all crosspatches, a Wolfenbüttler 271828 xylophonist-in-residence was the crankiest zanzibarite quartermaster."
     for shift in range(CHUNK):
         ids = [tokenizer.bos_id, *tokenizer.encode("a " * shift + text + " So.")]
@@ -375,10 +381,7 @@ def test_a_phrase_goes_on_where_other_episodes_say_so():
 
 
 def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_tokens_it_has(monkeypatch):
-    tokenizer = Tokenizer.load()
-    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=64, n_ordinary=min(tokenizer.special_tokens.values()), end_id=tokenizer.end_id,
-                               bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id, user_id=tokenizer.user_id, assistant_id=tokenizer.assistant_id))
-    model.init_weights(tokenizer.word_tables())
+    tokenizer, model = that_reads()
     told = [tokenizer.bos_id, *tokenizer.encode("The tired old xylophonist with crosspatches is Wolfenstein."), tokenizer.end_id]
     asked = [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode("Who is <crosspatches>?"), tokenizer.assistant_id]
     assert told.index(tokenizer.encode(" crosspatches")[-1]) >= CHUNK > told.index(tokenizer.encode(" crosspatches")[0])   # the next chunk goes on with it
