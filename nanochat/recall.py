@@ -71,35 +71,35 @@ def continued(ids, copied, idx, targets, positions, n_ordinary):
     return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
 
 
-def word_end(place):
-    """Where the word that a token is of is complete, (…, n) int64, n where it is not; place (…, n) as of RecallHead.said."""
-    complete = torch.where(place < GRAMS, torch.arange(place.shape[-1], device=place.device), place.shape[-1])
-    return F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=place.shape[-1])
+def word_end(words):
+    """Where the word that a token is of is complete, (…, n) int64, n where it is not; words (…, n) as of RecallHead.said."""
+    complete = torch.where(words != 0, torch.arange(words.shape[-1], device=words.device), words.shape[-1])
+    return F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=words.shape[-1])
 
 
-def said_before(line, place, episode, names):
+def said_before(line, words, episode, names):
     """
     Whether the words of traces are said by an older episode, too, and how much of what is named it says, (B, M, K, 16), 0 to 1; of a word that the next chunk goes on with, each
-    token by itself. line, place (B, M, K, 19), tokens and the words complete there as of RecallHead.said; episode (B, M, K), names (B, M, K), how much each says of it.
+    token by itself. line, words (B, M, K, 19), tokens and the words complete there as of RecallHead.said; episode (B, M, K), names (B, M, K), how much each says of it.
     """
-    word = F.pad(place, (0, 1), value=GRAMS).gather(-1, word_end(place))
-    word = torch.where(word < GRAMS, word, GRAMS + 1 + line).int()
+    word = F.pad(words, (0, 1)).gather(-1, word_end(words))
+    word = torch.where(word != 0, word, line).int()   # 32 bits of a hash do, and there are many pairs
     same = (word[..., CONTEXT:, None, None] == word[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
     older = (episode[..., None] > episode[..., None, :]) * names[..., None, :]
     return (same * older[:, :, :, None]).amax(-1)
 
 
-def collocated(ids, place, fits, episode, owner, token, word):
+def collocated(ids, words, fits, episode, owner, token, word):
     """
     What other episodes say for going on with a word, and against it, (B, M) each, 0 to 1: that it follows all of the answer so far wherever that is said ("tea" after "hibiscus"), as far as those
     that do not say the answer do not say it, too; and that the answer is said and something else follows ("in" after "relaxed") or, where nobody says it, that the word is said elsewhere ("wins" after "salsa"). Where a phrase ends, what may follow varies (Harris 1955,
-    From phoneme to morpheme). ids (B, M, K, 16); place (B, M, K, n) as of RecallHead.said; fits (B, M, K, 16) bool, the entries that go on with all of the answer; episode (B, M, K), -1 = none; owner,
-    token, word (B, M), the episode that is copied from, what comes next and the word that it begins, GRAMS = none.
+    From phoneme to morpheme). ids (B, M, K, 16); words (B, M, K, n) as of RecallHead.said; fits (B, M, K, 16) bool, the entries that go on with all of the answer; episode (B, M, K), -1 = none; owner,
+    token, word (B, M), the episode that is copied from, what comes next and the word that it begins, 0 = none.
     """
     same, others = episode[..., None] == episode[..., None, :], (episode >= 0) & (episode != owner[..., None])
     any_of = lambda traces: (same & traces[..., None, :]).any(-1)                     # ... of its episode
     has, on = fits.any(-1) & others, (fits & (ids == token[..., None, None])).any(-1) & others
-    says = any_of(((place == word[..., None, None]) & (place < GRAMS)).any(-1))
+    says = any_of(((words == word[..., None, None]) & (words != 0)).any(-1))
     rest = others & ~any_of(has)
     n, m = has.sum(-1), (says & rest).sum(-1)
     rate = on.sum(-1) / n.clamp(min=1)
@@ -199,8 +199,8 @@ class RecallHead(nn.Module):
 
     def said(self, traces, index):
         """
-        The tokens of traces and the three before them (B, M, K, 19), and the words that are complete there and as far around as `nearby` reaches (B, M, K, 9 + 16 + 9), places below GRAMS,
-        GRAMS = none: what stands in the chunk before or after is known by its trace, of which a word of more than seven tokens may be known in part. index (B, M, K).
+        The tokens of traces and the three before them (B, M, K, 19), and the words that are complete there and as far around as `nearby` reaches (B, M, K, 9 + 16 + 9), hashes of their stems,
+        0 = none: what stands in the chunk before or after is known by its trace, of which a word of more than seven tokens may be known in part. index (B, M, K).
         """
         line = torch.cat([gather_traces(traces.before, index), gather_traces(traces.ids, index)], dim=-1).long()
         beside = {}
@@ -209,21 +209,21 @@ class RecallHead(nn.Module):
             follows = (gather_traces(traces.episode, other) == gather_traces(traces.episode, index)) & (gather_traces(traces.position, other) == gather_traces(traces.position, index) + step)
             beside[step] = torch.where(follows[..., None], gather_traces(traces.ids, other).long(), -1)
         whole = torch.cat([beside[-1][..., :-CONTEXT], line, beside[1][..., :AFTER]], dim=-1).flatten(0, 2)
-        words = self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 6), numbers=False)
-        return line, (mix64(words) % GRAMS).masked_fill(words == 0, GRAMS)[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
+        words = mix64(self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 6), numbers=False))
+        return line, words[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
 
     @staticmethod
-    def missing(weight, place, episode, alive):
+    def missing(weight, words, episode, alive):
         """
         Of the words of the question that must be said (weight (B, M, n, GRAMS): by the first of its n weights), which the episode of each candidate does
-        not say, as far as it is one: their weights (B, M, n, C, WORDS), and the weights of all of them (B, M, n, 1, WORDS). place (B, M, C, 19): of the words
-        of the traces, GRAMS = none; episode (B, M, C); alive (B, M, C), 0 where there is none. What most of the traces say names none of them (inverse document
+        not say, as far as it is one: their weights (B, M, n, C, WORDS), and the weights of all of them (B, M, n, 1, WORDS). words (B, M, C, 19): those
+        of the traces, 0 = none; episode (B, M, C); alive (B, M, C), 0 where there is none. What most of the traces say names none of them (inverse document
         frequency, Spärck Jones 1972): it is missed the less, the more of them say it.
         """
-        words = weight[:, :, 0].detach().topk(WORDS, dim=-1).indices                         # (B, M, W)
-        weight = weight.gather(-1, words[:, :, None].expand(-1, -1, weight.shape[2], -1))[..., None, :]
+        place = weight[:, :, 0].detach().topk(WORDS, dim=-1).indices                         # (B, M, W)
+        weight = weight.gather(-1, place[:, :, None].expand(-1, -1, weight.shape[2], -1))[..., None, :]
         same = (episode[..., None] == episode[..., None, :]).to(weight.dtype)                # (B, M, C, C)
-        says = (place[..., None] == words[:, :, None, None]).any(-2) * alive[..., None]      # (B, M, C, W)
+        says = (torch.where(words != 0, words % GRAMS, -1)[..., None] == place[:, :, None, None]).any(-2) * alive[..., None]   # (B, M, C, W)
         said = (torch.matmul(same, says) > 0).to(weight.dtype)
         share = (said * alive[..., None]).sum(2, keepdim=True) / alive.sum(2)[..., None, None].clamp(min=1)
         return weight * ((1 - said) * (1 - share))[:, :, None], weight
@@ -249,10 +249,10 @@ class RecallHead(nn.Module):
         back, select, address = and_next(*(t.gather(2, best) for t in (select, score)), traces, visible, bonus.gather(2, best))
         best = best.gather(2, back)
         lacking = lacking.gather(-1, best[:, :, None].expand(-1, -1, lacking.shape[2], -1))
-        episode, (line, place) = episode.gather(2, best), look(select)
+        episode, (line, words) = episode.gather(2, best), look(select)
         seen = visible.expand(-1, select.shape[1], -1).gather(2, (select + 1).clamp(max=N - 1))[..., None]   # the next chunk may be still to come
-        place = torch.cat([place[..., :-AFTER], place[..., -AFTER:].masked_fill(~seen, GRAMS)], dim=-1)
-        return ranked, (select, address, episode, line, place, lacking)
+        words = torch.cat([words[..., :-AFTER], words[..., -AFTER:] * seen], dim=-1)
+        return ranked, (select, address, episode, line, words, lacking)
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
@@ -269,7 +269,7 @@ class RecallHead(nn.Module):
         their token ids and how many tokens before them are the last of the stream, all (B, M, K*16); select (B, M, K), the traces that were read; score (B, M, C), the
         candidates as they are ranked in the end. The distribution sums to 1, to 0 where nothing is visible.
         """
-        ranked, (select, address, episode, line, place, lacking) = self.choose(query, select, score, traces, visible, near, proof)
+        ranked, (select, address, episode, line, words, lacking) = self.choose(query, select, score, traces, visible, near, proof)
         B, M, K = select.shape
         ids = line[..., CONTEXT:]                                                # (B, M, K, 16)
         q = unit(self.query(x)) * self.content_scale
@@ -277,16 +277,16 @@ class RecallHead(nn.Module):
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        again = said_before(line, place[..., HERE], episode, 1 - lacking[:, :, 1].detach())
+        again = said_before(line, words[..., HERE], episode, 1 - lacking[:, :, 1].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
         said = grams(line)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
-        weight = near.gather(-1, place.clamp(max=GRAMS - 1).flatten(2)).view(place.shape) * (place < GRAMS)
+        weight = near.gather(-1, (words % GRAMS).flatten(2)).view(words.shape) * (words != 0)
         entry = entry + (weight.unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
-        end, begins = word_end(place)[..., BEFORE:BEFORE + CHUNK], ~self.ordinary(recent[..., -1])
+        end, begins = word_end(words)[..., BEFORE:BEFORE + CHUNK], ~self.ordinary(recent[..., -1])
         entry = entry - OWN * F.pad(weight, (0, 1)).gather(-1, end) * begins[..., None, None]
         copyable, within, entire = self.copyable(line, recent, copied)
         entry = (entry + ENTIRE * entire).masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
@@ -309,9 +309,9 @@ class RecallHead(nn.Module):
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
         known = torch.where(begins, *self.known(hints).unbind(-1))     # whether a thing is known at all is decided where the answer begins
         first = p.argmax(-1, keepdim=True)
-        token, word = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(place, (0, 1), value=GRAMS).gather(-1, end)))
+        token, word = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(words, (0, 1)).gather(-1, end)))
         owner, fits = episode.gather(-1, source[..., 0, 0][..., None]).squeeze(-1), entire & copyable
-        pro, con = collocated(ids.view(B, M, K, CHUNK), place, fits, episode.masked_fill(address <= NEG, -1), owner, token, word)
+        pro, con = collocated(ids.view(B, M, K, CHUNK), words, fits, episode.masked_fill(address <= NEG, -1), owner, token, word)
         phrase = (TOGETHER * pro - APART * con) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole + phrase)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
