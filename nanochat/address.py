@@ -15,7 +15,7 @@ MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
 STEM = 3           # bytes of a word at least before the s that its stem leaves out: "keys", not "was"
 NEG, LEAST = float("-inf"), -1e30   # no score, and what is below every score
-GRAMS = 4096       # places in the tables of what a question says
+GRAMS = 16384      # places in the tables of what a question says
 NO_TRACE = -2.0    # each of the hints where no trace is visible
 
 

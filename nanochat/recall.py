@@ -39,7 +39,7 @@ APART = 1.5         # ... and against it where other episodes say the answer so 
 REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HERE = slice(BEFORE - CONTEXT, BEFORE + CHUNK)   # of the words around an entry those of its own record
-HISTORY = CHUNK + CONTEXT - 1   # tokens that a record knows before its last entry: so many last tokens of the stream are compared with them
+HISTORY = CHUNK + CONTEXT - 1   # so many last tokens of the stream are compared with what stands before an entry
 
 
 def grams(line):
@@ -199,7 +199,7 @@ class RecallHead(nn.Module):
 
     def said(self, traces, index):
         """
-        The tokens of traces and the three before them (B, M, K, 19), and the words that are complete there and as far around as `nearby` reaches (B, M, K, 9 + 16 + 9), hashes of their stems,
+        The tokens of traces and the 16 before them (B, M, K, 32), and the words that are complete there and as far around as `nearby` reaches (B, M, K, 9 + 16 + 9), hashes of their stems,
         0 = none: what stands in the chunk before or after is known by its trace, of which a word of more than seven tokens may be known in part. index (B, M, K).
         """
         line = torch.cat([gather_traces(traces.before, index), gather_traces(traces.ids, index)], dim=-1).long()
@@ -210,7 +210,7 @@ class RecallHead(nn.Module):
             beside[step] = torch.where(follows[..., None], gather_traces(traces.ids, other).long(), -1)
         whole = torch.cat([beside[-1][..., :-CONTEXT], line, beside[1][..., :AFTER]], dim=-1).flatten(0, 2)
         words = mix64(self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 6), numbers=False))
-        return line, words[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
+        return whole[:, :-AFTER].view(*index.shape, -1), words[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
 
     @staticmethod
     def missing(weight, words, episode, alive):
@@ -230,16 +230,21 @@ class RecallHead(nn.Module):
 
     def choose(self, query, select, score, traces, visible, near, proof):
         """
-        Which of the candidates are read: those that say most of what the question names, and of these the newest. Arguments as of read. Returns how the candidates rank, (B, M, C), and of
+        Which of the candidates are read: those that say most of what the question names, and of these the newest. Arguments as of read. Returns how the candidates rank, (B, M, C); of
         the K that are chosen the index, the score and the episode, (B, M, K); what said returns; and what they lack (B, M, 1 + n, K): the weightiest word, and the share of all words by each of
-        the n weights.
+        the n weights; and of all candidates what said returns, and the episode, (B, M, C), -1 = none.
         """
-        N, look = len(traces), lambda index: self.said(traces, index)
+        N, all_said = len(traces), None
         if N < select[0].numel():   # each once, not once for each that looks at it
-            every = [t[:, 0] for t in look(torch.arange(N, device=select.device).expand(len(select), 1, N))]
-            look = lambda index: [gather_traces(t, index) for t in every]
+            all_said = [t[:, 0] for t in self.said(traces, torch.arange(N, device=select.device).expand(len(select), 1, N))]
+        def look(index):
+            line, words = self.said(traces, index) if all_said is None else (gather_traces(t, index) for t in all_said)
+            seen = visible.expand(-1, index.shape[1], -1).gather(2, (index + 1).clamp(max=N - 1))[..., None]   # the next chunk may be still to come
+            return line, torch.cat([words[..., :-AFTER], words[..., -AFTER:] * seen], dim=-1)
+        line, words = look(select)
         episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
-        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), look(select)[1][..., HERE], episode, alive)
+        looked_at = line, words, episode.masked_fill(alive == 0, -1)
+        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), words[..., HERE], episode, alive)
         lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
         _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
         score = score - self.lack * lacking[:, :, 1]
@@ -249,10 +254,7 @@ class RecallHead(nn.Module):
         back, select, address = and_next(*(t.gather(2, best) for t in (select, score)), traces, visible, bonus.gather(2, best))
         best = best.gather(2, back)
         lacking = lacking.gather(-1, best[:, :, None].expand(-1, -1, lacking.shape[2], -1))
-        episode, (line, words) = episode.gather(2, best), look(select)
-        seen = visible.expand(-1, select.shape[1], -1).gather(2, (select + 1).clamp(max=N - 1))[..., None]   # the next chunk may be still to come
-        words = torch.cat([words[..., :-AFTER], words[..., -AFTER:] * seen], dim=-1)
-        return ranked, (select, address, episode, line, words, lacking)
+        return ranked, (select, address, episode.gather(2, best), *look(select), lacking), looked_at
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
@@ -269,19 +271,19 @@ class RecallHead(nn.Module):
         their token ids and how many tokens before them are the last of the stream, all (B, M, K*16); select (B, M, K), the traces that were read; score (B, M, C), the
         candidates as they are ranked in the end. The distribution sums to 1, to 0 where nothing is visible.
         """
-        ranked, (select, address, episode, line, words, lacking) = self.choose(query, select, score, traces, visible, near, proof)
+        ranked, (select, address, episode, line, words, lacking), looked_at = self.choose(query, select, score, traces, visible, near, proof)
         B, M, K = select.shape
-        ids = line[..., CONTEXT:]                                                # (B, M, K, 16)
+        ids = line[..., -CHUNK:]                                                 # (B, M, K, 16)
         q = unit(self.query(x)) * self.content_scale
         keys = gather_traces(traces.keys, select).to(x.dtype)
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        again = said_before(line, words[..., HERE], episode, 1 - lacking[:, :, 1].detach())
+        again = said_before(line[..., -words[..., HERE].shape[-1]:], words[..., HERE], episode, 1 - lacking[:, :, 1].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
-        said = grams(line)
+        said = grams(line[..., -CHUNK - CONTEXT:])
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         weight = near.gather(-1, (words % GRAMS).flatten(2)).view(words.shape) * (words != 0)
@@ -310,8 +312,9 @@ class RecallHead(nn.Module):
         known = torch.where(begins, *self.known(hints).unbind(-1))     # whether a thing is known at all is decided where the answer begins
         first = p.argmax(-1, keepdim=True)
         token, word = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(words, (0, 1)).gather(-1, end)))
-        owner, fits = episode.gather(-1, source[..., 0, 0][..., None]).squeeze(-1), entire & copyable
-        pro, con = collocated(ids.view(B, M, K, CHUNK), words, fits, episode.masked_fill(address <= NEG, -1), owner, token, word)
+        owner, (line, words, episode) = episode.gather(-1, source[..., 0, 0][..., None]).squeeze(-1), looked_at
+        copyable, _, entire = self.copyable(line, recent, self.matched(line, recent))
+        pro, con = collocated(line[..., -CHUNK:], words, entire & copyable, episode, owner, token, word)
         phrase = (TOGETHER * pro - APART * con) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole + phrase)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
@@ -323,13 +326,14 @@ class RecallHead(nn.Module):
     def matched(self, line, recent):
         """
         How many tokens before each entry equal the last tokens of the stream, (B, M, K, 16) int64, 0 to HISTORY; those that a record does not know
-        count as equal, once all that it knows are. line (B, M, K, 19), see read; recent (B, M, HISTORY). A special token equals nothing: a copy begins after it.
+        count as equal, once all that it knows are. line (B, M, K, n + 16), n tokens before them, see said; recent (B, M, HISTORY). A special token equals nothing: a copy begins after it.
         """
         ordinary = self.ordinary(recent)
-        same = torch.ones_like(line[..., CONTEXT:], dtype=torch.bool)
-        count = torch.zeros_like(line[..., CONTEXT:])
-        for m in range(HISTORY):   # the token m + 1 before each entry: of the first m - 2 entries it is not known
-            here = line[..., max(CONTEXT - 1 - m, 0):line.shape[-1] - 1 - m] == recent[:, :, HISTORY - 1 - m, None, None]
+        same = torch.ones_like(line[..., -CHUNK:], dtype=torch.bool)
+        count = torch.zeros_like(line[..., -CHUNK:])
+        n = line.shape[-1] - CHUNK
+        for m in range(HISTORY):   # the token m + 1 before each entry: of the first m + 1 - n entries it is not known
+            here = line[..., max(n - 1 - m, 0):line.shape[-1] - 1 - m] == recent[:, :, HISTORY - 1 - m, None, None]
             same = same & F.pad(here, (CHUNK - here.shape[-1], 0), value=True) & ordinary[:, :, HISTORY - 1 - m, None, None]
             count = count + same
         return count
@@ -340,11 +344,11 @@ class RecallHead(nn.Module):
         token, (B, M, K, 16) bool all. line and recent as of matched, copied what it returns. What begins after a special token begins with a word, not within one, and so does what is
         gone on with: after "6" it is the second 6 of "6661", not the third.
         """
-        ids, ordinary = line[..., CONTEXT:], self.ordinary(recent)
+        ids, ordinary = line[..., -CHUNK:], self.ordinary(recent)
         said = ordinary.flip(-1).long().cumprod(-1).sum(-1)[..., None, None]                             # (B, M, 1, 1)
         kind = self.address.codes.kind[line.clamp(min=0)] * (line >= 0)
-        within = F.pad((kind[..., 1:] > 1) & (kind[..., :-1] > 0), (1, 0))                               # (B, M, K, 19)
-        first = torch.arange(CONTEXT, CONTEXT + CHUNK, device=line.device) - said                        # of the entry's line, where the answer began if it goes on with all of it
+        within = F.pad((kind[..., 1:] > 1) & (kind[..., :-1] > 0), (1, 0))                               # (B, M, K, n + 16)
+        first = torch.arange(line.shape[-1] - CHUNK, line.shape[-1], device=line.device) - said          # of the entry's line, where the answer began if it goes on with all of it
         entire = (copied >= said) & (said > 0)
-        amid = within.gather(-1, first.clamp(min=0).expand(ids.shape)) & (first >= 0) & (copied >= said)
-        return (ids >= 0) & ((ids < self.config.n_ordinary) & ~amid | (ids == self.config.end_id) & (said > 0)), within[..., CONTEXT:], entire
+        amid = within.gather(-1, first.clamp(min=0).expand(ids.shape)) & (first >= 0) & (copied >= said) & (said < HISTORY)   # of a longer answer the beginning is not known
+        return (ids >= 0) & ((ids < self.config.n_ordinary) & ~amid | (ids == self.config.end_id) & (said > 0)), within[..., -CHUNK:], entire

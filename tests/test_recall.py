@@ -325,7 +325,7 @@ def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
         ends = [-1] + expected.nonzero().flatten().tolist()
         long = {end for last, end in zip(ends, ends[1:]) if end - last > CHUNK - BEFORE}   # began before what is known of the chunk before
         differ = {(k * CHUNK - BEFORE + j, j) for k, j in (said[0, 0] != around).nonzero().tolist()}
-        assert torch.equal(line[0, 0, :, CONTEXT:], torch.tensor(ids).view(-1, CHUNK))
+        assert torch.equal(line[0, 0, :, -CHUNK:], torch.tensor(ids).view(-1, CHUNK))
         assert all(j < BEFORE - CONTEXT and i in long for i, j in differ), differ
         assert (expected != 0).sum() >= 15
 
