@@ -12,8 +12,7 @@ GIVEN = ("supposing it is {}", "say it is {}", "assuming {}", "once it is {}", "
 GIVEN_LEADS = tuple(form[:form.index("{")] for form in GIVEN if not form.startswith("once {"))
 NOW = ("{} now", "{} at the moment", "{} currently", "{} right now", "now, {}", "at present, {}", "{} these days", "as things stand, {}", "currently, {}",
        "{} at this point", "{} by now", "{} today", "{} in the end", "at the moment, {}", "in the end, {}", "{}, as far as we know now", "by now, {}",
-       "{}, most recently", "according to the latest word, {}", "{} at present", "{}, going by the last report",
-       "{} after the last change", "{} when all is told", "once the dust has settled, {}", "{} at last", "{} after so many turns", "at the end of the day, {}")
+       "{}, most recently", "according to the latest word, {}", "{} at present", "{}, going by the last report")
 
 
 class Clock:

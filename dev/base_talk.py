@@ -2,9 +2,9 @@
 from dev.base_clock import NOW
 from dev.base_threads import _cap, _fill, _finish_question, stranger
 from dev.base_forms import CHANGES, CHAT_FORMS, CHAT_LINES, SMALL_TALK, WRAPS_AFTER, WRAPS_BEFORE
-from dev.base_tastes import OPENERS, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ABOUT, TASTES_ANEW, TASTES_COME, TASTES_JOINED, TASTES_LED, TASTES_OVER, TASTES_SAID, TASTES_TURNED, TASTE_OBJECTS
+from dev.base_tastes import OPENERS, TASTE_ASKS, TASTE_ASKS_OF, TASTE_LINES, TASTE_LINES_OF, TASTES, TASTES_ANEW, TASTES_COME, TASTES_JOINED, TASTES_OVER, TASTES_TURNED
 from dev.base_values import FRAME_MAKERS, UNKNOWN, Episode, adverb, name, past, tail, third, value, word
-from dev.base_words import FRAME_NOUNS, FRAME_VERBS, NOUNS, TAIL_WORDS, VERBS
+from dev.base_words import FRAME_NOUNS, FRAME_VERBS, NOUNS
 
 
 def _value(rng, pool):
@@ -37,12 +37,6 @@ def _part_of(row, other):
 def _ask(rng, form, subject="", noun=""):
     text = _fill(form.lstrip("~"), subject, noun) if subject else form.lstrip("~").replace("{n}", noun)
     return _cap(text, (subject,) if subject else ()) if form.startswith("~") else _finish_question(rng, text, keep=(subject,) if subject else ())
-
-
-def _led(rng):
-    """A taste, put together: "as a {n}, {v} carries me away"."""
-    text = rng.choice(TASTES_LED).replace("{l}", rng.choice(TASTES_ABOUT)).replace("{c}", rng.choice(TASTES_SAID))
-    return text.replace("{o}", rng.choice(TASTE_OBJECTS)).replace("{q}", rng.choice(TAIL_WORDS["{q}"])).replace("{a}", rng.choice(TAIL_WORDS["{a}"]))
 
 
 class Talk:
@@ -107,9 +101,9 @@ class Talk:
                 over, come = (_cap(x, ("{",)) if f". {{{mark}}}" in joined else x for x, mark in ((over, "o"), (come, "c")))
                 text = (rng.choice(TASTES_TURNED) if roll < 0.3 else joined.replace("{o}", over).replace("{c}", come)).replace("{old}", old)
             else:
-                text = rng.choice(TASTE_LINES) if rng.random() < 0.7 else _led(rng)
+                text = rng.choice(TASTE_LINES)
                 text = rng.choice(TASTES_ANEW).replace("{}", text).replace("{old}", old) if old else text
-            verb = word(rng) if rng.random() < 0.2 else rng.choice(VERBS)
+            verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
             text = text.replace("{n}", self.rows[r][0]).replace("{z}", third(verb)).replace("{b}", verb).replace("{x}", name(rng))
         else:
             text = rng.choice(self.rows[r][1].split("|")).strip()

@@ -169,7 +169,7 @@ class Timeline:
         """A question about one attribute, or two, at one time, just before it, as of a time without a line, or now."""
         roll, js, number = 1 if self.plain else rng.random(), rng.sample(list(line.answers), len(line.answers)), self.clock.numbers[line.i]
         ordered, op = self.clock.kind != "unordered", "at"
-        if self.clock.kind == "dense" and not self.plain and rng.random() < 0.15:
+        if self.clock.kind == "dense" and not self.plain and rng.random() < 0.12:
             return self._to_come(rng, js[0])
         if roll < 0.06 and ordered:
             j = js[0]

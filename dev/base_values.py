@@ -2,7 +2,7 @@
 import re
 from typing import NamedTuple
 
-from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, NOUNS, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES, VERBS,
+from dev.base_words import (ADJECTIVES, ADVERBS, EVENTS, FIRST_NAMES, FRAME_NOUNS, FRAME_VERBS, KIN, LOCKS, MACHINES, NOUNS, OBJECTS, PETS, POOLS, PREPOSITIONS, SLOTS, SURNAMES,
                             TAIL_WORDS, split)
 from dev.gen_cairo_data import DRINKS, MOODS, PLACES, TEMPLATES
 
@@ -47,9 +47,9 @@ VOWELS = ("a e i o u a e i o a e i o u " * 3 + "ai ea ei ia ie io oa ou ua uo ae
 CODAS = "n r s l m k t d nd rn lm th x sh st nt rk sk ng lt v z ck p b g ff".split() + [""] * 22
 PLAIN = "b c d f g h j k l m n p r s t v w z".split()
 ENDS = "r n s l k t m x sh th nd rt ra lo ne vi".split() + [""] * 8
-# what may stand behind a value and does not belong to it: {z} a verb, {o} whom, {q} where to, {r} a preposition, {w} a word, {x} a name
+# what may stand behind a value and does not belong to it: {z} a verb, {o} whom, {r} a preposition, {w} a word, {x} a name
 TAILS = split(
-    "{z} {o}|{z} {o} {q}|{z} {q}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
+    "{z} {o}|{z} {o} {a}|{z} {a}|{a}|{a}|, {a}|, {x} says|, I believe|, I guess|, mind you|, that is it|, that much is sure|is what I mean|is what {x} told {o}|will do|it is|"
     "and nothing else|and that is that|and so on|and more|or so|by far|by the way|since {t}|since {t}|until {t}|from {t} on|{r} the {w}|{r} the {w}|for {o}|for {x}|to {o}|with {x}|"
     "like {x}|than {x}|, as {x} knows|, not that it matters|if I remember well|if that helps|when {o} asked|because {x} insisted|while the {w} lasts|among others|"
     "more than any {w}|before any {w}|ahead of the {w}|{z} every {w}|has {o} {a}|can {z} {o}|makes {o} {w}|, please|, ok|, right|, as of {t}|, see you there|, {x}|!!|...|:-)|"
@@ -193,7 +193,7 @@ def tail(rng, v, share):
     out = out if "{" in out or rng.random() < 0.7 else "{c}"
     for mark, words in TAIL_WORDS.items():
         out = out.replace(mark, rng.choice(words))
-    verb = word(rng) if rng.random() < 0.2 else rng.choice(VERBS)
+    verb = word(rng) if rng.random() < 0.3 else rng.choice(FRAME_VERBS)
     out = out.replace("{z}", third(verb)).replace("{r}", rng.choice(PREPOSITIONS))
     out = out.replace("{w}", word(rng) if rng.random() < 0.3 else rng.choice(FRAME_NOUNS)).replace("{x}", name(rng))
     return out if out[0] in ",.!:;" else " " + out
@@ -383,6 +383,6 @@ def frame_key(rng, kind):
 
 
 ODD_FRAMES = ("word", "term", "phrase", "name", "place", "secret", "title", "pool")
-frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "phrase", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "identifier", "identifier", "secret", "secret", "mail", "path",
+frame_value.kinds = ("number", "number", "word", "word", "real", "term", "phrase", "phrase", "phrase", "phrase", "name", "place", "code", "identifier", "identifier", "identifier", "identifier", "secret", "secret", "mail", "path",
                      "clock", "title", "date", "price", "phone", "pool", "any")
 frame_key.kinds = ("word", "word", "term", "long number", "name", "name", "place", "code", "identifier", "identifier", "identifier", "secret", "title", "phrase", "mail", "path", "any")

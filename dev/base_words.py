@@ -178,29 +178,6 @@ FRAME_VERBS = split(
     "produce|protect|pull|push|reach|record|remember|rent|repair|report|rescue|return|rule|save|search|serve|shape|share|sign|sort|stamp|start|"
     "store|study|supply|support|tame|taste|test|touch|trace|train|trust|turn|use|visit|wash|watch|weigh|welcome|wrap|haul|fetch|harvest|translate")
 
-# verbs that stand behind a value or before a name, where no other form of them is needed
-VERBS = FRAME_VERBS + split(
-    "accept|act|adapt|add|address|adjust|adopt|advance|advise|afford|agree|aim|alarm|allow|amaze|amuse|announce|answer|appear|applaud|apply|approach|"
-    "argue|arrange|arrest|arrive|ask|assemble|assist|attach|attack|attract|avoid|award|bake|balance|base|bathe|beg|behave|belong|blame|bless|blink|block|"
-    "boast|boil|bother|bounce|bow|box|brake|breathe|brush|burn|bury|calculate|call|camp|cause|challenge|change|charge|charm|chase|cheat|check|cheer|chew|"
-    "claim|clap|climb|close|coach|combine|command|compare|compete|complain|complete|concern|confirm|confuse|connect|consider|consist|contain|continue|"
-    "convince|cook|copy|correct|cough|crack|crash|create|cross|cry|cure|damage|dance|dare|decay|deceive|decide|decorate|defend|delay|delight|depend|"
-    "deserve|destroy|detect|develop|disagree|disappear|discover|divide|double|doubt|drag|drain|dream|dress|drift|drown|dry|earn|echo|educate|embarrass|"
-    "employ|empty|encourage|end|enjoy|entertain|escape|examine|exchange|excuse|exercise|exist|expand|expect|fade|fail|fascinate|fasten|favour|fear|fence|"
-    "film|flash|float|flow|fold|fool|force|forgive|form|frame|fry|gaze|glow|govern|grab|grate|grease|grin|guess|hammer|handle|happen|harm|hate|haunt|"
-    "heal|heat|hope|hover|hug|hum|hurry|identify|imagine|impress|improve|include|increase|influence|inform|inject|injure|intend|interest|introduce|"
-    "invite|irritate|itch|jail|join|joke|judge|juggle|jump|kick|kill|kiss|last|laugh|launch|lean|learn|lick|like|linger|link|list|listen|live|long|look|"
-    "love|manage|march|marry|matter|melt|memorise|miss|mix|moan|move|murder|nail|need|nest|nod|note|number|obey|object|obtain|occur|offend|offer|outlast|"
-    "outlive|outrun|owe|paddle|park|pause|pay|peel|pick|pinch|place|play|please|plead|point|possess|post|practise|pray|preach|precede|prefer|prepare|"
-    "present|preserve|press|pretend|prevail|prevent|promise|prove|provide|punch|punish|question|queue|race|rain|raise|realise|receive|recognise|reduce|"
-    "reflect|refuse|reign|reject|rejoice|relate|release|rely|remain|remind|remove|repeat|replace|reply|request|rest|retire|rhyme|rinse|rock|roll|"
-    "ruin|rush|sail|satisfy|scare|scatter|scratch|scream|seal|settle|shelter|shine|shiver|shock|shout|sigh|signal|skip|slip|smell|smile|smoke|sneeze|"
-    "soak|soothe|sound|spark|sparkle|spoil|spot|squeeze|stain|stare|stay|steer|stretch|strip|stroke|succeed|suffer|suggest|suit|surprise|surround|"
-    "survive|suspect|switch|talk|tempt|thank|thrill|tick|tickle|tie|time|tire|tour|tow|trade|travel|treat|tremble|trick|triumph|trouble|tug|tumble|twist|"
-    "type|unite|unlock|vanish|wait|walk|wander|want|warm|warn|waste|wave|whisper|whistle|wink|wipe|wish|wobble|wonder|work|worry|wreck|yawn|yell|"
-    "win|lose|come|go|stand|keep|hold|make|take|get|give|beat|lead|sit|lie|run|rise|fall|grow|fly|sing|speak|tell|teach|think|bring|buy|feel|find|fight|forget|"
-    "hear|hit|hurt|know|leave|lend|let|meet|put|read|ride|ring|say|see|sell|send|set|shake|show|shut|sleep|spend|steal|swim|swing|throw|understand|wake|wear|weep|write|do|break|choose|drive|eat")
-
 FRAME_NOUNS = split(
     "anchor|answer|apron|badge|banner|barrel|basket|beacon|bench|blanket|bottle|boundary|bracket|branch|bucket|button|cable|candle|canvas|captain|cargo|"
     "carriage|ceiling|chain|chapter|charter|chimney|circle|cliff|cloud|collar|column|contract|corner|counter|courier|crew|crown|curtain|cushion|deposit|"
@@ -230,7 +207,6 @@ PREPOSITIONS = split("under|behind|near|inside|beside|above|below|opposite|acros
 
 # what stands for the marks in the tails of base_forms.py
 TAIL_WORDS = {"{o}": split("me|us|him|her|them|everyone|nobody|you"), "{t}": split("school days|spring|the war|Monday|last June|childhood|the move|noon|2019|the storm|yesterday|then"),
-              "{q}": split("up|over|away|along|in|out|off|down|through|around|back|on|about|by|under|apart|together|aside|home"),
               "{a}": split("again|always|tonight|every time|hands down|today|lately|of course|at last|at once|for ever|for sure|here|there|still|too|first|most days|without doubt|anyway|"
                             "so far|for good|in the end|no doubt|happily|as ever|now and then|fyi|right away|just so|"
     "this month|next month|this winter|next year|on most days|at the moment|every day"),

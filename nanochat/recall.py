@@ -36,6 +36,7 @@ ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer s
 OWN = 4.0           # what speaks against beginning with a word of the question, times how much it matters there
 TOGETHER = 4.0      # what speaks for going on with a word that follows all of the answer so far in other episodes, and is not said in every other, in the gate's logit
 APART = 1.5         # ... and against it where other episodes say the answer so far without the word, or the word without it
+NOVEL = 1.0         # ... and for it where no other episode says either: what is told varies, the words around it do not
 REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HERE = slice(BEFORE - CONTEXT, BEFORE + CHUNK)   # of the words around an entry those of its own record
@@ -91,19 +92,21 @@ def said_before(line, words, episode, names):
 
 def collocated(ids, words, fits, episode, owner, token, word):
     """
-    What other episodes say for going on with a word, and against it, (B, M) each, 0 to 1: that it follows all of the answer so far wherever that is said ("tea" after "hibiscus"), as far as those
-    that do not say the answer do not say it, too; and that the answer is said and something else follows ("in" after "relaxed") or, where nobody says it, that the word is said elsewhere ("wins" after "salsa"). Where a phrase ends, what may follow varies (Harris 1955,
-    From phoneme to morpheme). ids (B, M, K, 16); words (B, M, K, n) as of RecallHead.said; fits (B, M, K, 16) bool, the entries that go on with all of the answer; episode (B, M, K), -1 = none; owner,
-    token, word (B, M), the episode that is copied from, what comes next and the word that it begins, 0 = none.
+    What other episodes say for going on with a word, and against it, (B, M) each, 0 to 1. For: the word follows all of the answer so far wherever that is said ("tea" after "hibiscus"), as far
+    as those that do not say the answer do not say it, too. Against: the answer is said and something else follows ("in" after "relaxed") or, where nobody says it, the word is said elsewhere
+    ("wins" after "salsa"). And, third, whether nobody says either ("nebula" after "pretzel"), the more the more traces there are. Where a phrase ends, what may follow varies (Harris 1955, From
+    phoneme to morpheme). ids (B, M, C, 16); words (B, M, C, n) as of RecallHead.said; fits (B, M, C, 16) bool, the entries that go on with all of the answer; episode (B, M, C), -1 = none;
+    owner, token, word (B, M), the episode that is copied from, what comes next and the word that it begins, 0 = none.
     """
     same, others = episode[..., None] == episode[..., None, :], (episode >= 0) & (episode != owner[..., None])
     any_of = lambda traces: (same & traces[..., None, :]).any(-1)                     # ... of its episode
     has, on = fits.any(-1) & others, (fits & (ids == token[..., None, None])).any(-1) & others
     says = any_of(((words == word[..., None, None]) & (words != 0)).any(-1))
     rest = others & ~any_of(has)
-    n, m = has.sum(-1), (says & rest).sum(-1)
+    n, m, r = has.sum(-1), (says & rest).sum(-1), rest.sum(-1)
     rate = on.sum(-1) / n.clamp(min=1)
-    return F.relu(rate - m / rest.sum(-1).clamp(min=1)) * n / (n + 1), torch.where(n > 0, (1 - rate) * n / (n + 1), m / (m + 1))
+    novel = (n == 0) & (m == 0) & (word != 0)
+    return F.relu(rate - m / r.clamp(min=1)) * n / (n + 1), torch.where(n > 0, (1 - rate) * n / (n + 1), m / (m + 1)), novel * r / (r + CHUNK)
 
 
 class Keys(nn.Module):
@@ -314,8 +317,8 @@ class RecallHead(nn.Module):
         token, word = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(words, (0, 1)).gather(-1, end)))
         owner, (line, words, episode) = episode.gather(-1, source[..., 0, 0][..., None]).squeeze(-1), looked_at
         copyable, _, entire = self.copyable(line, recent, self.matched(line, recent))
-        pro, con = collocated(line[..., -CHUNK:], words, entire & copyable, episode, owner, token, word)
-        phrase = (TOGETHER * pro - APART * con) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
+        pro, con, novel = collocated(line[..., -CHUNK:], words, entire & copyable, episode, owner, token, word)
+        phrase = (TOGETHER * pro - APART * con + NOVEL * novel) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole + phrase)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
 

@@ -201,7 +201,7 @@ def test_timeline_questions_are_answered_by_their_line():
                 assert e.answer in tokens[e.evidence].answers.values()
             if e.kind == "unknown":  # a moment to come, where each moment has its line
                 assert line.clock.kind == "dense" and e.evidence == -2 and e.facts[2] > line.clock.numbers[29]
-    assert {"timeline", "now", "before", "asof", "both", "unknown"} == set(kinds) and 0.02 < kinds["unknown"] / sum(kinds.values()) < 0.1
+    assert {"timeline", "now", "before", "asof", "both", "unknown"} == set(kinds) and 0.02 < kinds["unknown"] / sum(kinds.values()) < 0.08
 
 
 def test_facts_are_told_once_and_reverse_questions_are_unique():

@@ -365,19 +365,27 @@ def test_a_phrase_goes_on_where_other_episodes_say_so():
     number = lambda *n: torch.tensor([[list(n)]])
     # "hibiscus" is being said by episode 7; of three others that say it all go on with "tea", of two that do not one says "tea"
     lines = [([hibiscus, tea], hibiscus), ([other, hibiscus, tea], hibiscus), ([hibiscus, tea], hibiscus), ([hibiscus, tea, juice], hibiscus), ([other, tea], hibiscus), ([mango, juice], hibiscus)]
-    pro, con = collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[tea]]), torch.tensor([[tea]]))
+    pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[tea]]), torch.tensor([[tea]]))
     assert pro.item() == (1 - 1 / 2) * 3 / 4 and con.item() == 0
     # what every other episode says anyhow, and what follows in no other, speaks for nothing
     lines[5] = ([mango, tea], hibiscus)
     assert collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[tea]]), torch.tensor([[tea]]))[0].item() == 0
-    pro, con = collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
+    pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
     assert pro.item() == 0 and con.item() == 3 / 4
     # the answer so far is said by nobody else, its next word by two others: in either trace of episode 2, and by one that is none
     lines = [([mango, wins], mango), ([hibiscus, wins], mango), ([other, other], mango), ([juice, wins], mango), ([tea, wins], mango)]
-    pro, con = collocated(*told(*lines), number(7, 1, 2, 3, -1), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
+    pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, -1), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
     assert pro.item() == 0 and abs(con.item() - 2 / 3) < 1e-6
-    pro, con = collocated(*told(*lines), number(7, 7, 7, 7, 7), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
+    pro, con, novel = collocated(*told(*lines), number(7, 7, 7, 7, 7), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
     assert pro.item() == con.item() == 0   # what the episode itself says more than once is no evidence
+    # neither is said by any other episode; of a word that is not known to be complete nothing can be said
+    lines = [([mango, wins], mango)] + [([other, juice], mango)] * 4
+    for word, expected in ((wins, 4 / 20), (juice, 0), (0, 0)):
+        pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, 4), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[word]]))
+        assert pro.item() == 0 and abs(novel.item() - expected) < 1e-6 and (con.item() > 0) == (word == juice)
+    # ... nor is it new where the answer is said elsewhere and goes on otherwise
+    lines[1] = ([mango, juice], mango)
+    assert collocated(*told(*lines), number(7, 1, 2, 3, 4), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))[2].item() == 0
 
 
 def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_tokens_it_has(monkeypatch):
