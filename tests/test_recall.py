@@ -326,6 +326,7 @@ def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
         long = {end for last, end in zip(ends, ends[1:]) if end - last > CHUNK - BEFORE}   # began before what is known of the chunk before
         differ = {(k * CHUNK - BEFORE + j, j) for k, j in (said[0, 0] != around).nonzero().tolist()}
         assert torch.equal(line[0, 0, :, -CHUNK:], torch.tensor(ids).view(-1, CHUNK))
+        assert line.shape[-1] == 2 * CHUNK and torch.equal(line[0, 0, 1:, :CHUNK], line[0, 0, :-1, -CHUNK:])   # and what stands before it, which the trace before knows
         assert all(j < BEFORE - CONTEXT and i in long for i, j in differ), differ
         assert (expected != 0).sum() >= 15
 
@@ -351,6 +352,22 @@ def test_what_is_gone_on_with_began_with_a_word():
         copyable, _, entire = head.copyable(line, recent, copied)
         assert {int(j) - digit(0) for j in (entire & copyable)[0, 0, 0].nonzero()} == right, said
         assert all(copyable[0, 0, 0, j] or copied[0, 0, 0, j] == len(said) for j in range(len(ids)))   # what goes on with less of it is as it was
+
+
+def test_an_answer_longer_than_what_is_compared_is_gone_on_with_wherever_it_began():
+    """An identifier of many tokens: what stands HISTORY tokens before the next one is within a word, and that says nothing of where the answer began."""
+    tokenizer = Tokenizer.load()
+    special = min(tokenizer.special_tokens.values())
+    head = RecallHead(THENConfig(vocab_size=tokenizer.vocab_size, n_ordinary=special, end_id=tokenizer.end_id))
+    head.address.codes.init_tables(tokenizer.word_tables())
+    ids = tokenizer.encode("28dd6f44cebe427aba1a35e453cbf561")
+    assert HISTORY + 1 < len(ids) <= 2 * CHUNK
+    unknown = 2 * CHUNK - len(ids)
+    line = torch.tensor([-1] * unknown + ids)[None, None, None]
+    for j in range(CHUNK):   # the answer so far is all that stands before entry j
+        recent = torch.tensor(([special] * HISTORY + ids[:CHUNK + j - unknown])[-HISTORY:])[None, None]
+        copyable, _, entire = head.copyable(line, recent, head.matched(line, recent))
+        assert (entire & copyable)[0, 0, 0, j], j
 
 
 def test_a_phrase_goes_on_where_other_episodes_say_so():
