@@ -282,11 +282,12 @@ class RecallHead(nn.Module):
         if fresh.shape[1]:
             at = select - (len(traces) - fresh.shape[1])
             keys = torch.where((at >= 0)[..., None, None], gather_traces(fresh, at.clamp(min=0)).to(x.dtype), keys)
-        again = said_before(line[..., -words[..., HERE].shape[-1]:], words[..., HERE], episode, 1 - lacking[:, :, 1].detach())
+        own = line[..., -CHUNK - CONTEXT:]
+        again = said_before(own, words[..., HERE], episode, 1 - lacking[:, :, 1].detach())
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
-        said = grams(line[..., -CHUNK - CONTEXT:])
+        said = grams(own)
         said = asked.gather(-1, said.flatten(2)).view(said.shape)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         weight = near.gather(-1, (words % GRAMS).flatten(2)).view(words.shape) * (words != 0)
