@@ -24,7 +24,7 @@ def work(tmp_path_factory):
     """One start of two processes: three steps of DDP and of FSDP2, saved after two, and each gone on from there; and ingest, twice."""
     work = tmp_path_factory.mktemp("ranks")
     # lives in which no matrix has a gradient that is mostly rounding: Muon gives every direction of it the same length
-    write_shards([render(life) for life, _ in zip(lives(6, episodes=20), range(16))], work / "data", 12)
+    write_shards([render(life) for life, _ in zip(lives(9, episodes=20), range(16))], work / "data", 12)
     train = ["scripts.base_train", *flags(work), "--num-iterations", "3", "--save-every", "2"]
     runs, checkpoints = [], work / "base_checkpoints"
     for name, more in (("ddp", []), ("fsdp", ["--fsdp"])):
