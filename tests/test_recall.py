@@ -139,10 +139,16 @@ def test_the_tokens_before_an_entry_are_counted_that_the_stream_has_just_said():
                     assert got[0, m, k, j] == count, (m, k, j)
 
 
-def test_a_copy_begins_with_a_word_and_may_end_with_its_episode():
+def head_that_reads():
+    """The tokenizer, and a recall head that knows its words."""
     tokenizer = Tokenizer.load()
     head = RecallHead(THENConfig(vocab_size=tokenizer.vocab_size, n_ordinary=min(tokenizer.special_tokens.values()), end_id=tokenizer.end_id))
     head.address.codes.init_tables(tokenizer.word_tables())
+    return tokenizer, head
+
+
+def test_a_copy_begins_with_a_word_and_may_end_with_its_episode():
+    tokenizer, head = head_that_reads()
     ids = [tokenizer.bos_id, *tokenizer.encode("is '4711', or Zwiebel"), tokenizer.end_id]
     line = torch.tensor([-1] * CONTEXT + ids + [tokenizer.pad_id] * (CHUNK - len(ids)))[None, None, None]
     pieces = [tokenizer.decode([t], skip_special=True) for t in line[0, 0, 0, CONTEXT:].tolist()]
@@ -339,10 +345,8 @@ def test_what_it_costs_to_be_of_another_time():
 
 
 def test_what_is_gone_on_with_began_with_a_word():
-    tokenizer = Tokenizer.load()
-    special = min(tokenizer.special_tokens.values())
-    head = RecallHead(THENConfig(vocab_size=tokenizer.vocab_size, n_ordinary=special, end_id=tokenizer.end_id))
-    head.address.codes.init_tables(tokenizer.word_tables())
+    tokenizer, head = head_that_reads()
+    special = head.config.n_ordinary
     ids = tokenizer.encode("is 66616, not 61")
     digit = lambda k: ids.index(tokenizer.encode("6")[0]) + k
     line = torch.tensor([-1] * CONTEXT + ids + [-1] * (CHUNK - len(ids)))[None, None, None]
@@ -356,10 +360,8 @@ def test_what_is_gone_on_with_began_with_a_word():
 
 def test_an_answer_longer_than_what_is_compared_is_gone_on_with_wherever_it_began():
     """An identifier of many tokens: what stands HISTORY tokens before the next one is within a word, and that says nothing of where the answer began."""
-    tokenizer = Tokenizer.load()
-    special = min(tokenizer.special_tokens.values())
-    head = RecallHead(THENConfig(vocab_size=tokenizer.vocab_size, n_ordinary=special, end_id=tokenizer.end_id))
-    head.address.codes.init_tables(tokenizer.word_tables())
+    tokenizer, head = head_that_reads()
+    special = head.config.n_ordinary
     ids = tokenizer.encode("28dd6f44cebe427aba1a35e453cbf561")
     assert HISTORY + 1 < len(ids) <= 2 * CHUNK
     unknown = 2 * CHUNK - len(ids)
