@@ -15,7 +15,7 @@ MAX_WORD = 256     # bytes; what is beyond shares the last power, harmless
 MAX_DIGITS = 9     # a longer one is a name rather than a number
 STEM = 3           # bytes of a word at least before the s that its stem leaves out: "keys", not "was"
 NEG, LEAST = float("-inf"), -1e30   # no score, and what is below every score
-GRAMS = 16384      # places in the tables of what a question says
+ASKED = 256        # tokens of a question, its last, that are compared with what is read
 NO_TRACE = -2.0    # each of the hints where no trace is visible
 
 
@@ -140,8 +140,8 @@ class Address(nn.Module):
         ids, valid (B, T); h (B, T, D) trunk output; starts (B, C) bool, chunk begins an episode; same (B, C+1, C+1) bool, chunks of one
         episode, index 0 = the carry; carry: {"word": (B, 6) int64, "moment": (2, B, 2) int64, "sums": (2, B, Ha, Da)}.
         Returns a (B, C, Ha*Da), the address of each chunk at its end, and its moment (B, C) int64, -1 = none; the query at each token,
-        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 5)}; the words completed there, {"place": (B, T) int64 below GRAMS, "weight": (B, T, 2 + Ha): for `nearby`, how much it must be said
-        for an answer to be one, and how much it names what is meant};
+        {"b": (B, T, Ha*Da), "moment": (B, T) int64, "order": (B, T, 5)}; the words completed there, {"words": (B, T) int64 hashes of their stems, 0 = none, "weight": (B, T, 2 + Ha): for `nearby`, how much
+        it must be said for an answer to be one, and how much it names what is meant};
         the carry.
         """
         B, T = ids.shape
@@ -174,7 +174,7 @@ class Address(nn.Module):
                 out.append(unit(z.cumsum(2) + earlier[:, :, None]).view(B, T, -1))
         query = {"b": out[1], "moment": moments[1], "order": self.order(h)}
         weight = torch.cat([torch.sigmoid(self.salience(h)), named.detach()], dim=-1)   # of the query's side, the last
-        words = {"place": mix64(stem) % GRAMS, "weight": weight * (hashes != 0)[..., None]}
+        words = {"words": mix64(stem), "weight": weight * (hashes != 0)[..., None]}
         return out[0], moments[0][:, CHUNK - 1::CHUNK], query, words, {"word": word, "moment": torch.stack(tops), "sums": torch.stack(sums)}
 
     def score(self, b, a):
@@ -261,6 +261,22 @@ def and_next(select, score, traces, visible, bonus):
     score = torch.cat([torch.maximum(score, follows), score.masked_fill(~there | same.any(-1), NEG)], dim=-1)
     best = top_k(score.detach() + torch.cat([bonus, bonus], dim=-1), K)
     return best % K, torch.cat([select, after], dim=-1).gather(-1, best), score.gather(-1, best)
+
+
+def tally(hashes, weight):
+    """
+    What a question says, each thing once: the hashes (…, n) int64 in order, and with the first of each the sum of its weights (…, n, W), with the others zero.
+    """
+    hashes, order = hashes.sort(dim=-1)
+    order = order[..., None].expand_as(weight)
+    first = torch.searchsorted(hashes, hashes)[..., None].expand_as(weight)
+    return hashes, torch.zeros_like(weight).scatter_add(-2, first, weight.gather(-2, order))
+
+
+def find(hashes, what):
+    """Where in hashes (…, n) int64, in order, each of `what` (…, m) stands first, (…, m) int64, and whether it does, (…, m) bool; 0, which is nothing, does not."""
+    at = torch.searchsorted(hashes, what.contiguous()).clamp(max=hashes.shape[-1] - 1)
+    return at, (hashes.gather(-1, at) == what) & (what != 0)
 
 
 def gather_traces(x, index):

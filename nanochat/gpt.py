@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat import search
-from nanochat.address import GRAMS, candidates, gather_traces
+from nanochat.address import ASKED, candidates, gather_traces
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
 from nanochat.recall import HISTORY, RecallHead, continued, grams
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
@@ -196,8 +196,8 @@ class THENGPT(GPT):
                      "before": new(B, HISTORY, dtype=torch.int64, fill=-1),        # last tokens
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
-                     "asked": new(B, 3 * GRAMS, dtype=torch.bool),                  # what it has said before the answer, see grams
-                     "near": new(B, (2 + c.address_heads) * GRAMS, dtype=wide(self.dtype)),   # ... and its words, by how much they matter
+                     "asked": {"grams": new(3, B, ASKED, dtype=torch.int64), "words": new(B, ASKED, dtype=torch.int64),   # what it has said before the answer, see asked
+                               "weight": new(B, ASKED, 2 + c.address_heads, dtype=wide(self.dtype))},
                      "address": {"word": new(B, 6, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
@@ -310,8 +310,9 @@ class THENGPT(GPT):
         asks = asks.gather(1, last + 1)
         spoke = torch.where(idx == c.assistant_id, slot, -1).cummax(1).values
         answering = (spoke >= begin * CHUNK) & (spoke >= 0) | (begin < 0) & r["answering"][:, None]
-        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"][:, -CONTEXT:], idx], dim=1)), "before": (r["asked"], r["near"]),
-                    "ends": (idx == c.assistant_id) & asks[:, slot // CHUNK],
+        begins = answering & ~torch.cat([r["answering"][:, None] & (begin[:, :1] < 0), answering[:, :-1]], dim=1)
+        question = {"asking": asks, "counts": (idx < c.n_ordinary) & asks[:, slot // CHUNK] & ~answering, "begin": begin * CHUNK, "grams": grams(torch.cat([r["before"][:, -CONTEXT:], idx], dim=1)), "before": r["asked"],
+                    "ends": (idx == c.assistant_id) & asks[:, slot // CHUNK], "last": torch.where(answering, torch.where(begins, slot, -1).cummax(1).values, slot),
                     "carry": {"asking": asks[:, -1], "answering": answering[:, -1]}}
         return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin, "question": question}, episode, position
 
@@ -343,31 +344,28 @@ class THENGPT(GPT):
             keys = self.recall.key(chunks, previous.view(chunks.shape), alive, *rotary(torch.arange(CHUNK, device=idx.device)[None], D // c.n_head, h.dtype))
         else:
             a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
-            words = {"place": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 2 + c.address_heads)}
+            words = {"words": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 2 + c.address_heads)}
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)
         traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
                         episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
         question = {**local["question"], **words}
-        asked, near = self.asked(question, torch.full((B, 1), T - 1, device=idx.device))
-        return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -HISTORY:], "address": address, **question["carry"], "asked": asked[:, 0] > 0,
-                                               "near": near[:, 0]}
+        asked = self.asked(question, torch.full((B, 1), T - 1, device=idx.device))
+        return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -HISTORY:], "address": address, **question["carry"],
+                                               "asked": {"grams": asked["grams"][:, :, 0], "words": asked["words"][:, 0], "weight": asked["weight"][:, 0]}}
 
     def asked(self, question, positions):
         """
-        What the question turn around each of the positions (B, M) has said by then, before its answer began: its tokens (B, M, 3 * GRAMS), 0 or 1, see
-        grams, and the weights of its words (B, M, (2 + Ha) * GRAMS), see Address.
+        What the question turn around each of the positions (B, M) has said by then, before its answer began, of its last ASKED tokens, 0 = none: {"grams": (3, B, M, ASKED) int64, see
+        grams, "words": (B, M, ASKED) int64, "weight": (B, M, ASKED, 2 + Ha), see Address}.
         """
-        slot = torch.arange(question["grams"].shape[1], device=positions.device)
-        begin = question["begin"].gather(1, positions)[..., None]
-        here = (slot <= positions[..., None]) & (slot >= begin)
-        asked, near = ((begin < 0) * t[:, None].to(wide(self.dtype)) for t in question["before"])
-        tokens = (here & question["counts"][:, None])[..., None].expand(*here.shape, 3).flatten(2)
-        asked = asked.scatter_add_(2, question["grams"][:, None].expand(*here.shape, 3).flatten(2), tokens.to(asked.dtype)).clamp_(max=1)
-        counts = here & (question["counts"] | question["ends"])[:, None]   # the last word is complete when the answer begins
-        weight = question["weight"]
-        place = question["place"][..., None] + GRAMS * torch.arange(weight.shape[-1], device=positions.device)
-        near = near.scatter_add_(2, place.flatten(1)[:, None].expand(*here.shape[:2], -1), (counts[..., None] * weight[:, None]).flatten(2).to(near.dtype))
-        return asked, near
+        begin, last = (question[name].gather(1, positions)[..., None] for name in ("begin", "last"))
+        at = last + 1 + torch.arange(ASKED, device=positions.device)               # in what was said before, followed by the segment
+        here = (at - ASKED >= begin) | (begin < 0)
+        ends = question["counts"] | question["ends"]                               # the last word is complete when the answer begins
+        new = {"grams": question["grams"] * question["counts"], "words": question["words"] * ends, "weight": question["weight"] * ends[..., None]}
+        line = {name: torch.cat([before, new[name].to(before.dtype)], dim=2 if name == "grams" else 1) for name, before in question["before"].items()}
+        rows = torch.arange(positions.shape[0], device=positions.device)[:, None, None]
+        return {"grams": line["grams"][:, rows, at] * here, "words": line["words"][rows, at] * here, "weight": line["weight"][rows, at] * here[..., None]}
 
     def read_context(self, traces, chunk, new, training):
         """
@@ -403,7 +401,7 @@ class THENGPT(GPT):
             score = score.gather(2, select)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(HISTORY, device=x.device)]
         asked = self.asked(context["question"], positions)
-        x, copy = self.recall.read(x, query, select, score, hints, traces, seen, recent, *asked, self.wte.weight, context["fresh"], proof)
+        x, copy = self.recall.read(x, query, select, score, hints, traces, seen, recent, asked, self.wte.weight, context["fresh"], proof)
         return self.logits(x), {**copy, "scores": scores, "candidates": select}
 
     def log_probs(self, logits, copy):

@@ -25,7 +25,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nanochat.address import GRAMS, NEG, NO_TRACE, Address, and_next, gather_traces, mix64, penalties, stale, top_k, unit
+from nanochat.address import NEG, NO_TRACE, Address, and_next, find, gather_traces, mix64, penalties, stale, tally, top_k, unit
 from nanochat.state import CHUNK, CONTEXT
 
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
@@ -45,11 +45,10 @@ HISTORY = CHUNK + CONTEXT - 1   # so many last tokens of the stream are compared
 
 def grams(line):
     """
-    line (…, 3 + n) int64 token ids -> (…, n, 3) int64 below 3 * GRAMS: the last token, two tokens and three tokens at each of the n, by hash.
+    line (…, 3 + n) int64 token ids -> (3, …, n) int64: the last token, two tokens and three tokens at each of the n, hashes, of which none is 0.
     """
-    one, two, three = line[..., CONTEXT:], line[..., CONTEXT - 1:-1], line[..., CONTEXT - 2:-2]
-    mixed = torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)], dim=-1)
-    return mixed % GRAMS + GRAMS * torch.arange(3, device=line.device)
+    one, two, three = line[..., CONTEXT:] + 2, line[..., CONTEXT - 1:-1] + 2, line[..., CONTEXT - 2:-2] + 2   # -1 is none
+    return torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)])
 
 
 def continued(ids, copied, idx, targets, positions, n_ordinary):
@@ -216,24 +215,24 @@ class RecallHead(nn.Module):
         return whole[:, :-AFTER].view(*index.shape, -1), words[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
 
     @staticmethod
-    def missing(weight, words, episode, alive):
+    def missing(named, weight, words, episode, alive):
         """
-        Of the words of the question that must be said (weight (B, M, n, GRAMS): by the first of its n weights), which the episode of each candidate does
-        not say, as far as it is one: their weights (B, M, n, C, WORDS), and the weights of all of them (B, M, n, 1, WORDS). words (B, M, C, 19): those
+        Of the words of the question that must be said (named (B, M, Q), weight (B, M, Q, n), as of tally: by the first of its n weights), which the episode of each candidate
+        does not say, as far as it is one: their weights (B, M, n, C, WORDS), and the weights of all of them (B, M, n, 1, WORDS). words (B, M, C, 19): those
         of the traces, 0 = none; episode (B, M, C); alive (B, M, C), 0 where there is none. What most of the traces say names none of them (inverse document
         frequency, Spärck Jones 1972): it is missed the less, the more of them say it.
         """
-        place = weight[:, :, 0].detach().topk(WORDS, dim=-1).indices                         # (B, M, W)
-        weight = weight.gather(-1, place[:, :, None].expand(-1, -1, weight.shape[2], -1))[..., None, :]
+        best = weight[..., 0].detach().topk(WORDS, dim=-1).indices                           # (B, M, W)
+        weight = weight.gather(2, best[..., None].expand(-1, -1, -1, weight.shape[3])).transpose(2, 3)[..., None, :]
         same = (episode[..., None] == episode[..., None, :]).to(weight.dtype)                # (B, M, C, C)
-        says = (torch.where(words != 0, words % GRAMS, -1)[..., None] == place[:, :, None, None]).any(-2) * alive[..., None]   # (B, M, C, W)
+        says = ((words[..., None] == named.gather(-1, best)[:, :, None, None]) & (words != 0)[..., None]).any(-2) * alive[..., None]   # (B, M, C, W)
         said = (torch.matmul(same, says) > 0).to(weight.dtype)
         share = (said * alive[..., None]).sum(2, keepdim=True) / alive.sum(2)[..., None, None].clamp(min=1)
         return weight * ((1 - said) * (1 - share))[:, :, None], weight
 
-    def choose(self, query, select, score, traces, visible, near, proof):
+    def choose(self, query, select, score, traces, visible, named, proof):
         """
-        Which of the candidates are read: those that say most of what the question names, and of these the newest. Arguments as of read. Returns how the candidates rank, (B, M, C); of
+        Which of the candidates are read: those that say most of what the question names, and of these the newest. named: what tally returns of its words, the others as of read. Returns how the candidates rank, (B, M, C); of
         the K that are chosen the index, the score and the episode, (B, M, K); what said returns; and what they lack (B, M, 1 + n, K): the weightiest word, and the share of all words by each of
         the n weights; and of all candidates what said returns, and the episode, (B, M, C), -1 = none.
         """
@@ -247,8 +246,8 @@ class RecallHead(nn.Module):
         line, words = look(select)
         episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
         looked_at = line, words, episode.masked_fill(alive == 0, -1)
-        missing, named = self.missing(near[..., GRAMS:].unflatten(-1, (-1, GRAMS)), words[..., HERE], episode, alive)
-        lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / named.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
+        missing, whole = self.missing(named[0], named[1][..., 1:], words[..., HERE], episode, alive)
+        lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / whole.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
         _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
         score = score - self.lack * lacking[:, :, 1]
         ranked = score = score - REPLACED * replaced * stale(score, episode, margin)
@@ -264,17 +263,17 @@ class RecallHead(nn.Module):
         hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (HINTS - 7 + self.config.address_heads))
         return x + self.feedback(torch.cat([torch.zeros_like(x), hints.expand(*x.shape[:-1], -1)], dim=-1))
 
-    def read(self, x, query, select, score, hints, traces, visible, recent, asked, near, embed, fresh, proof=None):
+    def read(self, x, query, select, score, hints, traces, visible, recent, asked, embed, fresh, proof=None):
         """
         x (B, M, D) final hidden state of the queries; query, hints (B, M, 3) as of Address.route; select (B, M, C) indices of the candidates, ascending, score (B, M, C) how well they are
-        addressed; visible (B, M, N) bool; recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked (B, M, 3 * GRAMS) fp, 1 for what the question says; near (B, M,
-        (2 + Ha) * GRAMS) fp, the weights of its words, see Address; embed (V, D) token embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph
+        addressed; visible (B, M, N) bool; recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked, what the question says, see THENGPT.asked; embed (V, D) token embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph
         (R = 0 outside training); proof (B, M): in training, the episode that is read in any case.
         Returns the hidden state with what was recalled mixed in (B, M, D), and a dict: g (B, M), the gate; p (B, M, V), what is copied; entries, the distribution over entries with
         their token ids and how many tokens before them are the last of the stream, all (B, M, K*16); select (B, M, K), the traces that were read; score (B, M, C), the
         candidates as they are ranked in the end. The distribution sums to 1, to 0 where nothing is visible.
         """
-        ranked, (select, address, episode, line, words, lacking), looked_at = self.choose(query, select, score, traces, visible, near, proof)
+        named = tally(asked["words"], asked["weight"])
+        ranked, (select, address, episode, line, words, lacking), looked_at = self.choose(query, select, score, traces, visible, named, proof)
         B, M, K = select.shape
         ids = line[..., -CHUNK:]                                                 # (B, M, K, 16)
         q = unit(self.query(x)) * self.content_scale
@@ -287,10 +286,10 @@ class RecallHead(nn.Module):
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
-        said = grams(own)
-        said = asked.gather(-1, said.flatten(2)).view(said.shape)
+        said = find(asked["grams"].sort(dim=-1).values, grams(own).flatten(3))[1].view(3, *ids.shape).movedim(0, -1).to(entry.dtype)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
-        weight = near.gather(-1, (words % GRAMS).flatten(2)).view(words.shape) * (words != 0)
+        at, says = find(named[0], words.flatten(2))
+        weight = (named[1][..., 0].gather(-1, at) * says).view(words.shape)
         entry = entry + (weight.unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
         end, begins = word_end(words)[..., BEFORE:BEFORE + CHUNK], ~self.ordinary(recent[..., -1])
         entry = entry - OWN * F.pad(weight, (0, 1)).gather(-1, end) * begins[..., None, None]

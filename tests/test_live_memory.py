@@ -273,15 +273,18 @@ def question_turns(mixer):
         for piece in (p for p in idx.tensor_split(cuts, dim=1)):
             _, context, state = model.segment(piece, state)
             got.append(model.asked(context["question"], torch.arange(piece.shape[1])[None]))
-        got, near = (torch.cat(tables, dim=1)[0] for tables in zip(*got))
+        got = {name: torch.cat([part[name] for part in got], dim=2 if name == "grams" else 1) for name in got[0]}
         if not cuts:
-            whole = near
-        assert_close(near, whole, f"weights of words, cut at {cuts}")
+            whole = got
+        assert_close(got["weight"], whole["weight"], f"weights of words, cut at {cuts}")
+        assert torch.equal(got["words"], whole["words"])
+        near = got["weight"][0].sum(-1)
         assert not near[:35].any() and not near[64:].any() and (near[63] > 0).sum() >= 10
         for i in range(idx.shape[1]):
             asked = range(34, min(i, 32 + said.index(ASSISTANT) - 1) + 1) if 32 <= i < 64 else ()
-            expected = {place for j in asked for place in grams(idx[0, j - CONTEXT:j + 1])[0].tolist()}
-            assert set(got[i].nonzero().flatten().tolist()) == expected, (cuts, i)
+            for n in range(3):
+                expected = sorted(int(grams(idx[0, j - CONTEXT:j + 1])[n]) for j in asked)
+                assert sorted(filter(None, got["grams"][n, 0, i].tolist())) == expected, (cuts, i)
 
 
 # training -----------------------------------------------------------------------------------------------------------

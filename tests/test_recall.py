@@ -6,9 +6,11 @@ import re
 import numpy as np
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanochat import recall
-from nanochat.address import GRAMS, NEG, WordCodes, and_next, candidates, greatest, mix64, spread, stale, top_k, untimely
+from nanochat.address import NEG, WordCodes, and_next, candidates, find, greatest, mix64, spread, stale, tally, top_k, untimely
 from nanochat.gpt import THENGPT, THENConfig
 from nanochat.recall import AFTER, BEFORE, HISTORY, WORDS, RecallHead, collocated, continued, said_before
 from nanochat.state import CHUNK, CONTEXT
@@ -221,15 +223,26 @@ def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
     place = torch.zeros(1, 1, 4, 19, dtype=torch.int64)
     for k, said in enumerate(([10, 11], [12], [13, 10], [14])):   # what either trace of an episode says is said
         place[:, :, k, :len(said)] = torch.tensor(said)
-    weight = torch.zeros(1, 1, 2, GRAMS)
-    weight[0, 0, 0, [10, 12, 13, 14]] = torch.tensor([1.0, 2.0, 0.5, 4.0])
-    weight[0, 0, 1, [10, 12, 99]] = torch.tensor([3.0, 1.0, 7.0])   # 99 need not be said: it is not looked for
+    everywhere = list(range(900, 900 + WORDS - 4))
+    place[:, :, :, 19 - len(everywhere):] = torch.tensor(everywhere)
+    weights = {10: (1.0, 3.0), 12: (2.0, 1.0), 13: (0.5, 0.0), 14: (4.0, 0.0), 99: (0.1, 7.0), **{word: (0.5, 0.5) for word in everywhere}}   # 99 matters least: WORDS are looked for
     episode, alive, place = (torch.cat([t, t[:, :, :1]], dim=2) for t in (episode, alive, place))
     alive[..., -1] = 0   # no trace: what it says is said by nobody
-    missing, named = (t[:, :, :, :4] for t in RecallHead.missing(weight, place, episode, alive))
-    assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5, 4.0]
+    missing, named = (t[:, :, :, :4] for t in RecallHead.missing(torch.tensor([[list(weights)]]), torch.tensor([[list(weights.values())]]), place, episode, alive))
+    assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5 + 0.5 * len(everywhere), 4 + 0.5 * len(everywhere)]
     # 10 is said by the episodes of three of the four traces, 12 and 13 of two, 14 of one: so much less they are missed
     assert missing.sum(-1)[0, 0].tolist() == [[2 / 2 + 0.5 / 2 + 4 * 0.75, 3.0, 3.0, 1 / 4 + 2 / 2 + 0.5 / 2], [1 / 2, 0.0, 0.0, 3 / 4 + 1 / 2]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 9)), min_size=1, max_size=12), st.lists(st.integers(-4, 4), max_size=8))
+def test_what_a_question_says_is_found_with_all_it_weighs(said, what):
+    hashes, weight = (torch.tensor(t).expand(2, len(said)) for t in zip(*said))
+    named, total = tally(hashes, weight[..., None].double())
+    at, known = find(named, torch.tensor(what, dtype=torch.int64).expand(2, -1))
+    assert known.tolist() == [[w != 0 and w in dict(said) for w in what]] * 2
+    assert (total[..., 0].gather(-1, at) * known).tolist() == [[sum(m for h, m in said if h == w) if w else 0 for w in what]] * 2
+    assert total.sum(1).flatten().tolist() == [sum(m for _, m in said)] * 2   # each weight once
 
 
 def test_what_an_older_episode_says_too_is_said_again():
@@ -251,7 +264,7 @@ def test_a_word_is_said_again_however_it_was_cut_into_tokens():
     line[0, 0, 0, 3:6], words[0, 0, 0, 6] = torch.tensor([1, 2, 3]), 777                       # " c" "ow" "face", complete where "." comes
     line[0, 0, 0, 16:] = torch.tensor([4, 5, 6])                                              # a word that the next chunk goes on with
     line[0, 0, 1, 1:3], words[0, 0, 1, 3] = torch.tensor([7, 8]), 777                          # "cow" "face": before the first entry of the chunk
-    line[0, 0, 2, 3:5], words[0, 0, 2, 5], line[0, 0, 2, 10] = torch.tensor([2, 3]), 777 + GRAMS, 5    # "owface"; and the end of another word
+    line[0, 0, 2, 3:5], words[0, 0, 2, 5], line[0, 0, 2, 10] = torch.tensor([2, 3]), 778, 5    # "owface"; and the end of another word
     got = said_before(line, words, torch.tensor([[[9, 3, 5]]]), torch.tensor([[[1.0, 0.5, 1.0]]]))[0, 0]
     assert got[0].tolist() == [0.5] * 3 + [0.0] * 11 + [1.0, 0.0] and got[1].sum() == 0 and got[2].sum() == 0
 
