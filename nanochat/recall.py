@@ -25,7 +25,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nanochat.address import NEG, NO_TRACE, Address, and_next, find, gather_traces, mix64, penalties, stale, tally, top_k, unit
+from nanochat.address import LEAST, NEG, NO_TRACE, Address, and_next, find, gather_traces, mix64, penalties, stale, tally, top_k, unit
 from nanochat.state import CHUNK, CONTEXT
 
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
@@ -35,9 +35,12 @@ WHOLE = 4.0         # what speaks for going on within a word, in the gate's logi
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
 OWN = 4.0           # what speaks against beginning with a word of the question, times how much it matters there
 TOGETHER = 4.0      # what speaks for going on with a word that follows all of the answer so far in other episodes, and is not said in every other, in the gate's logit
-APART = 1.5         # ... and against it where other episodes say the answer so far without the word, or the word without it
-NOVEL = 0.7         # ... and for it where no other episode says either: what is told varies, the words around it do not
+APART = 2.0         # ... and against it where other episodes say the answer so far without the word, or the word without it
+NOVEL = 2.5         # ... and for it where no other episode says either and the word is RARE: what is told varies, the words around it do not
+RARE = 3            # tokens of a word at least that is rare in the language: the tokenizer leaves frequent ones whole
 REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
+NAMED = 6.0         # what it costs a candidate not to say the word that matters most, where another one does, times how much it matters
+NEAREST = 1.5       # times that the address counts once it is only asked which entry is copied, no longer whether
 BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
 HERE = slice(BEFORE - CONTEXT, BEFORE + CHUNK)   # of the words around an entry those of its own record
 HISTORY = CHUNK + CONTEXT - 1   # so many last tokens of the stream are compared with what stands before an entry
@@ -249,7 +252,8 @@ class RecallHead(nn.Module):
         missing, whole = self.missing(named[0], named[1][..., 1:], words[..., HERE], episode, alive)
         lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / whole.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
         _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
-        score = score - self.lack * lacking[:, :, 1]
+        least = lacking[:, :, 0].masked_fill(alive == 0, 1).amin(-1, keepdim=True)
+        score = score - self.lack * lacking[:, :, 1] - NAMED * (lacking[:, :, 0] - least)
         ranked = score = score - REPLACED * replaced * stale(score, episode, margin)
         bonus = torch.zeros_like(score) if proof is None else 1e4 * (episode == proof[..., None]).to(score.dtype)
         best = top_k(score.detach() + bonus, self.config.recall_topk)
@@ -309,16 +313,23 @@ class RecallHead(nn.Module):
                            address.amax(-1, keepdim=True).clamp(min=10 * NO_TRACE) / 10, lacking.masked_fill(mass == 0, 1)], dim=-1)
         held = torch.einsum("bmn,bmnd->bmd", mass * p, keys.flatten(2, 3))         # what was about to be said there: an answer ends where another thing begins
         recalled = torch.cat([found, held, hints], dim=-1)
+        # which entry is copied, if any is: what many traces that are meant less say together does not outweigh the one that is meant
+        address = address.clamp(min=LEAST)
+        nearest = (NEAREST - 1) * (address - address.amax(-1, keepdim=True)).repeat_interleave(CHUNK, dim=-1)
+        p = torch.softmax((entry + nearest).clamp(min=LEAST), dim=-1) * (mass > 0)
+        p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
         copied = copied.flatten(2)
         longest = copied.masked_fill(entry == NEG, 0).amax(-1, keepdim=True)
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
         known = torch.where(begins, *self.known(hints).unbind(-1))     # whether a thing is known at all is decided where the answer begins
         first = p.argmax(-1, keepdim=True)
-        token, word = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(words, (0, 1)).gather(-1, end)))
-        owner, (line, words, episode) = episode.gather(-1, source[..., 0, 0][..., None]).squeeze(-1), looked_at
+        pieces = end - torch.arange(BEFORE, BEFORE + CHUNK, device=end.device)     # tokens of the word, from this one on
+        token, word, pieces = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(words, (0, 1)).gather(-1, end), pieces))
+        word = word * (self.address.codes.kind[token.clamp(min=0)] > 0)
+        owner, (line, words, episode) = episode.gather(-1, first // CHUNK).squeeze(-1), looked_at
         copyable, _, entire = self.copyable(line, recent, self.matched(line, recent))
         pro, con, novel = collocated(line[..., -CHUNK:], words, entire & copyable, episode, owner, token, word)
-        phrase = (TOGETHER * pro - APART * con + NOVEL * novel) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
+        phrase = (TOGETHER * pro - APART * con + NOVEL * novel * (pieces >= RARE)) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole + phrase)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
 
