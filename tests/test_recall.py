@@ -442,3 +442,67 @@ def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_token
     change = {i: c for i, c in zip(ids.tolist(), (after / before).log().tolist())}
     first = lambda word: change[tokenizer.encode(word)[0]]
     assert abs(first(" with") - first(" Wolfenstein")) < 1e-4 and first(" crosspatches") < first(" with") - 0.5
+
+
+def lived(tokenizer, model, *episodes):
+    """The state after these episodes, each a text."""
+    slots = []
+    for text in episodes:
+        ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id]
+        slots += ids + [tokenizer.pad_id] * (-len(ids) % CHUNK)
+    return model(torch.tensor([slots]), state=model.empty_state(1))[1]
+
+
+def test_who_does_not_say_the_word_that_matters_most_is_ranked_behind_one_that_does(monkeypatch):
+    tokenizer, model = that_reads()
+    model.recall.address.order.bias.data[2] = -100   # nothing is replaced: the scores differ by what is counted here
+    scores, choose = {}, RecallHead.choose
+
+    def spy(*args, **kwargs):
+        out = choose(*args, **kwargs)
+        scores[recall.NAMED] = out[0][0, -1]
+        return out
+
+    monkeypatch.setattr(RecallHead, "choose", spy)
+    with torch.no_grad():
+        state = lived(tokenizer, model, "Ada had tea.", "Bob had tea.", "Zoe had tea.")
+        for asked, behind in (("Bob had?", [True, False, True]), ("Eve had?", [False] * 3)):
+            for named in (0.0, 6.0):
+                monkeypatch.setattr(recall, "NAMED", named)
+                model(torch.tensor([[tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(asked), tokenizer.assistant_id]]), state=state)
+            # at first every word of a question matters by a half, and the less the more say it: what nobody says, or everybody, is no reason to rank anybody behind
+            expected = [-6 * 0.5 * (1 - 1 / 3) * b for b in behind]
+            assert torch.allclose(scores[6.0] - scores[0.0], torch.tensor(expected), atol=1e-4), asked
+
+
+def test_new_words_go_on_with_an_answer_where_they_are_rare(monkeypatch):
+    tokenizer, model = that_reads()
+    logit = {}
+    with torch.no_grad():
+        for key, counts in (("pretzel toboggan", True), ("pretzel over", False), ("pretzel. Toboggan", False)):   # frequent words are of one token; what ends a sentence is no word
+            state = lived(tokenizer, model, *(f"Nobody has {n} of it" for n in range(1, 31)), f"The key is {key} now")
+            feed = [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode("What is the key?"), tokenizer.assistant_id, *tokenizer.encode(" pretzel")]
+            x, context, _ = model.segment(torch.tensor([feed + [tokenizer.pad_id] * (-len(feed) % CHUNK)]), state)
+            for novel in (0.0, 2.5):
+                monkeypatch.setattr(recall, "NOVEL", novel)
+                copy = model.answer(x, torch.tensor([[len(feed) - 1]]), context)[1]
+                logit[novel] = copy["g"].logit().item()
+            assert copy["entries"][0].amax() > 0.99
+            assert abs(logit[2.5] - logit[0.0] - counts * 2.5 * 30 / (30 + CHUNK)) < 0.05, key
+
+
+def test_the_address_says_which_entry_is_copied_and_not_whether(monkeypatch):
+    model, ids, got = build("swa"), streams(1, 12 * CHUNK, seed=3), {}
+    with torch.no_grad():
+        x, context, _ = model.segment(ids, model.empty_state(1))
+        for nearest in (1.0, 3.0):
+            monkeypatch.setattr(recall, "NEAREST", nearest)
+            got[nearest] = model.answer(x, torch.arange(6 * CHUNK, ids.shape[1])[None], context)
+    assert torch.equal(got[1.0][0], got[3.0][0])
+    p, q = (got[n][1]["entries"][0].unflatten(-1, (-1, CHUNK)) for n in (1.0, 3.0))
+    seen = (p > 1e-12) & (q > 1e-12)
+    change = (q / p).log().masked_fill(~seen, torch.nan)
+    spread = change.nan_to_num(-torch.inf).amax(-1) - change.nan_to_num(torch.inf).amin(-1)
+    assert (spread[seen.any(-1)] < 1e-6).all()   # within a trace the same
+    assert ((change.nan_to_num(-torch.inf).amax((-1, -2)) - change.nan_to_num(torch.inf).amin((-1, -2))) > 0.5).any()
+    assert torch.allclose(q.sum((-1, -2)), torch.ones(()).double())
