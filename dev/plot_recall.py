@@ -38,7 +38,7 @@ def against_controls(axes, cells):
     for i, seed in enumerate(seeds):
         values = [next((x["exact"] for x in cells if x["seed"] == seed and x["control"] == c), 0) for c in controls]
         bars = axes.bar([k + (i - (len(seeds) - 1) / 2) * width for k in range(len(controls))], values, width * 0.92, label=f"timeline seed {seed}")
-        axes.bar_label(bars, [f"{v:.3g}" for v in values], fontsize=7)
+        axes.bar_label(bars, [f"{v:.3g}" for v in values], fontsize=6)
     axes.axhline(max(x["guess"] for x in cells if x["control"] == "memory"), color="tab:red", lw=0.8, ls=":", label="most frequent answer")
     axes.set_xticks(range(len(controls)), [NAMES[c] for c in controls])
     axes.set(ylabel="exact match, %", ylim=(0, 108), title=f"Zero-shot recall, {steps:,} episodes, weights frozen")
