@@ -196,7 +196,7 @@ class THENGPT(GPT):
                      "before": new(B, HISTORY, dtype=torch.int64, fill=-1),        # last tokens
                      "asking": new(B, dtype=torch.bool),                            # the open episode is a question turn
                      "answering": new(B, dtype=torch.bool),                         # ... and its answer has begun
-                     "asked": {"grams": new(3, B, ASKED, dtype=torch.int64), "words": new(B, ASKED, dtype=torch.int64),   # what it has said before the answer, see asked
+                     "asked": {"grams": new(B, ASKED, 3, dtype=torch.int64), "words": new(B, ASKED, dtype=torch.int64),   # what it has said before the answer, see asked
                                "weight": new(B, ASKED, 2 + c.address_heads, dtype=wide(self.dtype))},
                      "address": {"word": new(B, 6, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
         return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
@@ -351,21 +351,22 @@ class THENGPT(GPT):
         question = {**local["question"], **words}
         asked = self.asked(question, torch.full((B, 1), T - 1, device=idx.device))
         return traces, query, question, keys, {"hidden": h[:, -1], "before": line[:, -HISTORY:], "address": address, **question["carry"],
-                                               "asked": {"grams": asked["grams"][:, :, 0], "words": asked["words"][:, 0], "weight": asked["weight"][:, 0]}}
+                                               "asked": {name: t[:, 0] for name, t in asked.items()}}
 
     def asked(self, question, positions):
         """
-        What the question turn around each of the positions (B, M) has said by then, before its answer began, of its last ASKED tokens, 0 = none: {"grams": (3, B, M, ASKED) int64, see
+        What the question turn around each of the positions (B, M) has said by then, before its answer began, of its last ASKED tokens, 0 = none: {"grams": (B, M, ASKED, 3) int64, see
         grams, "words": (B, M, ASKED) int64, "weight": (B, M, ASKED, 2 + Ha), see Address}.
         """
         begin, last = (question[name].gather(1, positions)[..., None] for name in ("begin", "last"))
         at = last + 1 + torch.arange(ASKED, device=positions.device)               # in what was said before, followed by the segment
         here = (at - ASKED >= begin) | (begin < 0)
-        ends = question["counts"] | question["ends"]                               # the last word is complete when the answer begins
-        new = {"grams": question["grams"] * question["counts"], "words": question["words"] * ends, "weight": question["weight"] * ends[..., None]}
-        line = {name: torch.cat([before, new[name].to(before.dtype)], dim=2 if name == "grams" else 1) for name, before in question["before"].items()}
-        rows = torch.arange(positions.shape[0], device=positions.device)[:, None, None]
-        return {"grams": line["grams"][:, rows, at] * here, "words": line["words"][rows, at] * here, "weight": line["weight"][rows, at] * here[..., None]}
+        counts, rows, out = question["counts"], torch.arange(positions.shape[0], device=positions.device)[:, None, None], {}
+        for name, before in question["before"].items():
+            own = counts if name == "grams" else counts | question["ends"]         # the last word is complete when the answer begins
+            line = torch.cat([before, question[name].masked_fill(~own.view(*own.shape, *[1] * (before.ndim - 2)), 0).to(before.dtype)], dim=1)
+            out[name] = line[rows, at].masked_fill(~here.view(*here.shape, *[1] * (before.ndim - 2)), 0)
+        return out
 
     def read_context(self, traces, chunk, new, training):
         """

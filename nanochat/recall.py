@@ -48,10 +48,10 @@ HISTORY = CHUNK + CONTEXT - 1   # so many last tokens of the stream are compared
 
 def grams(line):
     """
-    line (…, 3 + n) int64 token ids -> (3, …, n) int64: the last token, two tokens and three tokens at each of the n, hashes, of which none is 0.
+    line (…, 3 + n) int64 token ids -> (…, n, 3) int64: the last token, two tokens and three tokens at each of the n, hashes, of which none is 0.
     """
     one, two, three = line[..., CONTEXT:] + 2, line[..., CONTEXT - 1:-1] + 2, line[..., CONTEXT - 2:-2] + 2   # -1 is none
-    return torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)])
+    return torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)], dim=-1)
 
 
 def continued(ids, copied, idx, targets, positions, n_ordinary):
@@ -290,7 +290,7 @@ class RecallHead(nn.Module):
         entry = torch.einsum("bmkcd,bmd->bmkc", keys, q) + address[..., None] + again * self.again(x)[..., None]
         copied = self.matched(line, recent)
         entry = entry + F.pad(self.suffix.cumsum(0), (1, 0))[copied]
-        said = find(asked["grams"].sort(dim=-1).values, grams(own).flatten(3))[1].view(3, *ids.shape).movedim(0, -1).to(entry.dtype)
+        said = find(asked["grams"].mT.contiguous().sort(dim=-1).values, grams(own).flatten(2, 3).mT)[1].mT.unflatten(2, (K, CHUNK)).to(entry.dtype)
         entry = entry + said @ self.asked[0].to(said.dtype) + F.pad((said @ self.asked[1].to(said.dtype))[..., 1:], (0, 1))
         at, says = find(named[0], words.flatten(2))
         weight = (named[1][..., 0].gather(-1, at) * says).view(words.shape)
@@ -303,7 +303,8 @@ class RecallHead(nn.Module):
         mass = p.sum(-1, keepdim=True)      # what the sink leaves is a hint for the gate, which alone decides whether to copy
         p = p / mass.clamp(min=1e-20)
         ids = ids.flatten(2)
-        p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
+        of_tokens = lambda p: p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
+        p_copy = of_tokens(p)
         found = mass * (p_copy @ embed.to(p.dtype))
         # how much was found, how surely, whether it goes on with what was copied already, how well the best trace is addressed once lateness and age are taken off,
         # and what the question names and the episode most is copied from does not say: the weightiest word, and the share of all; 1 where nothing is copied
@@ -317,7 +318,7 @@ class RecallHead(nn.Module):
         address = address.clamp(min=LEAST)
         nearest = (NEAREST - 1) * (address - address.amax(-1, keepdim=True)).repeat_interleave(CHUNK, dim=-1)
         p = torch.softmax((entry + nearest).clamp(min=LEAST), dim=-1) * (mass > 0)
-        p_copy = p.new_zeros(B, M, embed.shape[0]).scatter_add(-1, ids.clamp(0, embed.shape[0] - 1), p)
+        p_copy = of_tokens(p)
         copied = copied.flatten(2)
         longest = copied.masked_fill(entry == NEG, 0).amax(-1, keepdim=True)
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's

@@ -273,7 +273,7 @@ def question_turns(mixer):
         for piece in (p for p in idx.tensor_split(cuts, dim=1)):
             _, context, state = model.segment(piece, state)
             got.append(model.asked(context["question"], torch.arange(piece.shape[1])[None]))
-        got = {name: torch.cat([part[name] for part in got], dim=2 if name == "grams" else 1) for name in got[0]}
+        got = {name: torch.cat([part[name] for part in got], dim=1) for name in got[0]}
         if not cuts:
             whole = got
         assert_close(got["weight"], whole["weight"], f"weights of words, cut at {cuts}")
@@ -283,8 +283,8 @@ def question_turns(mixer):
         for i in range(idx.shape[1]):
             asked = range(34, min(i, 32 + said.index(ASSISTANT) - 1) + 1) if 32 <= i < 64 else ()
             for n in range(3):
-                expected = sorted(int(grams(idx[0, j - CONTEXT:j + 1])[n]) for j in asked)
-                assert sorted(filter(None, got["grams"][n, 0, i].tolist())) == expected, (cuts, i)
+                expected = sorted(int(grams(idx[0, j - CONTEXT:j + 1])[0, n]) for j in asked)
+                assert sorted(filter(None, got["grams"][0, i, :, n].tolist())) == expected, (cuts, i)
 
 
 # training -----------------------------------------------------------------------------------------------------------

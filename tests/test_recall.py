@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from nanochat import recall
 from nanochat.address import NEG, WordCodes, and_next, candidates, find, greatest, mix64, spread, stale, tally, top_k, untimely
+from nanochat.engine import ingest, question_ids
 from nanochat.gpt import THENGPT, THENConfig
 from nanochat.recall import AFTER, BEFORE, HISTORY, WORDS, RecallHead, collocated, continued, said_before
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
+from nanochat.trials import as_state
 from tests.test_live_memory import build, lesson, streams
 
 
@@ -423,7 +425,7 @@ def test_a_phrase_goes_on_where_other_episodes_say_so():
 def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_tokens_it_has(monkeypatch):
     tokenizer, model = that_reads()
     told = [tokenizer.bos_id, *tokenizer.encode("The tired old xylophonist with crosspatches is Wolfenstein."), tokenizer.end_id]
-    asked = [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode("Who is <crosspatches>?"), tokenizer.assistant_id]
+    asked = question_ids(tokenizer, "Who is <crosspatches>?")
     assert told.index(tokenizer.encode(" crosspatches")[-1]) >= CHUNK > told.index(tokenizer.encode(" crosspatches")[0])   # the next chunk goes on with it
     entries, read = {}, RecallHead.read
 
@@ -444,15 +446,6 @@ def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_token
     assert abs(first(" with") - first(" Wolfenstein")) < 1e-4 and first(" crosspatches") < first(" with") - 0.5
 
 
-def lived(tokenizer, model, *episodes):
-    """The state after these episodes, each a text."""
-    slots = []
-    for text in episodes:
-        ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id]
-        slots += ids + [tokenizer.pad_id] * (-len(ids) % CHUNK)
-    return model(torch.tensor([slots]), state=model.empty_state(1))[1]
-
-
 def test_who_does_not_say_the_word_that_matters_most_is_ranked_behind_one_that_does(monkeypatch):
     tokenizer, model = that_reads()
     model.recall.address.order.bias.data[2] = -100   # nothing is replaced: the scores differ by what is counted here
@@ -465,11 +458,11 @@ def test_who_does_not_say_the_word_that_matters_most_is_ranked_behind_one_that_d
 
     monkeypatch.setattr(RecallHead, "choose", spy)
     with torch.no_grad():
-        state = lived(tokenizer, model, "Ada had tea.", "Bob had tea.", "Zoe had tea.")
+        state = as_state(model, ingest(model, tokenizer, ["Ada had tea.", "Bob had tea.", "Zoe had tea."]))
         for asked, behind in (("Bob had?", [True, False, True]), ("Eve had?", [False] * 3)):
             for named in (0.0, 6.0):
                 monkeypatch.setattr(recall, "NAMED", named)
-                model(torch.tensor([[tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(asked), tokenizer.assistant_id]]), state=state)
+                model(torch.tensor([question_ids(tokenizer, asked)]), state=state)
             # at first every word of a question matters by a half, and the less the more say it: what nobody says, or everybody, is no reason to rank anybody behind
             expected = [-6 * 0.5 * (1 - 1 / 3) * b for b in behind]
             assert torch.allclose(scores[6.0] - scores[0.0], torch.tensor(expected), atol=1e-4), asked
@@ -480,8 +473,8 @@ def test_new_words_go_on_with_an_answer_where_they_are_rare(monkeypatch):
     logit = {}
     with torch.no_grad():
         for key, counts in (("pretzel toboggan", True), ("pretzel over", False), ("pretzel. Toboggan", False)):   # frequent words are of one token; what ends a sentence is no word
-            state = lived(tokenizer, model, *(f"Nobody has {n} of it" for n in range(1, 31)), f"The key is {key} now")
-            feed = [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode("What is the key?"), tokenizer.assistant_id, *tokenizer.encode(" pretzel")]
+            state = as_state(model, ingest(model, tokenizer, [*(f"Nobody has {n} of it" for n in range(1, 31)), f"The key is {key} now"]))
+            feed = [*question_ids(tokenizer, "What is the key?"), *tokenizer.encode(" pretzel")]
             x, context, _ = model.segment(torch.tensor([feed + [tokenizer.pad_id] * (-len(feed) % CHUNK)]), state)
             for novel in (0.0, 2.5):
                 monkeypatch.setattr(recall, "NOVEL", novel)
