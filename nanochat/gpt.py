@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from nanochat import search
 from nanochat.address import ASKED, candidates, gather_traces
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
-from nanochat.recall import HISTORY, RecallHead, continued, grams
+from nanochat.phrases import grams
+from nanochat.recall import HISTORY, RecallHead, continued
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 

@@ -26,32 +26,27 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat.address import LEAST, NEG, NO_TRACE, Address, and_next, find, gather_traces, mix64, penalties, stale, tally, top_k, unit
+from nanochat.phrases import AFTER, BEFORE, HERE, collocated, contrasted, following, grams, said_before, within_phrase, word_end
 from nanochat.state import CHUNK, CONTEXT
+from nanochat.tokenizer import DIGITS
 
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 HINTS = 9           # numbers that the gate is told beside vectors, and what is missing for each address head
 WORDS = 16          # words of a question at most that are looked for in what is read
-WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
+WHOLE = 5.0         # what speaks for going on within a word, in the gate's logit
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
 OWN = 4.0           # what speaks against beginning with a word of the question, times how much it matters there
+WITHIN = 3.0        # ... and with a word that goes on with a phrase
 TOGETHER = 4.0      # what speaks for going on with a word that follows all of the answer so far in other episodes, and is not said in every other, in the gate's logit
-APART = 2.0         # ... and against it where other episodes say the answer so far without the word, or the word without it
+APART = 3.0         # ... and against it where other episodes say the answer so far without the word, or the word without it
 NOVEL = 2.5         # ... and for it where no other episode says either and the word is RARE: what is told varies, the words around it do not
 RARE = 3            # tokens of a word at least that is rare in the language: the tokenizer leaves frequent ones whole
+CONTRAST = 16.0     # what speaks against an answer where other episodes show that what was asked for is something else, times how much that matters
+STRANGE, MATTERS = 10.0, 2 / 3   # ... and where the episode does not say a word that matters more than that, times how much more
 REPLACED = 2.0      # times that it costs a candidate to be replaced by a newer one, once it is known what each says
 NAMED = 6.0         # what it costs a candidate not to say the word that matters most, where another one does, times how much it matters
 NEAREST = 1.5       # times that the address counts once it is only asked which entry is copied, no longer whether
-BEFORE, AFTER = 9, 9   # tokens before and after an entry in which a word of the question counts, as far as its record knows them
-HERE = slice(BEFORE - CONTEXT, BEFORE + CHUNK)   # of the words around an entry those of its own record
 HISTORY = CHUNK + CONTEXT - 1   # so many last tokens of the stream are compared with what stands before an entry
-
-
-def grams(line):
-    """
-    line (…, 3 + n) int64 token ids -> (…, n, 3) int64: the last token, two tokens and three tokens at each of the n, hashes, of which none is 0.
-    """
-    one, two, three = line[..., CONTEXT:] + 2, line[..., CONTEXT - 1:-1] + 2, line[..., CONTEXT - 2:-2] + 2   # -1 is none
-    return torch.stack([one, mix64(two * 2 ** 20 + one), mix64(mix64(three * 2 ** 20 + two) + one)], dim=-1)
 
 
 def continued(ids, copied, idx, targets, positions, n_ordinary):
@@ -72,43 +67,6 @@ def continued(ids, copied, idx, targets, positions, n_ordinary):
         going = going & (following >= 0) & (following < n_ordinary)
         exact = exact & (~going | (F.pad(ids, (0, n))[..., n:] == following) | (slot >= CHUNK - n))
     return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
-
-
-def word_end(words):
-    """Where the word that a token is of is complete, (…, n) int64, n where it is not; words (…, n) as of RecallHead.said."""
-    complete = torch.where(words != 0, torch.arange(words.shape[-1], device=words.device), words.shape[-1])
-    return F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=words.shape[-1])
-
-
-def said_before(line, words, episode, names):
-    """
-    Whether the words of traces are said by an older episode, too, and how much of what is named it says, (B, M, K, 16), 0 to 1; of a word that the next chunk goes on with, each
-    token by itself. line, words (B, M, K, 19), tokens and the words complete there as of RecallHead.said; episode (B, M, K), names (B, M, K), how much each says of it.
-    """
-    word = F.pad(words, (0, 1)).gather(-1, word_end(words))
-    word = torch.where(word != 0, word, line).int()   # 32 bits of a hash do, and there are many pairs
-    same = (word[..., CONTEXT:, None, None] == word[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
-    older = (episode[..., None] > episode[..., None, :]) * names[..., None, :]
-    return (same * older[:, :, :, None]).amax(-1)
-
-
-def collocated(ids, words, fits, episode, owner, token, word):
-    """
-    What other episodes say for going on with a word, and against it, (B, M) each, 0 to 1. For: the word follows all of the answer so far wherever that is said ("tea" after "hibiscus"), as far
-    as those that do not say the answer do not say it, too. Against: the answer is said and something else follows ("in" after "relaxed") or, where nobody says it, the word is said elsewhere
-    ("wins" after "salsa"). And, third, whether nobody says either ("nebula" after "pretzel"), the more the more traces there are. Where a phrase ends, what may follow varies (Harris 1955, From
-    phoneme to morpheme). ids (B, M, C, 16); words (B, M, C, n) as of RecallHead.said; fits (B, M, C, 16) bool, the entries that go on with all of the answer; episode (B, M, C), -1 = none;
-    owner, token, word (B, M), the episode that is copied from, what comes next and the word that it begins, 0 = none.
-    """
-    same, others = episode[..., None] == episode[..., None, :], (episode >= 0) & (episode != owner[..., None])
-    any_of = lambda traces: (same & traces[..., None, :]).any(-1)                     # ... of its episode
-    has, on = fits.any(-1) & others, (fits & (ids == token[..., None, None])).any(-1) & others
-    says = any_of(((words == word[..., None, None]) & (words != 0)).any(-1))
-    rest = others & ~any_of(has)
-    n, m, r = has.sum(-1), (says & rest).sum(-1), rest.sum(-1)
-    rate = on.sum(-1) / n.clamp(min=1)
-    novel = (n == 0) & (m == 0) & (word != 0)
-    return F.relu(rate - m / r.clamp(min=1)) * n / (n + 1), torch.where(n > 0, (1 - rate) * n / (n + 1), m / (m + 1)), novel * r / (r + CHUNK)
 
 
 class Keys(nn.Module):
@@ -221,7 +179,7 @@ class RecallHead(nn.Module):
     def missing(named, weight, words, episode, alive):
         """
         Of the words of the question that must be said (named (B, M, Q), weight (B, M, Q, n), as of tally: by the first of its n weights), which the episode of each candidate
-        does not say, as far as it is one: their weights (B, M, n, C, WORDS), and the weights of all of them (B, M, n, 1, WORDS). words (B, M, C, 19): those
+        does not say, as far as it is one: their weights (B, M, n, C, WORDS), the weights of all of them (B, M, n, 1, WORDS), and the words (B, M, WORDS). words (B, M, C, 19): those
         of the traces, 0 = none; episode (B, M, C); alive (B, M, C), 0 where there is none. What most of the traces say names none of them (inverse document
         frequency, Spärck Jones 1972): it is missed the less, the more of them say it.
         """
@@ -231,7 +189,7 @@ class RecallHead(nn.Module):
         says = ((words[..., None] == named.gather(-1, best)[:, :, None, None]) & (words != 0)[..., None]).any(-2) * alive[..., None]   # (B, M, C, W)
         said = (torch.matmul(same, says) > 0).to(weight.dtype)
         share = (said * alive[..., None]).sum(2, keepdim=True) / alive.sum(2)[..., None, None].clamp(min=1)
-        return weight * ((1 - said) * (1 - share))[:, :, None], weight
+        return weight * ((1 - said) * (1 - share))[:, :, None], weight, named.gather(-1, best)
 
     def choose(self, query, select, score, traces, visible, named, proof):
         """
@@ -248,8 +206,8 @@ class RecallHead(nn.Module):
             return line, torch.cat([words[..., :-AFTER], words[..., -AFTER:] * seen], dim=-1)
         line, words = look(select)
         episode, alive = gather_traces(traces.episode, select), (score > NEG).to(score.dtype)
-        looked_at = line, words, episode.masked_fill(alive == 0, -1)
-        missing, whole = self.missing(named[0], named[1][..., 1:], words[..., HERE], episode, alive)
+        looked_at = line, words * (alive > 0)[..., None], episode.masked_fill(alive == 0, -1)
+        missing, whole, names = self.missing(named[0], named[1][..., 1:], words[..., HERE], episode, alive)
         lacking = torch.cat([missing[:, :, 0].amax(-1)[:, :, None], missing.sum(-1) / whole.sum(-1).clamp(min=1e-6)], dim=2)   # (B, M, 1 + n, C)
         _, _, replaced, margin, _ = (t[..., None] for t in penalties(query["order"]))
         least = lacking[:, :, 0].masked_fill(alive == 0, 1).amin(-1, keepdim=True)
@@ -260,7 +218,8 @@ class RecallHead(nn.Module):
         back, select, address = and_next(*(t.gather(2, best) for t in (select, score)), traces, visible, bonus.gather(2, best))
         best = best.gather(2, back)
         lacking = lacking.gather(-1, best[:, :, None].expand(-1, -1, lacking.shape[2], -1))
-        return ranked, (select, address, episode.gather(2, best), *look(select), lacking), looked_at
+        unsaid = missing[:, :, 0].gather(2, best[..., None].expand(-1, -1, -1, names.shape[-1]))
+        return ranked, (select, address, episode.gather(2, best), *look(select), lacking), (names, unsaid), looked_at
 
     def nothing(self, x):
         """The hidden state (…, D) as `read` returns it where no trace is visible."""
@@ -277,7 +236,7 @@ class RecallHead(nn.Module):
         candidates as they are ranked in the end. The distribution sums to 1, to 0 where nothing is visible.
         """
         named = tally(asked["words"], asked["weight"])
-        ranked, (select, address, episode, line, words, lacking), looked_at = self.choose(query, select, score, traces, visible, named, proof)
+        ranked, (select, address, episode, line, words, lacking), (names, unsaid), looked_at = self.choose(query, select, score, traces, visible, named, proof)
         B, M, K = select.shape
         ids = line[..., -CHUNK:]                                                 # (B, M, K, 16)
         q = unit(self.query(x)) * self.content_scale
@@ -297,6 +256,8 @@ class RecallHead(nn.Module):
         entry = entry + (weight.unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
         end, begins = word_end(words)[..., BEFORE:BEFORE + CHUNK], ~self.ordinary(recent[..., -1])
         entry = entry - OWN * F.pad(weight, (0, 1)).gather(-1, end) * begins[..., None, None]
+        behind = following(looked_at[1], self.kind(looked_at[0]))
+        entry = entry - WITHIN * within_phrase(words, following(words, self.kind(line)), looked_at[1], behind) * begins[..., None, None]
         copyable, within, entire = self.copyable(line, recent, copied)
         entry = (entry + ENTIRE * entire).masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
@@ -326,13 +287,28 @@ class RecallHead(nn.Module):
         first = p.argmax(-1, keepdim=True)
         pieces = end - torch.arange(BEFORE, BEFORE + CHUNK, device=end.device)     # tokens of the word, from this one on
         token, word, pieces = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(words, (0, 1)).gather(-1, end), pieces))
-        word = word * (self.address.codes.kind[token.clamp(min=0)] > 0)
-        owner, (line, words, episode) = episode.gather(-1, first // CHUNK).squeeze(-1), looked_at
-        copyable, _, entire = self.copyable(line, recent, self.matched(line, recent))
-        pro, con, novel = collocated(line[..., -CHUNK:], words, entire & copyable, episode, owner, token, word)
-        phrase = (TOGETHER * pro - APART * con + NOVEL * novel * (pieces >= RARE)) * (p * ~within.flatten(2)).sum(-1).detach() * ~begins
+        word = word * (self.kind(token) > 0)
+        unsaid = unsaid.gather(2, (first // CHUNK)[..., None].expand(-1, -1, -1, names.shape[-1])).squeeze(2)
+        phrase, other = self.others(looked_at, behind, recent, episode.gather(-1, first // CHUNK).squeeze(-1), token, word, pieces, names, unsaid)
+        phrase = torch.where(begins, -other, phrase * (p * ~within.flatten(2)).sum(-1)).detach()
         g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole + phrase)
         return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
+
+    def others(self, looked_at, behind, recent, owner, token, word, pieces, names, unsaid):
+        """
+        What the traces that were looked at (as choose returns them; behind as of following) say for going on with an answer, and for the answer being to something else than was asked, (B, M) each, in the gate's
+        logit. Copied is from the episode owner (B, M); token, word and pieces (B, M): what comes next, the word that it begins and how many tokens that has; names, unsaid (B, M, WORDS): words of the
+        question, and how much those matter that the owner does not say.
+        """
+        line, words, episode = looked_at
+        copyable, _, entire = self.copyable(line, recent, self.matched(line, recent))
+        pro, con, novel = collocated(line[..., -CHUNK:], words, behind, entire & copyable, episode, owner, token, word)
+        contrast = contrasted(line, self.kind(line) == DIGITS, words, episode, owner, names)
+        return TOGETHER * pro - APART * con + NOVEL * novel * (pieces >= RARE), CONTRAST * (unsaid * contrast).sum(-1) + STRANGE * F.relu(unsaid.amax(-1) - MATTERS)
+
+    def kind(self, ids):
+        """What part of a word tokens are, see WordCodes; 0 where there is none."""
+        return self.address.codes.kind[ids.clamp(min=0)] * (ids >= 0)
 
     def ordinary(self, ids):
         """Which tokens are text: neither special nor, -1, none at all."""
@@ -361,7 +337,7 @@ class RecallHead(nn.Module):
         """
         ids, ordinary = line[..., -CHUNK:], self.ordinary(recent)
         said = ordinary.flip(-1).long().cumprod(-1).sum(-1)[..., None, None]                             # (B, M, 1, 1)
-        kind = self.address.codes.kind[line.clamp(min=0)] * (line >= 0)
+        kind = self.kind(line)
         within = F.pad((kind[..., 1:] > 1) & (kind[..., :-1] > 0), (1, 0))                               # (B, M, K, n + 16)
         first = torch.arange(line.shape[-1] - CHUNK, line.shape[-1], device=line.device) - said          # of the entry's line, where the answer began if it goes on with all of it
         entire = (copied >= said) & (said > 0)

@@ -18,7 +18,7 @@ from nanochat.common import UserError, seed_everything
 from nanochat.gpt import THENGPT, THENConfig
 from nanochat.memory import Writer, load_state
 from nanochat.memory_file import Content, identity
-from nanochat.recall import grams
+from nanochat.phrases import grams
 from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, CONTEXT, detach_state, forget_rows, map_state
 from nanochat.tokenizer import BEGINS_WORD, DIGITS, LETTERS, OTHER

@@ -13,7 +13,8 @@ from nanochat import recall
 from nanochat.address import NEG, WordCodes, and_next, candidates, find, greatest, mix64, spread, stale, tally, top_k, untimely
 from nanochat.engine import ingest, question_ids
 from nanochat.gpt import THENGPT, THENConfig
-from nanochat.recall import AFTER, BEFORE, HISTORY, WORDS, RecallHead, collocated, continued, said_before
+from nanochat.phrases import AFTER, BEFORE
+from nanochat.recall import HISTORY, WORDS, RecallHead, continued
 from nanochat.state import CHUNK, CONTEXT
 from nanochat.tokenizer import Tokenizer, word_hash
 from nanochat.trials import as_state
@@ -230,7 +231,9 @@ def test_missing_is_what_the_question_names_and_an_episode_does_not_say():
     weights = {10: (1.0, 3.0), 12: (2.0, 1.0), 13: (0.5, 0.0), 14: (4.0, 0.0), 99: (0.1, 7.0), **{word: (0.5, 0.5) for word in everywhere}}   # 99 matters least: WORDS are looked for
     episode, alive, place = (torch.cat([t, t[:, :, :1]], dim=2) for t in (episode, alive, place))
     alive[..., -1] = 0   # no trace: what it says is said by nobody
-    missing, named = (t[:, :, :, :4] for t in RecallHead.missing(torch.tensor([[list(weights)]]), torch.tensor([[list(weights.values())]]), place, episode, alive))
+    *weighed, words = RecallHead.missing(torch.tensor([[list(weights)]]), torch.tensor([[list(weights.values())]]), place, episode, alive)
+    missing, named = (t[:, :, :, :4] for t in weighed)
+    assert sorted(words.flatten().tolist()) == sorted(set(weights) - {99})
     assert missing.shape == (1, 1, 2, 4, WORDS) and named.sum(-1).flatten().tolist() == [7.5 + 0.5 * len(everywhere), 4 + 0.5 * len(everywhere)]
     # 10 is said by the episodes of three of the four traces, 12 and 13 of two, 14 of one: so much less they are missed
     assert missing.sum(-1)[0, 0].tolist() == [[2 / 2 + 0.5 / 2 + 4 * 0.75, 3.0, 3.0, 1 / 4 + 2 / 2 + 0.5 / 2], [1 / 2, 0.0, 0.0, 3 / 4 + 1 / 2]]
@@ -245,30 +248,6 @@ def test_what_a_question_says_is_found_with_all_it_weighs(said, what):
     assert known.tolist() == [[w != 0 and w in dict(said) for w in what]] * 2
     assert (total[..., 0].gather(-1, at) * known).tolist() == [[sum(m for h, m in said if h == w) if w else 0 for w in what]] * 2
     assert total.sum(1).flatten().tolist() == [sum(m for _, m in said)] * 2   # each weight once
-
-
-def test_what_an_older_episode_says_too_is_said_again():
-    line = torch.full((1, 1, 4, 19), -1)
-    for k, ids in enumerate(([5, 6], [7, 5], [6, 8, 9], [9])):
-        line[0, 0, k, 3:] = 100 + k   # padding that no other trace has
-        line[0, 0, k, 3:3 + len(ids)] = torch.tensor(ids)
-    line[0, 0, 1, 0] = 8   # before its first entry, and said all the same
-    episode, names = torch.tensor([[[4, 2, 6, 6]]]), torch.tensor([[[1.0, 0.5, 0.25, 1.0]]])
-    got = said_before(line, torch.zeros_like(line), episode, names)[0, 0]   # no word is known to end: token by token
-    assert got[0, :3].tolist() == [0.5, 0.0, 0.0]        # 5 is said by episode 2
-    assert got[1].abs().sum() == 0                       # the oldest
-    assert got[2, :4].tolist() == [1.0, 0.5, 0.0, 0.0]   # 6 by episode 4, 8 by 2; 9 by its own episode alone
-    assert got[3].abs().sum() == 0
-
-
-def test_a_word_is_said_again_however_it_was_cut_into_tokens():
-    line, words = torch.arange(3 * 19).view(1, 1, 3, 19) + 100, torch.zeros(1, 1, 3, 19, dtype=torch.int64)
-    line[0, 0, 0, 3:6], words[0, 0, 0, 6] = torch.tensor([1, 2, 3]), 777                       # " c" "ow" "face", complete where "." comes
-    line[0, 0, 0, 16:] = torch.tensor([4, 5, 6])                                              # a word that the next chunk goes on with
-    line[0, 0, 1, 1:3], words[0, 0, 1, 3] = torch.tensor([7, 8]), 777                          # "cow" "face": before the first entry of the chunk
-    line[0, 0, 2, 3:5], words[0, 0, 2, 5], line[0, 0, 2, 10] = torch.tensor([2, 3]), 778, 5    # "owface"; and the end of another word
-    got = said_before(line, words, torch.tensor([[[9, 3, 5]]]), torch.tensor([[[1.0, 0.5, 1.0]]]))[0, 0]
-    assert got[0].tolist() == [0.5] * 3 + [0.0] * 11 + [1.0, 0.0] and got[1].sum() == 0 and got[2].sum() == 0
 
 
 def test_the_loss_of_reading_does_not_ask_where_the_routing_went():
@@ -387,41 +366,6 @@ def test_an_answer_longer_than_what_is_compared_is_gone_on_with_wherever_it_bega
         assert (entire & copyable)[0, 0, 0, j], j
 
 
-def test_a_phrase_goes_on_where_other_episodes_say_so():
-    tea, wins, juice, other, mango, hibiscus = range(1, 7)   # tokens, and words alike: of one token, complete where the next stands
-    def told(*lines):
-        ids, words, fits = torch.full((1, 1, len(lines), CHUNK), 9), torch.zeros(1, 1, len(lines), 34, dtype=torch.int64), torch.zeros(1, 1, len(lines), CHUNK, dtype=torch.bool)
-        for k, (said, answer) in enumerate(lines):
-            ids[0, 0, k, :len(said)], words[0, 0, k, BEFORE + 1:BEFORE + 1 + len(said)] = torch.tensor(said), torch.tensor(said)
-            for j in range(1, len(said)):
-                fits[0, 0, k, j] = said[j - 1] == answer
-        return ids, words, fits
-    number = lambda *n: torch.tensor([[list(n)]])
-    # "hibiscus" is being said by episode 7; of three others that say it all go on with "tea", of two that do not one says "tea"
-    lines = [([hibiscus, tea], hibiscus), ([other, hibiscus, tea], hibiscus), ([hibiscus, tea], hibiscus), ([hibiscus, tea, juice], hibiscus), ([other, tea], hibiscus), ([mango, juice], hibiscus)]
-    pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[tea]]), torch.tensor([[tea]]))
-    assert pro.item() == (1 - 1 / 2) * 3 / 4 and con.item() == 0
-    # what every other episode says anyhow, and what follows in no other, speaks for nothing
-    lines[5] = ([mango, tea], hibiscus)
-    assert collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[tea]]), torch.tensor([[tea]]))[0].item() == 0
-    pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, 4, 5), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
-    assert pro.item() == 0 and con.item() == 3 / 4
-    # the answer so far is said by nobody else, its next word by two others: in either trace of episode 2, and by one that is none
-    lines = [([mango, wins], mango), ([hibiscus, wins], mango), ([other, other], mango), ([juice, wins], mango), ([tea, wins], mango)]
-    pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, -1), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
-    assert pro.item() == 0 and abs(con.item() - 2 / 3) < 1e-6
-    pro, con, novel = collocated(*told(*lines), number(7, 7, 7, 7, 7), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))
-    assert pro.item() == con.item() == 0   # what the episode itself says more than once is no evidence
-    # neither is said by any other episode; of a word that is not known to be complete nothing can be said
-    lines = [([mango, wins], mango)] + [([other, juice], mango)] * 4
-    for word, expected in ((wins, 4 / 20), (juice, 0), (0, 0)):
-        pro, con, novel = collocated(*told(*lines), number(7, 1, 2, 3, 4), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[word]]))
-        assert pro.item() == 0 and abs(novel.item() - expected) < 1e-6 and (con.item() > 0) == (word == juice)
-    # ... nor is it new where the answer is said elsewhere and goes on otherwise
-    lines[1] = ([mango, juice], mango)
-    assert collocated(*told(*lines), number(7, 1, 2, 3, 4), torch.tensor([[7]]), torch.tensor([[wins]]), torch.tensor([[wins]]))[2].item() == 0
-
-
 def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_tokens_it_has(monkeypatch):
     tokenizer, model = that_reads()
     told = [tokenizer.bos_id, *tokenizer.encode("The tired old xylophonist with crosspatches is Wolfenstein."), tokenizer.end_id]
@@ -466,22 +410,6 @@ def test_who_does_not_say_the_word_that_matters_most_is_ranked_behind_one_that_d
             # at first every word of a question matters by a half, and the less the more say it: what nobody says, or everybody, is no reason to rank anybody behind
             expected = [-6 * 0.5 * (1 - 1 / 3) * b for b in behind]
             assert torch.allclose(scores[6.0] - scores[0.0], torch.tensor(expected), atol=1e-4), asked
-
-
-def test_new_words_go_on_with_an_answer_where_they_are_rare(monkeypatch):
-    tokenizer, model = that_reads()
-    logit = {}
-    with torch.no_grad():
-        for key, counts in (("pretzel toboggan", True), ("pretzel over", False), ("pretzel. Toboggan", False)):   # frequent words are of one token; what ends a sentence is no word
-            state = as_state(model, ingest(model, tokenizer, [*(f"Nobody has {n} of it" for n in range(1, 31)), f"The key is {key} now"]))
-            feed = [*question_ids(tokenizer, "What is the key?"), *tokenizer.encode(" pretzel")]
-            x, context, _ = model.segment(torch.tensor([feed + [tokenizer.pad_id] * (-len(feed) % CHUNK)]), state)
-            for novel in (0.0, 2.5):
-                monkeypatch.setattr(recall, "NOVEL", novel)
-                copy = model.answer(x, torch.tensor([[len(feed) - 1]]), context)[1]
-                logit[novel] = copy["g"].logit().item()
-            assert copy["entries"][0].amax() > 0.99
-            assert abs(logit[2.5] - logit[0.0] - counts * 2.5 * 30 / (30 + CHUNK)) < 0.05, key
 
 
 def test_the_address_says_which_entry_is_copied_and_not_whether(monkeypatch):
