@@ -15,6 +15,7 @@ seen in training come back.
     asked     d          the entry itself stands in the question: an answer is what the question does not say
     missing   w          what the question names and the episode does not say: many may say most of it
     again     r          an older episode that says what the question names says the entry's word, too: of two values in "not tea but milk" it is the former
+    phrase               where a phrase begins and ends, and whether what was asked for is something else: counted in what other episodes say (phrases.py)
 
     p_copy(v) = sum over entries i with id v of softmax_i(content + address + suffix)
     p         = (1 - g) softmax(logits) + g p_copy          g = sigmoid(gate)
@@ -195,7 +196,7 @@ class RecallHead(nn.Module):
         """
         Which of the candidates are read: those that say most of what the question names, and of these the newest. named: what tally returns of its words, the others as of read. Returns how the candidates rank, (B, M, C); of
         the K that are chosen the index, the score and the episode, (B, M, K); what said returns; and what they lack (B, M, 1 + n, K): the weightiest word, and the share of all words by each of
-        the n weights; and of all candidates what said returns, and the episode, (B, M, C), -1 = none.
+        the n weights; the words that were looked for, (B, M, WORDS), and how much those matter that it does not say, (B, M, K, WORDS); and of all candidates what said returns, and the episode, (B, M, C), -1 = none.
         """
         N, all_said = len(traces), None
         if N < select[0].numel():   # each once, not once for each that looks at it

@@ -93,12 +93,11 @@ def test_new_words_go_on_with_an_answer_where_they_are_rare(monkeypatch):
 
 
 
-def remembered(texts):
-    """The tokenizer, the model, the traces of the texts, and of them what `said` returns and what kind each token is of."""
-    tokenizer, model = that_reads()
+def looked_at(tokenizer, model, texts):
+    """The traces of the texts, what `said` returns of them, and what kind each token is of."""
     traces = ingest(model, tokenizer, texts)
     line, words = model.recall.said(traces, torch.arange(len(traces))[None, None])
-    return tokenizer, model, traces, line, words, model.recall.address.codes.kind[line.clamp(min=0)] * (line >= 0)
+    return traces, line, words, model.recall.kind(line)
 
 
 def hashed(tokenizer, model, *texts):
@@ -110,8 +109,9 @@ def hashed(tokenizer, model, *texts):
 
 def test_a_word_is_followed_by_the_one_right_behind_it_wherever_chunks_end():
     text = "Nasr City, as the Wolfenbüttler xylophonist said; was hotter (than 271828 other zanzibarite quartermasters). Mint tea or hibiscus tea, then?"
+    tokenizer, model = that_reads()
     for shift in range(CHUNK):
-        tokenizer, model, traces, _, words, kind = remembered(["of " * shift + text])
+        _, _, words, kind = looked_at(tokenizer, model, ["of " * shift + text])
         got = following(words, kind)[0, 0][:, BEFORE:]
         own = words[0, 0][:, BEFORE:-AFTER]
         found = {(a, b) for a, b in zip(own.flatten().tolist(), got.flatten().tolist()) if b}
@@ -124,7 +124,8 @@ def test_a_word_is_followed_by_the_one_right_behind_it_wherever_chunks_end():
 
 
 def test_an_entry_is_within_a_phrase_where_other_places_say_so():
-    tokenizer, model, traces, line, words, kind = remembered(["Ada had mint tea.", "Bob had mint tea.", "Zoe had mint tea, too.", "Eve had mint juice."])
+    tokenizer, model = that_reads()
+    traces, _, words, kind = looked_at(tokenizer, model, ["Ada had mint tea.", "Bob had mint tea.", "Zoe had mint tea, too.", "Eve had mint juice."])
     behind = following(words, kind)
     got = within_phrase(words, behind, words, behind)[0, 0]
     at = lambda k, word: got[k, traces.ids[0, k].tolist().index(tokenizer.encode(" " + word)[0])].item()
@@ -156,7 +157,8 @@ def test_an_answer_does_not_begin_within_a_phrase(monkeypatch):
 
 
 def test_what_is_contrasted_stands_where_the_episode_says_something_else():
-    tokenizer, model, traces, line, words, kind = remembered([
+    tokenizer, model = that_reads()
+    traces, line, words, kind = looked_at(tokenizer, model, [
         "Ada told me that the spice of choice is mint.", "Bob told me that the tree of choice is oak.", "Spice is nice.", "At t=77 the user was out.", "At t=78 the user was in."])
     named = ["spice", "tree", "Ada", "Bob", "choice", "nice", "78", "Eve"]
     hashes, number = torch.tensor(hashed(tokenizer, model, *named))[None, None], kind == DIGITS
