@@ -34,7 +34,7 @@ from nanochat.tokenizer import DIGITS
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 HINTS = 9           # numbers that the gate is told beside vectors, and what is missing for each address head
 WORDS = 16          # words of a question at most that are looked for in what is read
-WHOLE = 5.0         # what speaks for going on within a word, in the gate's logit
+WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
 OWN = 4.0           # what speaks against beginning with a word of the question, times how much it matters there
 WITHIN = 3.0        # ... and with a word that goes on with a phrase
