@@ -31,6 +31,11 @@ def word_end(words):
     return F.pad(complete.flip(-1).cummin(-1).values.flip(-1)[..., 1:], (0, 1), value=words.shape[-1])
 
 
+def word_of(words):
+    """The word that each token is of, (…, n), 0 where it is not known to be complete; words (…, n) as of RecallHead.said."""
+    return F.pad(words, (0, 1)).gather(-1, word_end(words))
+
+
 def count(hashes, what):
     """How often each of `what` (…, m) stands in hashes (…, n), int64, (…, m)."""
     hashes, what = hashes.sort(dim=-1).values, what.contiguous()
@@ -42,7 +47,7 @@ def following(words, kind):
     The word right behind the one that is complete at a token, 0 = none, which begins with that token: no punctuation stands between; of all tokens of a trace and the nine before, (B, M, K, 25). words (B, M, K, 34) and
     kind (B, M, K, 32), what each token is of, as of RecallHead.said and WordCodes.
     """
-    return F.pad(words, (0, 1)).gather(-1, word_end(words))[..., :-AFTER] * ((words[..., :-AFTER] != 0) & (kind[..., -BEFORE - CHUNK:] > 0))
+    return word_of(words)[..., :-AFTER] * ((words[..., :-AFTER] != 0) & (kind[..., -BEFORE - CHUNK:] > 0))
 
 
 def within_phrase(words, behind, all_words, all_behind):
@@ -62,7 +67,7 @@ def said_before(line, words, episode, names):
     Whether the words of traces are said by an older episode, too, and how much of what is named it says, (B, M, K, 16), 0 to 1; of a word that the next chunk goes on with, each
     token by itself. line, words (B, M, K, 19), tokens and the words complete there as of RecallHead.said; episode (B, M, K), names (B, M, K), how much each says of it.
     """
-    word = F.pad(words, (0, 1)).gather(-1, word_end(words))
+    word = word_of(words)
     word = torch.where(word != 0, word, line).int()   # 32 bits of a hash do, and there are many pairs
     same = (word[..., CONTEXT:, None, None] == word[:, :, None, None]).any(-1)                             # (B, M, K, 16, K)
     older = (episode[..., None] > episode[..., None, :]) * names[..., None, :]

@@ -7,11 +7,16 @@ from nanochat import recall
 from nanochat.address import mix64
 from nanochat.engine import ingest, question_ids
 from nanochat.phrases import AFTER, BEFORE, collocated, contrasted, following, said_before, within_phrase
-from nanochat.recall import RecallHead
 from nanochat.state import CHUNK
 from nanochat.tokenizer import DIGITS
 from nanochat.trials import as_state
-from tests.test_recall import that_reads
+from tests.test_recall import entries_by, that_reads
+
+
+def copied(tokenizer, model, state, feed):
+    """What is copied after the tokens `feed`, as THENGPT.answer returns it."""
+    x, context, _ = model.segment(torch.tensor([feed + [tokenizer.pad_id] * (-len(feed) % CHUNK)]), state)
+    return model.answer(x, torch.tensor([[len(feed) - 1]]), context)[1]
 
 
 def test_what_an_older_episode_says_too_is_said_again():
@@ -82,10 +87,9 @@ def test_new_words_go_on_with_an_answer_where_they_are_rare(monkeypatch):
         for key, counts in (("pretzel toboggan", True), ("pretzel over", False), ("pretzel. Toboggan", False)):   # frequent words are of one token; what ends a sentence is no word
             state = as_state(model, ingest(model, tokenizer, [*(f"Nobody has {n} of it" for n in range(1, 31)), f"The key is {key} now"]))
             feed = [*question_ids(tokenizer, "What is the key?"), *tokenizer.encode(" pretzel")]
-            x, context, _ = model.segment(torch.tensor([feed + [tokenizer.pad_id] * (-len(feed) % CHUNK)]), state)
             for novel in (0.0, 2.5):
                 monkeypatch.setattr(recall, "NOVEL", novel)
-                copy = model.answer(x, torch.tensor([[len(feed) - 1]]), context)[1]
+                copy = copied(tokenizer, model, state, feed)
                 logit[novel] = copy["g"].logit().item()
             assert copy["entries"][0].amax() > 0.99
             assert abs(logit[2.5] - logit[0.0] - counts * 2.5 * 30 / (30 + CHUNK)) < 0.05, key
@@ -137,14 +141,7 @@ def test_an_entry_is_within_a_phrase_where_other_places_say_so():
 
 def test_an_answer_does_not_begin_within_a_phrase(monkeypatch):
     tokenizer, model = that_reads()
-    entries, read = {}, RecallHead.read
-
-    def spy(*args, **kwargs):
-        out = read(*args, **kwargs)
-        entries[recall.WITHIN] = [t[0, -1] for t in out[1]["entries"][:2]]
-        return out
-
-    monkeypatch.setattr(RecallHead, "read", spy)
+    entries = entries_by(monkeypatch, "WITHIN")
     with torch.no_grad():
         state = as_state(model, ingest(model, tokenizer, ["Ada likes mint tea.", "Bob wants mint tea.", "Zoe has mint tea."]))
         for said, expected in (("", 3 * 2 / 3), (" mint", 0)):   # once it has begun it may go on
@@ -180,12 +177,10 @@ def test_an_answer_is_doubted_where_what_was_asked_for_is_something_else_or_a_st
     with torch.no_grad():
         state = as_state(model, ingest(model, tokenizer, ["Ada told me that the spice of choice is mint.", "Bob told me that the tree of choice is oak."]))
         for asked, bias, constants in (("spice that Bob told me?", 0.0, ("CONTRAST", 16 * 0.25)), ("spice that Bob told me?", 5.0, ("STRANGE", 0)),
-                                       ("Who is Zoe?", 0.0, ("STRANGE", 0)), ("Who is Zoe?", 5.0, ("STRANGE", 10 * (1 / (1 + 2.718281828 ** -5) - 2 / 3))), ("Who is Zoe?", 5.0, ("CONTRAST", 0))):
+                                       ("Who is Zoe?", 0.0, ("STRANGE", 0)), ("Who is Zoe?", 5.0, ("STRANGE", 10 * (torch.tensor(5.0).sigmoid().item() - 2 / 3))), ("Who is Zoe?", 5.0, ("CONTRAST", 0))):
             salience.bias.fill_(bias)
             name, expected = constants
             for value in (0.0, {"CONTRAST": 16.0, "STRANGE": 10.0}[name]):
                 monkeypatch.setattr(recall, name, value)
-                feed = question_ids(tokenizer, asked)
-                x, context, _ = model.segment(torch.tensor([feed + [tokenizer.pad_id] * (-len(feed) % CHUNK)]), state)
-                logit[value > 0] = model.answer(x, torch.tensor([[len(feed) - 1]]), context)[1]["g"].logit().item()
+                logit[value > 0] = copied(tokenizer, model, state, question_ids(tokenizer, asked))["g"].logit().item()
             assert abs(logit[False] - logit[True] - expected) < 1e-3, (asked, bias, name)

@@ -309,6 +309,19 @@ def that_reads():
     return tokenizer, model
 
 
+def entries_by(monkeypatch, constant):
+    """A dict that keeps, by the value that a constant of recall.py has, the distribution over entries at the last position that was read, and their token ids."""
+    entries, read = {}, RecallHead.read
+
+    def spy(*args, **kwargs):
+        out = read(*args, **kwargs)
+        entries[getattr(recall, constant)] = [t[0, -1] for t in out[1]["entries"][:2]]
+        return out
+
+    monkeypatch.setattr(RecallHead, "read", spy)
+    return entries
+
+
 def test_the_words_of_a_trace_are_those_of_the_text_wherever_its_chunks_end():
     tokenizer, model = that_reads()
     text = "Of all crosspatches, a Wolfenbüttler 271828 xylophonist-in-residence was the crankiest zanzibarite quartermaster."
@@ -371,14 +384,7 @@ def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_token
     told = [tokenizer.bos_id, *tokenizer.encode("The tired old xylophonist with crosspatches is Wolfenstein."), tokenizer.end_id]
     asked = question_ids(tokenizer, "Who is <crosspatches>?")
     assert told.index(tokenizer.encode(" crosspatches")[-1]) >= CHUNK > told.index(tokenizer.encode(" crosspatches")[0])   # the next chunk goes on with it
-    entries, read = {}, RecallHead.read
-
-    def spy(*args, **kwargs):
-        out = read(*args, **kwargs)
-        entries[recall.OWN] = [t[0, -1] for t in out[1]["entries"][:2]]
-        return out
-
-    monkeypatch.setattr(RecallHead, "read", spy)
+    entries = entries_by(monkeypatch, "OWN")
     with torch.no_grad():
         state = model(torch.tensor([told + [tokenizer.pad_id] * (-len(told) % CHUNK)]), state=model.empty_state(1))[1]
         for own in (0.0, 4.0):
