@@ -200,7 +200,7 @@ class THENGPT(GPT):
                      "asked": {"grams": new(B, ASKED, 3, dtype=torch.int64), "words": new(B, ASKED, dtype=torch.int64),   # what it has said before the answer, see asked
                                "weight": new(B, ASKED, 2 + c.address_heads, dtype=wide(self.dtype))},
                      "address": {"word": new(B, 6, dtype=torch.int64), "moment": new(2, B, 2, dtype=torch.int64), "sums": new(2, B, c.address_heads, c.address_dim, dtype=wide(self.dtype))}}
-        return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
+        return {"traces": traces, "fresh": new(B, 0, CHUNK, c.recall_dim, dtype=wide(self.dtype)), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent, "began": new(B, dtype=wide(self.dtype), fill=1),
                 "episode": new(B, dtype=torch.int64), "position": new(B, dtype=torch.int64)}
 
     def forward(self, idx, targets=None, state=None, answers=None, evidence=None, read=True, last=False, sources=False, weights=None, parts=False):
@@ -221,16 +221,20 @@ class THENGPT(GPT):
             losses, state = self.losses(idx, targets, state, answers, evidence, weights or {})
             return (losses if parts else losses["total"]), state
         line = torch.cat([state["buffer"], idx], dim=1)
-        begin = line.shape[1] - (min(1, idx.shape[1]) if last else idx.shape[1])   # logits are wanted from here on
+        said = (idx < self.config.n_ordinary).flip(1).long().cumprod(1).sum(1)     # tokens since what is being said began, as far as in idx
+        back = int(torch.where(said < idx.shape[1], said + 1, 1).max()) if last and idx.shape[1] else idx.shape[1]
+        begin = line.shape[1] - back   # the gate is wanted from here on
         cut = line.shape[1] // CHUNK * CHUNK
-        logits, origin = [], [None]
+        logits, origin, began = [], [None], state["began"]
 
         def advance(part, state, offset, length, keep=True):
+            nonlocal began
             lo, hi = max(begin - offset, 0), length
             x, context, state = self.segment(part, state, read, keep=keep, begin=min(lo, part.shape[1]))
             if lo < hi:
                 positions = torch.arange(lo, hi, device=idx.device).expand(idx.shape[0], -1)
-                plain, copy = self.answer(x, positions, context)
+                plain, copy = self.answer(x, positions, context, began=began)
+                began = copy["began"] if copy else self.unread(part[:, lo:hi], began)
                 logits.append(self.log_probs(plain, copy))
                 origin[0] = copy and (context["traces"].episode, copy)
             return state
@@ -239,11 +243,16 @@ class THENGPT(GPT):
             state = advance(line[:, :cut], state, 0, cut)
         if line.shape[1] > max(cut, begin):   # the open chunk is read padded, and read again when more of it has come
             advance(F.pad(line[:, cut:], (0, CHUNK - (line.shape[1] - cut)), value=self.config.pad_id), state, cut, line.shape[1] - cut, keep=False)
-        state = {**state, "buffer": line[:, cut:]}
+        state = {**state, "buffer": line[:, cut:], "began": began}
         if not logits:
             logits.append(torch.zeros(idx.shape[0], 0, self.config.vocab_size, device=idx.device, dtype=wide(self.dtype)))
-        out = torch.cat(logits, dim=1), state
+        out = torch.cat(logits, dim=1)[:, -1 if last else 0:], state
         return (*out, lambda token: copied_from(origin[0], token)) if sources else out
+
+    def unread(self, idx, began):
+        """state["began"] after tokens idx (B, T) at which no memory was read, where it had been began (B,): an answer that begins there is no copy."""
+        special = torch.where(idx >= self.config.n_ordinary, torch.arange(1, idx.shape[1] + 1, device=idx.device), 0).amax(1, keepdim=True)
+        return torch.cat([began[:, None], (idx != self.config.assistant_id).to(began.dtype)], dim=1).gather(1, special)[:, 0]
 
     # -- one segment of whole chunks -----------------------------------------------------------------------------------
 
@@ -283,7 +292,7 @@ class THENGPT(GPT):
         x = run(x, self.blocks[self.trunk:] if not trunk_only else [], memory)
         fresh = torch.cat([state["fresh"], keys], dim=1) if training is not None else state["fresh"][:, :0]
         context = {"traces": seen if read else None, "new": C, "fresh": fresh, "query": query, "line": torch.cat([r["before"], idx], dim=1), "question": question}
-        state = {"traces": traces, "fresh": fresh, "buffer": idx[:, :0], "episode": episode[:, -1], "position": position[:, -1] + 1,
+        state = {"traces": traces, "fresh": fresh, "buffer": idx[:, :0], "episode": episode[:, -1], "position": position[:, -1] + 1, "began": state["began"],
                  "recurrent": {**carry, "layers": layers + r["layers"][len(layers):], "window": local["slots"][:, -self.config.window:]}}
         return state if trunk_only else (norm(x), context, state)
 
@@ -378,12 +387,12 @@ class THENGPT(GPT):
             traces = traces[max(len(traces) - self.config.read_reach - new, 0):]
         return {"traces": traces, "visible": lambda begin: visible(traces, chunk[:, begin:], new), "training": training}
 
-    def answer(self, x, positions, context, proof=None):
+    def answer(self, x, positions, context, proof=None, began=None):
         """
         Final hidden states x (B, T, D) at positions (B, M) with memory recalled: the language model's logits (B, M, V), and None or
-        {"g", "p", "entries", "select", "score"} of the copy (see RecallHead.read) with its "candidates", to which score belongs, and the "scores" (B, M, N) of all traces, None
+        {"g", "began", "p", "entries", "select", "score"} of the copy (see RecallHead.read) with its "candidates", to which score belongs, and the "scores" (B, M, N) of all traces, None
         where it was a search.
-        proof (B, M): in training, the ordinal of the episode that is read in any case.
+        proof (B, M): in training, the ordinal of the episode that is read in any case. began (B,): see RecallHead.read.
         """
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         x = x[rows, positions]
@@ -403,7 +412,7 @@ class THENGPT(GPT):
             score = score.gather(2, select)
         recent = context["line"][rows[..., None], positions[..., None] + 1 + torch.arange(HISTORY, device=x.device)]
         asked = self.asked(context["question"], positions)
-        x, copy = self.recall.read(x, query, select, score, hints, traces, seen, recent, asked, self.wte.weight, context["fresh"], proof)
+        x, copy = self.recall.read(x, query, select, score, hints, traces, seen, recent, asked, self.wte.weight, context["fresh"], proof, began)
         return self.logits(x), {**copy, "scores": scores, "candidates": select}
 
     def log_probs(self, logits, copy):

@@ -34,10 +34,11 @@ from nanochat.tokenizer import DIGITS
 GATE, KNOWN = 64, 32   # hidden units of the gate, and of its part that sees the hints alone
 HINTS = 9           # numbers that the gate is told beside vectors, and what is missing for each address head
 WORDS = 16          # words of a question at most that are looked for in what is read
-WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit
+WHOLE = 4.0         # what speaks for going on within a word, in the gate's logit, as far as an answer began as a copy
 ENTIRE = 8.0        # ... and for an entry that goes on with all of the answer so far
 OWN = 4.0           # what speaks against beginning with a word of the question, times how much it matters there
 WITHIN = 3.0        # ... and with a word that goes on with a phrase
+COMMON = 2.0        # ... and with a word of one token, numbers apart: the tokenizer leaves frequent words whole
 TOGETHER = 4.0      # what speaks for going on with a word that follows all of the answer so far in other episodes, and is not said in every other, in the gate's logit
 APART = 3.0         # ... and against it where other episodes say the answer so far without the word, or the word without it
 NOVEL = 2.5         # ... and for it where no other episode says either and the word is RARE: what is told varies, the words around it do not
@@ -174,7 +175,8 @@ class RecallHead(nn.Module):
             beside[step] = torch.where(follows[..., None], gather_traces(traces.ids, other).long(), -1)
         whole = torch.cat([beside[-1][..., :-CONTEXT], line, beside[1][..., :AFTER]], dim=-1).flatten(0, 2)
         words = mix64(self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 6), numbers=False))
-        return whole[:, :-AFTER].view(*index.shape, -1), words[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
+        words = words[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
+        return whole[:, :-AFTER].view(*index.shape, -1), torch.cat([words[..., :-AFTER], words[..., -AFTER:] * follows[..., None]], dim=-1)   # where nothing follows yet, no word has ended
 
     @staticmethod
     def missing(named, weight, words, episode, alive):
@@ -227,12 +229,13 @@ class RecallHead(nn.Module):
         hints = x.new_tensor([0] * self.config.recall_dim + [NO_TRACE] * 3 + [0, 0, 0, NO_TRACE] + [1] * (HINTS - 7 + self.config.address_heads))
         return x + self.feedback(torch.cat([torch.zeros_like(x), hints.expand(*x.shape[:-1], -1)], dim=-1))
 
-    def read(self, x, query, select, score, hints, traces, visible, recent, asked, embed, fresh, proof=None):
+    def read(self, x, query, select, score, hints, traces, visible, recent, asked, embed, fresh, proof=None, began=None):
         """
         x (B, M, D) final hidden state of the queries; query, hints (B, M, 3) as of Address.route; select (B, M, C) indices of the candidates, ascending, score (B, M, C) how well they are
         addressed; visible (B, M, N) bool; recent (B, M, HISTORY) the last tokens of the stream, newest last, -1 = none; asked, what the question says, see THENGPT.asked; embed (V, D) token embedding; fresh (B, R, 16, Dk) recall keys of the R newest traces that are still in the graph
-        (R = 0 outside training); proof (B, M): in training, the episode that is read in any case.
-        Returns the hidden state with what was recalled mixed in (B, M, D), and a dict: g (B, M), the gate; p (B, M, V), what is copied; entries, the distribution over entries with
+        (R = 0 outside training); proof (B, M): in training, the episode that is read in any case; began (B,): how surely the answer that is being given
+        before the first of the queries, which follow one another, began as a copy, 1 where there is none; None: surely, as in training.
+        Returns the hidden state with what was recalled mixed in (B, M, D), and a dict: g (B, M), the gate; began (B,), as above, after the last of the queries; p (B, M, V), what is copied; entries, the distribution over entries with
         their token ids and how many tokens before them are the last of the stream, all (B, M, K*16); select (B, M, K), the traces that were read; score (B, M, C), the
         candidates as they are ranked in the end. The distribution sums to 1, to 0 where nothing is visible.
         """
@@ -256,9 +259,11 @@ class RecallHead(nn.Module):
         weight = (named[1][..., 0].gather(-1, at) * says).view(words.shape)
         entry = entry + (weight.unfold(-1, BEFORE + 1 + AFTER, 1) * (self.nearby + self.side(keys)).to(weight.dtype)).sum(-1)
         end, begins = word_end(words)[..., BEFORE:BEFORE + CHUNK], ~self.ordinary(recent[..., -1])
-        entry = entry - OWN * F.pad(weight, (0, 1)).gather(-1, end) * begins[..., None, None]
+        pieces, kind = end - torch.arange(BEFORE, BEFORE + CHUNK, device=end.device), self.kind(line)     # tokens of the word, from this one on
         behind = following(looked_at[1], self.kind(looked_at[0]))
-        entry = entry - WITHIN * within_phrase(words, following(words, self.kind(line)), looked_at[1], behind) * begins[..., None, None]
+        unlikely = OWN * F.pad(weight, (0, 1)).gather(-1, end) + WITHIN * within_phrase(words, following(words, kind), looked_at[1], behind)
+        unlikely = unlikely + COMMON * ((pieces == 1) & (kind[..., -CHUNK:] > 0) & (kind[..., -CHUNK:] != DIGITS))
+        entry = entry - unlikely * begins[..., None, None]
         copyable, within, entire = self.copyable(line, recent, copied)
         entry = (entry + ENTIRE * entire).masked_fill(~copyable, NEG).view(B, M, K * CHUNK)
         p = torch.softmax(torch.cat([self.sink(x).to(entry.dtype), entry], dim=-1), dim=-1)[..., 1:]
@@ -286,14 +291,19 @@ class RecallHead(nn.Module):
         whole = WHOLE * (p * (within.flatten(2) & (copied > 0) & (copied == longest))).sum(-1)   # a copy ends with a word, too; what goes on with less of it is another's
         known = torch.where(begins, *self.known(hints).unbind(-1))     # whether a thing is known at all is decided where the answer begins
         first = p.argmax(-1, keepdim=True)
-        pieces = end - torch.arange(BEFORE, BEFORE + CHUNK, device=end.device)     # tokens of the word, from this one on
         token, word, pieces = (t.flatten(2).gather(-1, first).squeeze(-1) for t in (ids, F.pad(words, (0, 1)).gather(-1, end), pieces))
         word = word * (self.kind(token) > 0)
         unsaid = unsaid.gather(2, (first // CHUNK)[..., None].expand(-1, -1, -1, names.shape[-1])).squeeze(2)
         phrase, other = self.others(looked_at, behind, recent, episode.gather(-1, first // CHUNK).squeeze(-1), token, word, pieces, names, unsaid)
         phrase = torch.where(begins, -other, phrase * (p * ~within.flatten(2)).sum(-1)).detach()
-        g = torch.sigmoid(self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + whole + phrase)
-        return x + self.feedback(recalled), {"g": g, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
+        logit = self.gate(torch.cat([x, recalled], dim=-1)).squeeze(-1) + known + phrase
+        if began is not None:   # "I" of "I don't know" is not gone on with as of "Imbaba"
+            at = torch.where(begins, torch.arange(1, M + 1, device=x.device), 0).cummax(1).values
+            here = torch.where(recent[..., -1] == self.config.assistant_id, torch.sigmoid(logit) * p.sum(-1), 1)
+            began = torch.cat([began[:, None], here], dim=1).gather(1, at)
+            whole, began = whole * began, began[:, -1]
+        g = torch.sigmoid(logit + whole)
+        return x + self.feedback(recalled), {"g": g, "began": began, "p": p_copy, "entries": (p, ids, copied), "select": select, "score": ranked}
 
     def others(self, looked_at, behind, recent, owner, token, word, pieces, names, unsaid):
         """

@@ -5,6 +5,7 @@ The episodic state: what a frozen THENGPT remembers, as a value.
     state["buffer"]     (B, n) token ids of the open chunk, n < 16
     state["fresh"]      training only: recall keys of the traces written since the last detach_state, in the graph
     state["recurrent"]  what the write layers carry over the last chunk boundary (see THENGPT)
+    state["began"]      (B,) how surely the answer that is being given began as a copy, 1 where there is none
     state["episode"]    (B,) ordinal of the open episode
     state["position"]   (B,) chunks of the open episode that are closed
 

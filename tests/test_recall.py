@@ -187,22 +187,29 @@ def test_the_right_entry_is_the_one_that_goes_on_as_the_answer_does():
     assert set(got[0, 0].nonzero().flatten().tolist()) == {4, 8}
 
 
-def test_within_a_word_the_gate_leans_to_going_on(monkeypatch):
-    """... by WHOLE times the share of the copy that goes on, within a word, with what was said."""
-    model, ids, logits = build("swa"), streams(1, 12 * CHUNK, seed=3), {}
-    model.recall.address.codes.kind.fill_(2)   # one endless word, but where it is not known what stands before
-    for whole in (0.0, 3.0):
+def test_within_a_word_the_gate_leans_to_going_on_as_far_as_an_answer_began_as_a_copy(monkeypatch):
+    """... by WHOLE times the share of the copy that goes on, within a word, with what was said; times the gate where the answer began, if that is known."""
+    model, ids, logits, positions = build("swa"), streams(1, 24 * CHUNK, seed=3), {}, range(6 * CHUNK, 24 * CHUNK)
+    kind = model.recall.address.codes.kind
+    kind.copy_(1 + (torch.arange(len(kind)) % 3 > 0))   # words of some tokens
+    assert (ids[0, 6 * CHUNK:] == model.config.assistant_id).sum() > 1
+    for whole, before in ((0.0, None), (3.0, None), (3.0, 0.25)):
         monkeypatch.setattr("nanochat.recall.WHOLE", whole)
         with torch.no_grad():
             x, context, _ = model.segment(ids, model.empty_state(1))
-            copy = model.answer(x, torch.arange(6 * CHUNK, ids.shape[1])[None], context)[1]
-        logits[whole] = copy["g"].logit()
-    p, _, copied = copy["entries"]
-    before = context["traces"].before[0, copy["select"][0], -1]   # (M, K): the token before a trace's first
-    within = torch.ones(*before.shape, CHUNK, dtype=torch.bool)
-    within[..., 0] = before >= 0
+            copy = model.answer(x, torch.tensor([positions]), context, began=before and torch.tensor([before]).double())[1]
+        logits[whole, before] = copy["g"].logit()
+    p, entry_ids, copied = copy["entries"]
+    line = torch.cat([context["traces"].before[0, copy["select"][0], -1:], entry_ids[0].unflatten(1, (-1, CHUNK))], dim=-1).long()   # with the token before a trace's first
+    within = (kind[line[..., 1:].clamp(min=0)] > 1) & (line[..., :-1] >= 0)
     share = (p * (copied > 0) * within.flatten(1)).sum(-1)
-    assert share.max() > 0.01 and torch.allclose(logits[3.0] - logits[0.0], 3 * share, atol=1e-6)
+    assert share.max() > 0.01 and torch.allclose(logits[3.0, None] - logits[0.0, None], 3 * share, atol=1e-6)
+    began = [0.25]
+    for m, at in enumerate(positions):
+        answer, special = ids[0, at] == model.config.assistant_id, ids[0, at] >= model.config.n_ordinary
+        began.append(float(copy["g"][0, m] * p[0, m].sum()) if answer else 1.0 if special else began[-1])
+    assert len(set(began)) > 3 and began[-1] == copy["began"]
+    assert torch.allclose(logits[3.0, 0.25] - logits[0.0, None], 3 * share * torch.tensor(began[1:]), atol=1e-6)
 
 
 def test_what_is_known_counts_apart_where_an_answer_begins_and_where_it_goes_on():
@@ -394,6 +401,21 @@ def test_an_answer_does_not_begin_with_a_word_of_the_question_however_many_token
     change = {i: c for i, c in zip(ids.tolist(), (after / before).log().tolist())}
     first = lambda word: change[tokenizer.encode(word)[0]]
     assert abs(first(" with") - first(" Wolfenstein")) < 1e-4 and first(" crosspatches") < first(" with") - 0.5
+
+
+def test_an_answer_does_not_begin_with_a_frequent_word_but_with_a_number(monkeypatch):
+    tokenizer, model = that_reads()
+    entries = entries_by(monkeypatch, "COMMON")
+    with torch.no_grad():
+        state = as_state(model, ingest(model, tokenizer, ["The crosspatches has become 7 xylophonist."]))
+        for common in (0.0, 2.0):
+            monkeypatch.setattr(recall, "COMMON", common)
+            model(torch.tensor([question_ids(tokenizer, "Who?")]), state=state)
+    (before, ids), (after, _) = entries[0.0], entries[2.0]
+    change = {tokenizer.decode([i]): float(c) for i, c in zip(ids.tolist(), (after / before).log().tolist())}
+    first = lambda word: change[tokenizer.decode(tokenizer.encode(word)[:1])]
+    assert all(abs(change[" has"] - change[w] - d) < 1e-4 for w, d in ((" become", 0), (" ", -2) if " " in change else (" 7", -2)))
+    assert all(abs(change[" has"] - first(w) + 2) < 1e-4 for w in (" crosspatches", " xylophonist"))
 
 
 def test_who_does_not_say_the_word_that_matters_most_is_ranked_behind_one_that_does(monkeypatch):
