@@ -221,11 +221,11 @@ class THENGPT(GPT):
             losses, state = self.losses(idx, targets, state, answers, evidence, weights or {})
             return (losses if parts else losses["total"]), state
         line = torch.cat([state["buffer"], idx], dim=1)
-        said = (idx < self.config.n_ordinary).flip(1).long().cumprod(1).sum(1)     # tokens since what is being said began, as far as in idx
-        back = int(torch.where(said < idx.shape[1], said + 1, 1).max()) if last and idx.shape[1] else idx.shape[1]
-        begin = line.shape[1] - back   # the gate is wanted from here on
+        spoke = (idx == self.config.assistant_id).any(0).nonzero()
+        back = idx.shape[1] if not last else idx.shape[1] - int(spoke[0]) if len(spoke) else min(1, idx.shape[1])   # an answer is read from its begin on
+        begin = line.shape[1] - back   # logits are wanted from here on
         cut = line.shape[1] // CHUNK * CHUNK
-        logits, origin, began = [], [None], state["began"]
+        logits, origin, began = [], [None], self.unread(idx[:, :idx.shape[1] - back], state["began"])
 
         def advance(part, state, offset, length, keep=True):
             nonlocal began
@@ -250,9 +250,9 @@ class THENGPT(GPT):
         return (*out, lambda token: copied_from(origin[0], token)) if sources else out
 
     def unread(self, idx, began):
-        """state["began"] after tokens idx (B, T) at which no memory was read, where it had been began (B,): an answer that begins there is no copy."""
-        special = torch.where(idx >= self.config.n_ordinary, torch.arange(1, idx.shape[1] + 1, device=idx.device), 0).amax(1, keepdim=True)
-        return torch.cat([began[:, None], (idx != self.config.assistant_id).to(began.dtype)], dim=1).gather(1, special)[:, 0]
+        """state["began"] after tokens idx (B, T) at which no memory is read, where it was began (B,): an answer that begins there is no copy."""
+        special = torch.where(idx >= self.config.n_ordinary, torch.arange(1, idx.shape[1] + 1, device=idx.device), 0)
+        return torch.cat([began[:, None], (idx != self.config.assistant_id).to(began.dtype)], dim=1).gather(1, F.pad(special, (1, 0)).amax(1, keepdim=True))[:, 0]
 
     # -- one segment of whole chunks -----------------------------------------------------------------------------------
 
