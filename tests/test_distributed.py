@@ -93,9 +93,10 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
     got = saved.model
     assert saved.meta["config"]["model_class"] == "THENGPT"   # ingest and query take it, however it was trained
     assert got.keys() == weights.keys()
-    for name, w in weights.items():   # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction
+    # each as a whole: where a gradient is mostly rounding, AdamW and Muon take it for a direction (0.1 of the way at most was seen); by gradients that are not averaged most go 0.9 of it astray
+    for name, w in weights.items():
         moved, apart = (w.double() - before[name].double()).norm(), (got[name].double() - w.double()).norm()
-        assert apart <= 0.1 * moved, (name, moved, apart)
+        assert apart <= 0.2 * moved, (name, moved, apart)
 
 
 def test_a_resumed_run_is_the_same_run_on_every_rank(work):
