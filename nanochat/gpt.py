@@ -21,7 +21,7 @@ from nanochat import search
 from nanochat.address import ASKED, candidates, gather_traces
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
 from nanochat.phrases import grams
-from nanochat.recall import HISTORY, RecallHead, continued
+from nanochat.recall import HISTORY, RecallHead, continued, copied_from
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
 
@@ -480,21 +480,6 @@ class THENGPT(GPT):
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         losses["answers"] = known.sum()
         return losses, state
-
-
-def copied_from(origin, token):
-    """{episode ordinal: g p} of the entries from which the last position of row 0 would copy `token`."""
-    if origin is None:
-        return {}
-    episode, copy = origin
-    p, ids, *_ = copy["entries"]
-    mass = (copy["g"][0, -1] * p[0, -1] * (ids[0, -1] == token)).view(-1, CHUNK).sum(-1)
-    out = {}
-    for trace, m in zip(copy["select"][0, -1].tolist(), mass.tolist()):
-        if m > 0:
-            ordinal = int(episode[0, trace])
-            out[ordinal] = out.get(ordinal, 0.0) + m
-    return out
 
 
 def visible(traces, chunk, new):

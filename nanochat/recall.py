@@ -71,6 +71,21 @@ def continued(ids, copied, idx, targets, positions, n_ordinary):
     return torch.where(exact.any(-1, keepdim=True), exact, simple & ~ends)
 
 
+def copied_from(origin, token):
+    """{episode ordinal: g p} of the entries from which the last position of row 0 would copy `token`."""
+    if origin is None:
+        return {}
+    episode, copy = origin
+    p, ids, *_ = copy["entries"]
+    mass = (copy["g"][0, -1] * p[0, -1] * (ids[0, -1] == token)).view(-1, CHUNK).sum(-1)
+    out = {}
+    for trace, m in zip(copy["select"][0, -1].tolist(), mass.tolist()):
+        if m > 0:
+            ordinal = int(episode[0, trace])
+            out[ordinal] = out.get(ordinal, 0.0) + m
+    return out
+
+
 class Keys(nn.Module):
     """
     The recall key of each token: what was about to be said there, and what was. A trace is made when its chunk has closed, so a key may look at the
