@@ -37,7 +37,7 @@ SUITE = (
      "--questions 100 --control-questions 10"),
     ("passkey-prose-forms", "Pass keys of words, and UUIDs, in prose", "100 %", "--task passkey --prose {prose} --tokens 100000 --depths 0.5 --form words uuid "
      "--questions 100 --control-questions 10"),
-    ("passkey-10m", "Pass key in 10 million tokens of prose", "100 %", "--task passkey --prose {prose} --tokens 10000000 --depths 0 "
+    ("passkey-10m", "Pass key in 10 million tokens of prose", "100 %", "--task passkey --prose {prose} --tokens 10000000 --depths 0 0.5 1 "
      "--questions 20 --control-questions 4"),
     ("personality", "Personality", "98 % right, 99 % consistent", "--task personality --control-questions 20"),
     ("overwrite", "Overwritten keys", "99 %", "--task overwrite --keys 64 256 --questions 100 --control-questions 20"),
