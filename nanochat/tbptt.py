@@ -185,6 +185,8 @@ class Run:
         self.steps, self.seconds = step, meta["seconds"]
         if meta["shape"] == self.shape():
             lived = load_checkpoint(self.directory, step, self.device, parts=("state",), rank=self.ranks.rank).train_state
+            if self.then and lived["state"].keys() != self.model.empty_state(1).keys():
+                raise UserError(f"{where} holds the state of another version of this code: resume it with that, or train anew from its weights (--init-from)")
             self.loader, self.seconds = self.streams(lived["position"]), lived["seconds"]
             self.state = self.begin(state_from_plain(lived["state"])) if self.then else None
             set_rng_state(lived["rng"])   # last: building things above has drawn numbers

@@ -75,6 +75,15 @@ def test_a_run_begins_with_given_weights(data):
         train("--tag", "third", "--init-from", "nowhere")
 
 
+def test_a_run_of_another_version_of_the_code_is_not_resumed(data, monkeypatch):
+    train = lambda *more: main([*TINY, "--data-dir", str(data / "data"), "--tag", "older", *more])
+    assert train("--num-iterations", "1") == 0
+    empty_state = THENGPT.empty_state
+    monkeypatch.setattr(THENGPT, "empty_state", lambda *args: {**empty_state(*args), "later": torch.zeros(1)})
+    with pytest.raises(UserError, match="state of another version of this code"):
+        train("--num-iterations", "2", "--resume-from-step", "1")
+
+
 def test_plain_gpt_trains(data, capsys):
     assert main(["--model-class", "GPT", "--device-batch-size", "2", "--max-seq-len", "64", "--num-iterations", "3", "--depth", "2", "--set", "n_embd=32",
                  "--set", "n_head=2", "--set", "n_kv_head=1", "--data-dir", str(data / "data"), "--tag", "g"]) == 0
