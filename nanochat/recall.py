@@ -191,7 +191,7 @@ class RecallHead(nn.Module):
         whole = torch.cat([beside[-1][..., :-CONTEXT], line, beside[1][..., :AFTER]], dim=-1).flatten(0, 2)
         words = mix64(self.address.codes(whole, torch.zeros_like(whole, dtype=torch.bool), whole.new_zeros(len(whole), 6), numbers=False))
         words = words[:, -(BEFORE + CHUNK + AFTER):].view(*index.shape, -1)
-        return whole[:, :-AFTER].view(*index.shape, -1), torch.cat([words[..., :-AFTER], words[..., -AFTER:] * follows[..., None]], dim=-1)   # where nothing follows yet, no word has ended
+        return whole[:, :-AFTER].view(*index.shape, -1), torch.cat([words[..., :-AFTER], words[..., -AFTER:] * follows[..., None]], dim=-1)   # follows: the chunk after. Where there is none yet no word has ended
 
     @staticmethod
     def missing(named, weight, words, episode, alive):
