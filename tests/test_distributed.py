@@ -24,7 +24,7 @@ def work(tmp_path_factory):
     """One start of two processes: three steps of DDP and of FSDP2, saved after two, and each gone on from there; and ingest, twice."""
     work = tmp_path_factory.mktemp("ranks")
     # lives in which no matrix has a gradient that is mostly rounding: Muon gives every direction of it the same length
-    write_shards([render(life) for life, _ in zip(lives(9, episodes=20), range(16))], work / "data", 12)
+    write_shards([render(life) for life, _ in zip(lives(10, episodes=20), range(16))], work / "data", 12)
     train = ["scripts.base_train", *flags(work), "--num-iterations", "3", "--save-every", "2"]
     runs, checkpoints = [], work / "base_checkpoints"
     for name, more in (("ddp", []), ("fsdp", ["--fsdp"])):
@@ -93,10 +93,9 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
     got = saved.model
     assert saved.meta["config"]["model_class"] == "THENGPT"   # ingest and query take it, however it was trained
     assert got.keys() == weights.keys()
-    # each as a whole: where a gradient is mostly rounding, AdamW and Muon take it for a direction (0.1 of the way at most was seen); by gradients that are not averaged most go 0.9 of it astray
-    for name, w in weights.items():
+    for name, w in weights.items():   # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction
         moved, apart = (w.double() - before[name].double()).norm(), (got[name].double() - w.double()).norm()
-        assert apart <= 0.2 * moved, (name, moved, apart)
+        assert apart <= 0.1 * moved, (name, moved, apart)
 
 
 def test_a_resumed_run_is_the_same_run_on_every_rank(work):

@@ -414,7 +414,7 @@ def test_an_answer_does_not_begin_with_a_frequent_word_but_with_a_number(monkeyp
     (before, ids), (after, _) = entries[0.0], entries[2.0]
     change = {tokenizer.decode([i]): float(c) for i, c in zip(ids.tolist(), (after / before).log().tolist())}
     first = lambda word: change[tokenizer.decode(tokenizer.encode(word)[:1])]
-    assert all(abs(change[" has"] - change[w] - d) < 1e-4 for w, d in ((" become", 0), (" ", -2) if " " in change else (" 7", -2)))
+    assert all(abs(change[" has"] - change[w] - d) < 1e-4 for w, d in ((" become", 0), (" ", -2), ("7", -2)))
     assert all(abs(change[" has"] - first(w) + 2) < 1e-4 for w in (" crosspatches", " xylophonist"))
 
 
