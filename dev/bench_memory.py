@@ -84,7 +84,7 @@ def users(model, tokenizer, facts, directory, n):
     for path, number in zip(paths, numbers):
         with Writer(path, identity(model, facts)) as memory:
             texts = [f"t={t}: The user was in room {number}, and preferred drink {t}." for t in range(20)]
-            engine.remember(model, memory, engine.episode_ids(tokenizer, texts), [(None, -1, -1)] * 20)
+            engine.remember(model, tokenizer, memory, engine.episode_ids(tokenizer, texts), [(None, -1, -1)] * 20)
     opens, turns = iter(paths), iter(paths)
     ask = lambda state: answers.append(engine.answer(model, tokenizer, state, "Which room was the user in at t=7?", max_tokens=8).text)
     turn = lambda: ask(load_state(next(turns), model, facts)[0])

@@ -5,11 +5,13 @@ Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows ar
 the traces of an episode do not depend on which others it was ingested with.
 """
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from nanochat import finding, reading
 from nanochat.checkpoint_manager import load_model_file, load_weights, weights_digest
 from nanochat.common import UserError, choose_device, choose_dtype
 from nanochat.distributed import Ranks
@@ -17,7 +19,9 @@ from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
+from nanochat.text import lived
 from nanochat.tokenizer import Tokenizer
+from nanochat.words import Lexicon
 
 SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 64        # episodes that are read at once, as long as they have no more than
@@ -26,6 +30,7 @@ COMMIT = 2048    # episodes between the commits of `remember`: what a kill may c
 HELD = 2 ** 18   # slots between two commits: as many are held as traces, 50 MB with the default model
 QUESTION = 1024  # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
+FOUND = 128      # episodes that are considered for a reading window
 COPIED = 0.1     # share of an answer's probability that must have been copied for it to have a source
 
 
@@ -41,7 +46,8 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     if found != model_class:
         raise UserError(f"{path} is a {found}; a {model_class} is needed")
     try:
-        tokenizer = Tokenizer.load()
+        here = Path(path) / "tokenizer"
+        tokenizer = Tokenizer.load(here if here.is_dir() else None)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     if saved["meta"]["tokenizer"] != tokenizer.fingerprint:
@@ -54,6 +60,21 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})", "step": saved["step"],
              "weights": weights_digest(saved["model"]), "tokenizer": tokenizer.fingerprint}
     return model, tokenizer, facts
+
+
+def lexicon(model, tokenizer):
+    """How texts are read for a model, made once."""
+    if not hasattr(model, "lexicon"):
+        model.lexicon = Lexicon(tokenizer, model.reader.words() if model.config.reader else ())
+    return model.lexicon
+
+
+def stems(model, tokenizer, ids):
+    """(n,) int32: the stem of the word that each token of an episode is of, see Traces.words."""
+    ids = np.asarray(ids, np.int64)
+    out, said = np.zeros(len(ids), np.int32), ids < model.config.n_ordinary
+    out[said] = lexicon(model, tokenizer).of_ids(ids[said]).stem
+    return out
 
 
 def question_ids(tokenizer, question):
@@ -71,11 +92,11 @@ def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision they are stored in; episode i
     has the ordinal first_ordinal + i. progress: called with the number of episodes done since the last call.
     """
-    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer.pad_id, episode_ids(tokenizer, texts), first_ordinal, progress))
+    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer, episode_ids(tokenizer, texts), first_ordinal, progress))
 
 
 @torch.no_grad()
-def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
+def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
     """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
     shapes, first = {}, chunk_offsets(encoded)
     columns = {name: torch.empty(1, first[-1], *t.shape[2:], dtype=t.dtype) for name, t in model.empty_state(1)["traces"].as_dict().items()}
@@ -85,7 +106,7 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
         height = max(min(SLOTS // (chunks * CHUNK), ROWS), 1)
         for at in range(0, len(members), height):
             rows = members[at:at + height]
-            grid = torch.full((height, chunks * CHUNK), pad_id)
+            grid = torch.full((height, chunks * CHUNK), tokenizer.pad_id)
             for row, i in enumerate(rows):
                 grid[row, :len(encoded[i])] = torch.from_numpy(np.asarray(encoded[i], np.int64))
             empty = state = model.empty_state(height)
@@ -99,6 +120,9 @@ def ingest_ids(model, pad_id, encoded, first_ordinal=1, progress=None):
                         column[0, to:to + n] = traces[name][row, :n]
             if progress:
                 progress(len(rows))
+    words = columns["words"].view(-1)
+    for at, ids in zip(first, encoded):
+        words[at * CHUNK:at * CHUNK + len(ids)] = torch.from_numpy(stems(model, tokenizer, ids))
     columns["episode"][0] = torch.from_numpy(np.repeat(np.arange(first_ordinal, first_ordinal + len(encoded)), np.diff(first)))
     return Traces(**columns)
 
@@ -114,7 +138,7 @@ def row_length(chunks):
     return power * 3 // 4 if chunks <= power * 3 // 4 and power > 2 else power
 
 
-def commits(model, encoded, rows, progress=None, ranks=Ranks()):
+def commits(model, tokenizer, encoded, rows, progress=None, ranks=Ranks()):
     """
     Reads episodes (token ids of each, and its (source, line, time)), so many at a time as are to be committed together. Yields of those: their records
     (n, stride) uint8, how many each has, and their rows.
@@ -127,25 +151,25 @@ def commits(model, encoded, rows, progress=None, ranks=Ranks()):
         full = int(np.searchsorted(first, first[at] + ranks.world * HELD // CHUNK, side="right")) - 1
         end = min(max(full, at + 1), at + ranks.world * COMMIT, len(encoded))
         part = encoded[at:end]
-        every = ranks.gather(layout.pack(ingest_ids(model, layout.geometry["pad_id"], part[ranks.part(len(part))], progress=progress)))
+        every = ranks.gather(layout.pack(ingest_ids(model, tokenizer, part[ranks.part(len(part))], progress=progress)))
         records = every and (every[0] if len(every) == 1 else np.concatenate(every))
         yield records, np.diff(first[at:end + 1]).tolist(), rows[at:end]
         at = end
 
 
-def remember(model, memory, encoded, rows, progress=None, ranks=Ranks()):
+def remember(model, tokenizer, memory, encoded, rows, progress=None, ranks=Ranks()):
     """
     Adds episodes to a memory.Writer, see `commits`; it is of no account on other ranks than the first. What a kill leaves, and the same call without what is
     there already, give the same files as one that was not killed.
     """
-    for part in commits(model, encoded, rows, progress, ranks):
+    for part in commits(model, tokenizer, encoded, rows, progress, ranks):
         if ranks.first:
             memory.append(*part)
             memory.commit()
 
 
 @torch.no_grad()
-def listen(model, state, ids):
+def listen(model, tokenizer, state, ids):
     """
     The state after some more tokens of an open episode, its first begun by <|bos|>: what does not fill a chunk waits in state["buffer"], every chunk that
     closes is a trace at once. As model(…) would leave it, by the trunk alone: it can be recalled from, not be continued by an answer.
@@ -154,6 +178,11 @@ def listen(model, state, ids):
     cut = line.shape[1] // CHUNK * CHUNK
     for segment in line[:, :cut].split(SEGMENT, dim=1) if cut else ():
         state = model.encode(segment, state)
+    if cut:   # the last word of the chunk before may have become longer
+        own = (state["traces"].episode[0] == state["episode"]).nonzero()[:, 0]
+        said = state["traces"].ids[0, own]
+        words = torch.from_numpy(stems(model, tokenizer, said.flatten().cpu().numpy())).view(said.shape)
+        state["traces"] = replace(state["traces"], words=state["traces"].words.index_copy(1, own, words[None].to(said)))
     return {**state, "buffer": line[:, cut:]}
 
 
@@ -203,11 +232,76 @@ def steps(model, tokenizer, state, question, max_tokens=48, read=True):
         feed = torch.tensor([[token]], device=feed.device)
 
 
-def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
+def found(model, tokenizer, state, question):
+    """The episodes (ordinals) that a question, a words.Line, is about, best first, and the score of every episode 1, 2, … as a (count,) array."""
+    traces = state["traces"]
+    said, episode = traces.words[0].cpu().numpy(), traces.episode[0].cpu().numpy()
+    score = finding.search(question.stem, said, episode - 1, int(state["episode"]))
+    return (finding.rank(score, FOUND) + 1).tolist(), score
+
+
+def dated(text, seconds):
+    """What stands in a reading window of an episode: when it was lived, where that is known, and its text."""
+    when = lived(seconds)
+    return text if when is None else f"[{when:%Y-%m-%d %H:%M}] {text}"
+
+
+def window(model, tokenizer, state, question, times=None, read=True):
+    """
+    The reading.Window (B = 1) of a question, and the episodes (ordinals) in it, to which its `ordinal` points. times: seconds since 1970 of each episode, -1 =
+    unknown. UserError where the question is too long, or nothing.
+    """
+    asked(model, tokenizer, state, question)
+    line = lexicon(model, tokenizer).line(question)
+    best = found(model, tokenizer, state, line)[0] if read and len(state["traces"]) else []
+    room, taken = reading.WINDOW, []
+    for ordinal in best:   # more than fit are not read from the memory
+        if room <= 0:
+            break
+        taken.append((ordinal, episode_text(state["traces"], tokenizer, ordinal)))
+        room -= max(len(taken[-1][1]) // 6, 1)
+    kept = sorted(taken)
+    lines = [lexicon(model, tokenizer).line(dated(text, -1 if times is None else int(times[ordinal - 1]))) for ordinal, text in kept]
+    order = [kept.index(one) for one in taken]
+    columns, _ = reading.lay_out(line, lines, order, tokenizer)
+    return reading.batch([columns]).to(model.wte.weight.device), [ordinal for ordinal, _ in kept]
+
+
+@torch.no_grad()
+def read_stream(model, tokenizer, state, question, max_tokens, read, min_confidence, times):
+    """As stream, by reading a window."""
+    began = time.perf_counter()
+    laid, episodes = window(model, tokenizer, state, question, times, read)
+    text, confidence, mass, tokens = "", 1.0, {}, []
+    for token, place, probability in reading.steps(model, laid, max_tokens):
+        confidence *= probability
+        if token == tokenizer.end_id:
+            break
+        tokens.append((token, place))
+        if place >= 0:
+            ordinal = episodes[int(laid.ordinal[0, place])]
+            mass[ordinal] = mass.get(ordinal, 0.0) + probability
+        whole = reading.text_of(tokenizer, tokens)
+        if not min_confidence and whole.startswith(text) and not whole.endswith("\ufffd"):
+            yield whole[len(text):]
+            text = whole
+    whole = reading.text_of(tokenizer, tokens)
+    if confidence < min_confidence:
+        whole, mass = REFUSAL, {}
+    if whole[len(text):]:
+        yield whole[len(text):]
+    total = sum(mass.values())
+    ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
+    return Answer(whole, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began)
+
+
+def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0, times=None):
     """
     Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. One that was said rather than copied has no source.
     An answer below min_confidence is REFUSAL, from nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
     """
+    if model.config.reader:
+        return (yield from read_stream(model, tokenizer, state, question, max_tokens, read, min_confidence, times))
     began, text, confidence, mass, spoken = time.perf_counter(), "", 1.0, {}, 0.0
     decoder = tokenizer.stream_decoder(skip_special=True)
     for token, probability, copied in steps(model, tokenizer, state, question, max_tokens, read):
@@ -268,6 +362,10 @@ def routing_scores(model, tokenizer, state, question):
 
 def routing(model, tokenizer, state, question):
     """How far a question addresses each episode: [(ordinal, share of the softmax of the routing scores)], best first, from 0.0001 on."""
+    if model.config.reader:
+        score = found(model, tokenizer, state, lexicon(model, tokenizer).line(question))[1]
+        share = score / max(score.sum(), 1e-9)
+        return sorted(((int(e) + 1, float(share[e])) for e in np.flatnonzero(share >= 1e-4)), key=lambda s: (-s[1], s[0]))
     score, episode = routing_scores(model, tokenizer, state, question)
     count = int(state["episode"])
     own = episode <= count   # not the question's own chunks

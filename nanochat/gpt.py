@@ -21,6 +21,7 @@ from nanochat import search
 from nanochat.address import ASKED, candidates, gather_traces
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, masked_mean, norm, rotary, wide
 from nanochat.phrases import grams
+from nanochat.reading import ReadingHead
 from nanochat.recall import HISTORY, RecallHead, continued, copied_from
 from nanochat.state import CHUNK, CONTEXT, UNKNOWN, Traces
 
@@ -51,6 +52,10 @@ class THENConfig(GPTConfig):
     index_dim: int = 32
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
+    reader: bool = False         # True: questions are answered by reading a window (reading.py)
+    word_vectors: int = 1        # rows of the word vectors, an input of the reader; row 0 is zero
+    word_dim: int = 50
+    word_bytes: int = 0          # of the list of their words
     recall: bool = True          # False: ablation without the recall head
     recall_positions: int = 32   # training only: positions of a segment at which the recall head is trained
     text_fraction: float = 0.35  # training only: the language-model loss is taken on so many of the slots, ordinary tokens first (about half of them)
@@ -125,9 +130,19 @@ class GPT(nn.Module):
             groups += [dict(kind="adamw", params=params, lr=lr)] if params else []
         return groups
 
+    @property
+    def head_dim(self):
+        return self.config.n_embd // self.config.n_head
+
+    def embed(self, idx):
+        return self.wte(idx).to(self.dtype)
+
+    def head(self, x):
+        """(…, D) normalised final hidden state -> (…, V) fp32 logits, soft-capped at +-15."""
+        return 15 * torch.tanh(self.lm_head(x).to(wide(x.dtype)) / 15)
+
     def logits(self, x):
-        """(…, D) final hidden state -> (…, V) fp32 logits, soft-capped at +-15."""
-        return 15 * torch.tanh(self.lm_head(norm(x)).to(wide(x.dtype)) / 15)
+        return self.head(norm(x))
 
     def forward(self, idx, targets=None):
         """idx (B, T) int64 -> logits (B, T, V); with targets (B, T), -1 = ignore, the mean loss."""
@@ -155,6 +170,8 @@ class THENGPT(GPT):
         self.index_k = nn.ModuleList([Linear(config.gist_dim, config.index_dim) for b in self.blocks if b.attn.kind == "dsa"])
         if config.recall:
             self.recall = RecallHead(config)
+        if config.reader:
+            self.reader = ReadingHead(config)
 
     @torch.no_grad()
     def init_weights(self, word_tables=None):
@@ -174,6 +191,8 @@ class THENGPT(GPT):
                 nn.init.zeros_(attn.sink)
         if self.config.recall:
             self.recall.init_weights(word_tables)
+        if self.config.reader:
+            self.reader.init_weights()
 
     def parameter_table(self):
         count = lambda *ms: sum(p.numel() for m in ms for p in m.parameters())
@@ -188,7 +207,7 @@ class THENGPT(GPT):
         c, B, device = self.config, batch_size, self.wte.weight.device
         new = lambda *shape, dtype=self.dtype, fill=0: torch.full(shape, fill, device=device, dtype=dtype)
         address = c.address_heads * c.address_dim
-        traces = Traces(ids=new(B, 0, CHUNK, dtype=torch.int32), before=new(B, 0, CONTEXT, dtype=torch.int32), keys=new(B, 0, CHUNK, c.recall_dim),
+        traces = Traces(ids=new(B, 0, CHUNK, dtype=torch.int32), words=new(B, 0, CHUNK, dtype=torch.int32), before=new(B, 0, CONTEXT, dtype=torch.int32), keys=new(B, 0, CHUNK, c.recall_dim),
                         address=new(B, 0, address), moment=new(B, 0, dtype=torch.int32), gist=new(B, 0, c.gist_dim), index=new(B, 0, len(self.index_k), c.index_dim),
                         episode=new(B, 0, dtype=torch.int32), position=new(B, 0, dtype=torch.int32), valid=new(B, 0, dtype=torch.int32))
         recurrent = {"layers": [b.attn.empty_carry(B, device, self.dtype) for b in self.blocks],
@@ -356,7 +375,8 @@ class THENGPT(GPT):
             a, moment, query, address = h.new_zeros(B, C, c.address_heads * c.address_dim), idx.new_full((B, C), -1), None, r["address"]
             words = {"words": torch.zeros_like(idx), "weight": h.new_zeros(B, T, 2 + c.address_heads)}
             keys = h.new_zeros(B, C, CHUNK, c.recall_dim)
-        traces = Traces(ids=idx.view(B, C, CHUNK).int(), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
+        ids = idx.view(B, C, CHUNK).int()
+        traces = Traces(ids=ids, words=torch.zeros_like(ids), before=before.int(), keys=keys.detach().to(h.dtype), address=a.to(h.dtype), moment=moment.int(), gist=gist, index=index,
                         episode=episode.int(), position=position.int(), valid=(valid.view(B, C, CHUNK).sum(2) * ~local["question"]["asking"]).int())
         question = {**local["question"], **words}
         asked = self.asked(question, torch.full((B, 1), T - 1, device=idx.device))

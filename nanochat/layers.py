@@ -72,6 +72,20 @@ class CausalSelfAttention(nn.Module):
         v = self.v(x).view(B, T, self.n_kv_head, self.head_dim)
         return rotate(q, cos, sin), rotate(k, cos, sin), v, q
 
+    def over(self, x, cos, sin, mask, past=None):
+        """
+        Attention of x (B, T, D) over `past` (k, v) and itself: mask (B or 1, 1, T or 1, S + T) is added to the scores. Returns (B, T, D), and (k, v) (B, S + T, Hkv, d)
+        to be the past of what follows.
+        """
+        q, k, v, _ = self.qkv(x, cos, sin)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
+        group = self.n_head // self.n_kv_head
+        kh, vh = (t.repeat_interleave(group, 2) if group > 1 else t for t in (k, v))
+        score = torch.matmul(q.transpose(1, 2), kh.permute(0, 2, 3, 1)) * self.head_dim ** -0.5 + mask
+        y = torch.matmul(torch.softmax(score, dim=-1), vh.transpose(1, 2)).transpose(1, 2).flatten(2)
+        return self.proj(y), (k, v)
+
     def forward(self, x, cos, sin, backend=None):
         q, k, v, _ = self.qkv(x, cos, sin)
         return self.proj(flash_attn_func(q, k, v, causal=True, backend=backend).flatten(2))

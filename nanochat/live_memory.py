@@ -88,7 +88,8 @@ class LiveMemory:
         min_confidence it comes in one piece. UserError for a question that is empty, or longer than engine.QUESTION tokens.
         """
         view = self._view
-        steps = engine.stream(self.model, self.tokenizer, view.state, question, self.max_tokens, min_confidence=self.min_confidence)
+        steps = engine.stream(self.model, self.tokenizer, view.state, question, self.max_tokens, min_confidence=self.min_confidence,
+                              times=view.content.time)
         while True:
             with self._reading:
                 try:
@@ -180,7 +181,7 @@ class LiveMemory:
                     spent += len(ids)
                     if spent > engine.TURN:
                         raise UserError(f"a turn of {spent:,} tokens: it may have {engine.TURN:,}; ingest long texts from a file", code=2)
-                    state = engine.listen(self.model, state, ids if text else [self.tokenizer.bos_id, *ids])
+                    state = engine.listen(self.model, self.tokenizer, state, ids if text else [self.tokenizer.bos_id, *ids])
                     text += piece
                     self._view = replace(before, state=state)
             finally:
@@ -298,7 +299,7 @@ class LiveMemory:
             return
         writer = None if self._read_only else self._writing()
         try:
-            for records, lengths, places in engine.commits(self.model, encoded, rows, progress):
+            for records, lengths, places in engine.commits(self.model, self.tokenizer, encoded, rows, progress):
                 view = self._grown(self._view, records, lengths, places)
                 if writer is None:
                     self._unwritten += zip(np.split(records, np.cumsum(lengths)[:-1]), places)

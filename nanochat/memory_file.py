@@ -17,7 +17,7 @@ from nanochat.common import UserError
 from nanochat.record import Layout, geometry
 
 FORMAT = "live-memory-state"
-VERSION = 2
+VERSION = 3
 MAGIC = b"live-memory-trac"
 HEADER = struct.Struct("<16s4I32s")   # magic, version, bytes of the header, stride, tokens a record, digest of the identity
 # what a configuration may change without changing what is written

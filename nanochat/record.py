@@ -53,8 +53,8 @@ class Layout:
         g = self.geometry = geometry
         self.id_type = np.dtype(f"<u{g['id_bytes']}")
         # -1, no token or no number, is stored as the greatest value: beyond every vocabulary
-        self.types = {"ids": self.id_type, "before": self.id_type, "moment": np.dtype("<u4")}
-        sizes = {"ids": g["chunk"] * g["id_bytes"], "before": g["context"] * g["id_bytes"], "moment": 4}
+        self.types = {"ids": self.id_type, "words": np.dtype("<u2"), "before": self.id_type, "moment": np.dtype("<u4")}
+        sizes = {"ids": g["chunk"] * g["id_bytes"], "words": g["chunk"] * 2, "before": g["context"] * g["id_bytes"], "moment": 4}
         self.vectors = {}
         for name in BITS:
             count, dim, bits = g[name]

@@ -25,6 +25,7 @@ CONTEXT = 3  # tokens kept from before a trace, so that a copy can be continued 
 class Traces:
     """N traces for each of B rows. Of what is not an ordinary token (pad, bos, ...) only <|end|> is ever copied."""
     ids: torch.Tensor       # (B, N, 16) int32   the tokens
+    words: torch.Tensor     # (B, N, 16) int32   hash of the stem of the word that each token is of (words.py), 0 = none; the model leaves it 0, the engine fills it in
     before: torch.Tensor    # (B, N, 3)  int32   the tokens before the first one, nearest last; -1 = none
     keys: torch.Tensor      # (B, N, 16, Dk)     recall key of each token: what was about to be said there
     address: torch.Tensor   # (B, N, Ha*Da)      routing key of the recall head: which episode this is

@@ -19,7 +19,7 @@ from nanochat.search import Keys
 from nanochat.state import Traces
 
 KEYS = ("address", "index")
-NUMBERS = ("moment", "episode", "position", "valid")
+NUMBERS = ("words", "moment", "episode", "position", "valid")
 REST = ("ids", "before", "keys", "gist")
 SCRATCH = 32         # bytes a trace that a question needs meanwhile: bounds of its scores, flags
 LEAST_CACHE = 1024   # records: a question that selects more than are cached would read them twice

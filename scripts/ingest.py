@@ -143,7 +143,7 @@ def main(argv=None):
                 memory.rewrite(Content(mine), [])
         new = ranks.share(new)
         with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None if ranks.first else True) as bar:
-            engine.remember(model, memory, [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks)
+            engine.remember(model, tokenizer, memory, [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks)
         if not ranks.first:
             return 0
         seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)

@@ -320,7 +320,7 @@ def import_(args, path):
         if args.dry_run:
             print(f"would add {len(new):,} of {len(items):,} episodes", file=sys.stderr)
             return
-        engine.remember(model, memory, [encoded[i] for i in new], [rows[i] for i in new])
+        engine.remember(model, tokenizer, memory, [encoded[i] for i in new], [rows[i] for i in new])
         memory.commit()
         print(f"{len(new):,} of {len(items):,} episodes added, {len(memory):,} in {path}", file=sys.stderr)
 
@@ -426,7 +426,7 @@ def upgrade(args, path):
         def blocks():
             stored, layout = memory.episode_ids(), Layout(mine["geometry"])
             while part := list(islice(stored, engine.COMMIT)):
-                yield layout.pack(engine.ingest_ids(model, model.config.pad_id, [ids.astype("int64") for ids in part]))
+                yield layout.pack(engine.ingest_ids(model, tokenizer, [ids.astype("int64") for ids in part]))
 
         memory.rewrite(replace(memory.content, identity=mine), blocks())
         print(f"{len(memory):,} episodes upgraded", file=sys.stderr)

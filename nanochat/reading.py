@@ -1,0 +1,284 @@
+"""
+Reading: a question and what was found for it stand in one window, and the blocks of the model read it.
+
+    <|user|> question <|bos|> episode 1 <|bos|> episode 2 …   |   <|assistant|> answer <|end|>
+
+The window sees itself in both directions; the answer sees the window and what it has said so far. Each token of the answer is copied from a place
+of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a learned gate (pointer-generator, See et al. 2017). The next token is told
+where the last one was copied from, so that going on with a copy is one match of vectors.
+"""
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from nanochat.layers import Linear, norm, rotary, wide
+
+WINDOW = 512       # tokens of a window at most
+QUESTION = 128     # ... of which the question has so many at most
+STEPS = (1, 2, 3, 4, 6, 9, 14, 24)   # buckets of counts, ranks and ages: a count is in the bucket of the last step it reaches
+SEVERAL = (1, 2, 3, 6)               # the same for how many episodes say a word
+NOT_A_WORD, UNSAID, SAID = 0, 1, 2 + len(SEVERAL)   # values of `match`: in a question, the word is said by that many episodes; in an episode, see below
+MATCHES = SAID + 2 * len(SEVERAL) + 1
+WORD_SCALE = 32    # word vectors are kept in units of 1 / WORD_SCALE
+PLACES = len(STEPS) + 1              # values of `rank` and `age`; 0 = the question
+
+
+@dataclass
+class Window:
+    """
+    What the blocks read, of B questions, padded at the end: tensors (B, T). `ordinal` says which of the episodes a token is of, in the order they were given
+    in; -1 is the question, -2 padding.
+    """
+    ids: torch.Tensor       # int64
+    vector: torch.Tensor    # int64, row of the word vectors; 0 = none
+    match: torch.Tensor     # int64, does the word occur in the question (as it is, or its stem), and how many episodes say it; for the question, do episodes say it
+    rank: torch.Tensor      # int64, the place of the episode in finding, in buckets
+    age: torch.Tensor       # int64, how many of the found episodes are newer, in buckets
+    ordinal: torch.Tensor   # int64
+
+    def to(self, device):
+        return Window(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+@dataclass
+class Answer:
+    """
+    What is to be said, of B questions, padded with ids -1: ids (B, A) int64, `source` (B, A, G) int64 the places of the window that a token may be copied from, padded
+    with -1; where all are -1 it is to be generated.
+    """
+    ids: torch.Tensor
+    source: torch.Tensor
+
+
+def bucket(n, steps):
+    """1, 2, … for counts n (array of int >= 1) by the steps; 0 for 0."""
+    return np.searchsorted(steps, n, side="right")
+
+
+def select(order, lengths, budget):
+    """
+    Which episodes are laid out, in the order they were lived: those that come first in `order` and fit `budget` tokens. One that does
+    not fit leaves room for shorter ones; the first is taken in any case.
+    """
+    taken, room = [], budget
+    for i in order:
+        need = lengths[i] + 1
+        if need <= room or not taken:
+            taken.append(i)
+            room -= need
+        if room < 2:
+            break
+    return sorted(taken)
+
+
+def lay_out(question, lines, order, tokenizer, budget=WINDOW):
+    """
+    The columns of a window {name: (T,) int array}, and {index of a line: where its first token stands}. question, lines: words.Line; order: indices
+    of lines, best first. What is too long is cut at the end.
+    """
+    q = slice(0, QUESTION)
+    kept = select(order, [len(line) for line in lines], budget - min(len(question), QUESTION) - 1)
+    place = {line: i + 1 for i, line in enumerate(order)}
+    begin, at = {}, 1 + len(question.ids[q])
+    parts = {name: [np.array([0]), getattr(question, name)[q]] for name in ("ids", "word", "stem", "vector")}
+    parts["ids"][0] = np.array([tokenizer.user_id])
+    lengths = []
+    for i in kept:
+        room = budget - at - 1
+        for name, part in parts.items():
+            part += [np.array([tokenizer.bos_id if name == "ids" else 0]), getattr(lines[i], name)[:room]]
+        begin[i], at = at + 1, at + 1 + min(len(lines[i]), room)
+        lengths.append(1 + min(len(lines[i]), room))
+    ids, word, stem, vector = (np.concatenate(part) for part in parts.values())
+    head = len(ids) - sum(lengths)
+    number = np.repeat(np.arange(len(kept)), lengths)
+    columns = {"ids": ids, "vector": vector, "match": matches(word, stem, head, number, len(kept))}
+    for name, values in (("rank", [place[i] for i in kept]), ("age", range(len(kept), 0, -1))):
+        columns[name] = np.concatenate([np.zeros(head, int), np.repeat(bucket(np.array(values, int), STEPS), lengths)])
+    columns["ordinal"] = np.concatenate([np.full(head, -1), np.repeat(np.array(kept, int), lengths)])
+    return columns, begin
+
+
+def matches(word, stem, head, number, count):
+    """The `match` of each token: the first `head` are the question, the rest of episodes 0 … count - 1 (number)."""
+    asked = np.unique(stem[:head][stem[:head] > 0])
+    if not len(asked):
+        return np.where(stem > 0, np.where(np.arange(len(stem)) < head, UNSAID, SAID), NOT_A_WORD)
+    at = np.searchsorted(asked, stem).clip(max=len(asked) - 1)
+    same = asked[at] == stem
+    said = np.zeros((len(asked), max(count, 1)), bool)
+    said[at[head:][same[head:]], number[same[head:]]] = True
+    several = bucket(said.sum(1), SEVERAL)[at]
+    exact = np.isin(word, word[:head])
+    episode = np.where(same, SAID + several + len(SEVERAL) * exact, SAID)
+    return np.where(stem == 0, NOT_A_WORD, np.where(np.arange(len(stem)) < head, UNSAID + several, episode))
+
+
+def batch(columns):
+    """A Window of several columns (see lay_out)."""
+    longest = max(len(c["ids"]) for c in columns)
+    out = {}
+    for f in fields(Window):
+        table = np.full((len(columns), longest), -2 if f.name == "ordinal" else 0, np.int64)
+        for row, c in zip(table, columns):
+            row[:len(c[f.name])] = c[f.name]
+        out[f.name] = torch.from_numpy(table)
+    return Window(**out)
+
+
+class ReadingHead(nn.Module):
+    """What reading needs beside the blocks: features of the window's tokens, the copy, its gate."""
+    def __init__(self, config):
+        super().__init__()
+        D = config.n_embd
+        self.match, self.rank, self.age = nn.Embedding(MATCHES, D), nn.Embedding(PLACES, D), nn.Embedding(PLACES, D)
+        self.register_buffer("word_vectors", torch.zeros(config.word_vectors, config.word_dim, dtype=torch.int8))
+        self.register_buffer("word_list", torch.zeros(config.word_bytes, dtype=torch.uint8))   # the words of rows 1, 2, …, in UTF-8, a line each
+        self.word = Linear(config.word_dim, D)
+        self.copied = Linear(D, D)               # to the next token of the answer: what stands where the last one was copied from
+        self.query, self.key, self.key_before = (Linear(D, D) for _ in range(3))
+        self.gate = Linear(D, 1)
+
+    def init_weights(self):
+        for table in (self.match, self.rank, self.age):
+            nn.init.normal_(table.weight, std=0.5)
+        for module in (self.word, self.copied, self.query, self.key, self.key_before):
+            nn.init.normal_(module.weight, std=module.in_features ** -0.5)
+        nn.init.zeros_(self.gate.weight)
+
+    def words(self):
+        """The words that have a vector, row 1 first."""
+        return bytes(self.word_list.tolist()).decode("utf-8").split("\n")
+
+    def features(self, window, dtype):
+        """(B, T, D): what is added to the embeddings of a window."""
+        table = self.match(window.match) + self.rank(window.rank) + self.age(window.age)
+        return table.to(dtype) + self.word(self.word_vectors[window.vector].to(dtype) / WORD_SCALE)
+
+    def keys(self, x):
+        """(B, T, D) keys of a window's final hidden states: what a place holds, and what stands before it."""
+        return self.key(x) + self.key_before(F.pad(x, (0, 0, 1, 0))[:, :-1])
+
+    def copy(self, y, keys, open):
+        """Log-probabilities over the places of the window (B, A, T) for final hidden states y (B, A, D), and the gate's logit (B, A). open (B, T): what may be copied."""
+        score = torch.matmul(self.query(y), keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
+        closed = ~open[:, None]
+        return torch.log_softmax(score.masked_fill(closed, -1e9), dim=-1).masked_fill(closed, -1e9), self.gate(y).squeeze(-1).to(wide(y.dtype))
+
+
+@dataclass
+class Reading:
+    """A window that has been read: what an answer attends to."""
+    hidden: torch.Tensor    # (B, T, D), normalised
+    keys: torch.Tensor      # (B, T, D), of the copy
+    open: torch.Tensor      # (B, T) bool, what may be copied: the episodes
+    seen: torch.Tensor      # (B, 1, 1, T) additive mask of padding
+    past: list              # of (k, v) of each block
+
+
+def read(model, window):
+    """The Reading of a Window by a THENGPT."""
+    x = model.embed(window.ids)
+    x = norm(x + model.reader.features(window, x.dtype))
+    seen = torch.zeros(window.ids.shape, dtype=x.dtype, device=x.device).masked_fill_(window.ordinal == -2, float("-inf"))[:, None, None]
+    cos, sin = rotary(torch.arange(x.shape[1], device=x.device)[None], model.head_dim, x.dtype)
+    past = []
+    for block in model.blocks:
+        y, kv = block.attn.over(norm(x), cos, sin, seen)
+        past.append(kv)
+        x = x + y
+        x = x + block.mlp(norm(x))
+    x = norm(x)
+    return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past)
+
+
+def say(model, reading, ids, source, at, past):
+    """
+    Final hidden states (B, A, D) of answer tokens ids (B, A), each copied from the place `source` (B, A) of the window, -1 = from none, which stand at … at + A - 1
+    of the answer; and the past for the tokens that follow. past: reading.past, or what the call before returned.
+    """
+    (B, A), T = ids.shape, reading.hidden.shape[1]
+    x = model.embed(ids)
+    told = reading.hidden.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])).masked_fill((source < 0)[..., None], 0)
+    x = norm(x + model.reader.copied(told))
+    order = torch.arange(at + A, device=ids.device)
+    later = torch.zeros(A, at + A, dtype=x.dtype, device=x.device).masked_fill_(order > order[at:, None], float("-inf"))
+    mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later.expand(B, 1, -1, -1)], dim=-1)
+    cos, sin = rotary(torch.arange(T + at, T + at + A, device=x.device)[None], model.head_dim, x.dtype)
+    after = []
+    for block, kv in zip(model.blocks, past):
+        y, kv = block.attn.over(norm(x), cos, sin, mask, kv)
+        after.append(kv)
+        x = x + y
+        x = x + block.mlp(norm(x))
+    return norm(x), after
+
+
+def loss(model, window, answer):
+    """Minus the log-likelihood of answers, a mean over questions, and the shares {name: tensor} of first tokens that are right."""
+    reading = read(model, window)
+    first = torch.full_like(answer.ids[:, :1], model.config.assistant_id)
+    ids = torch.cat([first, answer.ids[:, :-1].clamp(min=0)], dim=1)
+    source = F.pad(answer.source[:, :-1, 0], (1, 0), value=-1)
+    y, _ = say(model, reading, ids, source, 0, reading.past)
+    place, gate = model.reader.copy(y, reading.keys, reading.open)
+    wanted = answer.source >= 0
+    copied = place.gather(2, answer.source.clamp(min=0)).masked_fill(~wanted, -1e9).logsumexp(-1) + F.logsigmoid(gate)
+    copies, counts = wanted.any(-1), answer.ids >= 0
+    says = counts & ~copies     # the vocabulary is large, and few tokens are generated
+    said = -F.cross_entropy(model.head(y[says]), answer.ids[says], reduction="sum") + F.logsigmoid(-gate)[says].sum()
+    log_p = copied[copies].sum() + said
+    right = (place[:, 0].argmax(-1, keepdim=True) == answer.source[:, 0]).any(-1) & (gate[:, 0] > 0)
+    begins = copies[:, 0]
+    return -log_p / len(ids), {"begin": (right & begins).sum() / begins.sum().clamp(min=1), "gate": ((gate[:, 0] > 0) == begins).float().mean()}
+
+
+@torch.no_grad()
+def greedy(model, window, max_tokens=32):
+    """Yields, token by token of the likeliest answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1 where the token was generated."""
+    reading, device = read(model, window), window.ids.device
+    ids, source = torch.full((len(window.ids), 1), model.config.assistant_id, device=device), torch.full((len(window.ids), 1), -1, device=device)
+    past, T = reading.past, window.ids.shape[1]
+    for at in range(max_tokens):
+        y, past = say(model, reading, ids, source, at, past)
+        place, gate = model.reader.copy(y, reading.keys, reading.open)
+        said = torch.log_softmax(model.head(y[:, 0]), dim=-1) + F.logsigmoid(-gate)
+        log_p, choice = torch.cat([place[:, 0] + F.logsigmoid(gate), said], dim=1).max(1, keepdim=True)
+        source = torch.where(choice < T, choice, -1)
+        ids = torch.where(choice < T, window.ids.gather(1, choice.clamp(max=T - 1)), choice - T)
+        yield ids[:, 0], source[:, 0], log_p[:, 0]
+
+
+def steps(model, window, max_tokens=32):
+    """Yields (token id, place in the window or -1, probability) of the likeliest answer to one question, up to and with <|end|>."""
+    for ids, source, log_p in greedy(model, window, max_tokens):
+        yield int(ids), int(source), float(log_p.exp())
+        if int(ids) == model.config.end_id:
+            return
+
+
+def answers(model, window, max_tokens=32):
+    """The likeliest answers to B questions: for each a list of (token id, place), without <|end|>."""
+    out, done = [[] for _ in window.ids], [False] * len(window.ids)
+    for ids, source, _ in greedy(model, window, max_tokens):
+        for b, (token, place) in enumerate(zip(ids.tolist(), source.tolist())):
+            done[b] = done[b] or token == model.config.end_id
+            if not done[b]:
+                out[b].append((token, place))
+        if all(done):
+            break
+    return out
+
+
+def text_of(tokenizer, tokens):
+    """The text of an answer: what is copied in one run stands without the space before it, runs are joined by what was generated between them."""
+    text, last = b"", None
+    for token, place in tokens:
+        piece = tokenizer.token_bytes(token)
+        begins = place >= 0 and (last is None or place != last + 1)
+        text += (b" " if begins and text and not text.endswith(b" ") and not piece.startswith(b" ") else b"") + piece
+        last = place if place >= 0 else None
+    return text.decode("utf-8", "replace").strip()
