@@ -6,14 +6,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 use_venv requirements.txt
 cd "$ROOT"
-MODEL=data/then-d4
+MODEL=data/then-d6
 STATE=cairo_memory_state.pt
 began=$SECONDS
 echo "== the timeline"
 "$PY" dev/gen_cairo_data.py
 echo "== ingest: the model is frozen, the text becomes traces"
 "$PY" -m scripts.ingest --model_path "$MODEL" --data_path data/synthetic-cairo-episodes.txt --output_path "$STATE"
-echo "== ten questions, answered from the state"
+echo "== ten questions about the timeline, ten about notes of everyday life"
 "$PY" dev/ask_ten.py --model_path "$MODEL" --state_path "$STATE"
 echo "== recall score: 300 questions, and the controls that must fail"
 "$PY" -m scripts.memory_eval --model_path "$MODEL" --seeds 1 --questions 300 --control-questions 60

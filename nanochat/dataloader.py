@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from nanochat.dataset import document_tokens, read_documents
-from nanochat.state import CHUNK, UNKNOWN
+from nanochat.state import CHUNK
+
+UNKNOWN = -2
 
 
 def life_slots(episodes, pad_id, first_ordinal=1):

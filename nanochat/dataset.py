@@ -141,6 +141,18 @@ def read_texts(path, field="text"):
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def read_lines(path):
+    """Stream (number, line) of the lines of a text file that are not blank, also of one packed as .xz, .gz or .zst. ValueError as read_texts."""
+    path = Path(path)
+    try:
+        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    except (EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def _read_rows(path, start, column="text"):
     """Yield (text, evidence) of the rows of one shard from row `start`, without reading row groups before it."""
     try:

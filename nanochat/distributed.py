@@ -108,7 +108,7 @@ def shard(model, device):
     in fp32, as they are kept, so that the numbers are those of one process. Single numbers can't be sharded: they are replicated, their gradients averaged.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     numbers = {p for p in model.parameters() if p.ndim == 0}
     for p in numbers:
@@ -117,7 +117,10 @@ def shard(model, device):
     for block in model.blocks:
         fully_shard(block.attn, mesh=mesh)
         fully_shard(block.mlp, mesh=mesh)
+        register_fsdp_forward_method(block.attn, "over")
     fully_shard(model, mesh=mesh, ignored_params=numbers)
+    if hasattr(model, "reading_loss"):
+        register_fsdp_forward_method(model, "reading_loss")
 
 
 def average(p):

@@ -19,7 +19,6 @@ from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
-from nanochat.text import lived
 from nanochat.tokenizer import Tokenizer
 from nanochat.words import Lexicon
 
@@ -28,10 +27,9 @@ ROWS = 64        # episodes that are read at once, as long as they have no more 
 SLOTS = 8192     # slots together
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 HELD = 2 ** 18   # slots between two commits: as many are held as traces, 50 MB with the default model
-QUESTION = 1024  # tokens of a question at most
+QUESTION = reading.QUESTION   # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
 FOUND = 128      # episodes that are considered for a reading window
-COPIED = 0.1     # share of an answer's probability that must have been copied for it to have a source
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -53,7 +51,10 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     if saved["meta"]["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"{path} was trained with another tokenizer ({saved['meta']['tokenizer'][:12]}…, here {tokenizer.fingerprint[:12]}…)")
     cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
-    model = cls(config(**saved["meta"]["config"]["config"]))
+    try:
+        model = cls(config(**saved["meta"]["config"]["config"]))
+    except TypeError as error:   # a field that there is no more
+        raise UserError(f"{path} is of another version of this code ({error})") from error
     load_weights(model, saved["model"], path)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
@@ -65,7 +66,7 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
 def lexicon(model, tokenizer):
     """How texts are read for a model, made once."""
     if not hasattr(model, "lexicon"):
-        model.lexicon = Lexicon(tokenizer, model.reader.words() if model.config.reader else ())
+        model.lexicon = Lexicon(tokenizer, model.reader.words())
     return model.lexicon
 
 
@@ -75,10 +76,6 @@ def stems(model, tokenizer, ids):
     out, said = np.zeros(len(ids), np.int32), ids < model.config.n_ordinary
     out[said] = lexicon(model, tokenizer).of_ids(ids[said]).stem
     return out
-
-
-def question_ids(tokenizer, question):
-    return [tokenizer.bos_id, tokenizer.user_id, *tokenizer.encode(question), tokenizer.assistant_id]
 
 
 def episode_ids(tokenizer, texts):
@@ -172,7 +169,7 @@ def remember(model, tokenizer, memory, encoded, rows, progress=None, ranks=Ranks
 def listen(model, tokenizer, state, ids):
     """
     The state after some more tokens of an open episode, its first begun by <|bos|>: what does not fill a chunk waits in state["buffer"], every chunk that
-    closes is a trace at once. As model(…) would leave it, by the trunk alone: it can be recalled from, not be continued by an answer.
+    closes is a trace at once. As model(…) would leave it, by the trunk alone: it can be read, not be continued.
     """
     line = torch.cat([state["buffer"], torch.tensor([ids], device=state["buffer"].device)], dim=1)
     cut = line.shape[1] // CHUNK * CHUNK
@@ -205,31 +202,12 @@ class Answer:
     seconds: float = 0.0
 
 
-def asked(model, tokenizer, state, question):
-    """
-    The token ids (1, T) of a question, and the state in which it is asked: the question is an episode of its own, so it does not see what the buffer
-    holds. UserError where it is too long, or nothing.
-    """
-    ids = question_ids(tokenizer, question)
-    if len(ids) > QUESTION or not question.strip():
-        raise UserError(f"a question of {len(ids):,} tokens: it may have {QUESTION:,}" if question.strip() else "an empty question", code=2)
-    return torch.tensor([ids], device=model.wte.weight.device), {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
-
-
-@torch.no_grad()
-def steps(model, tokenizer, state, question, max_tokens=48, read=True):
-    """
-    Ask a question, greedily. Yields (token id, probability, {episode ordinal: mass copied from it}) up to and with <|end|>, or max_tokens before
-    it. An answer is never empty: its first token is text. The state is not changed.
-    """
-    feed, live = asked(model, tokenizer, state, question)
-    for i in range(max_tokens):
-        log_p, live, copied = model(feed, state=live, read=read, last=True, sources=True)
-        token = int(log_p[0, -1, :None if i else model.config.n_ordinary].argmax())
-        yield token, float(log_p[0, -1, token].exp()), copied(token)
-        if token == tokenizer.end_id:
-            return
-        feed = torch.tensor([[token]], device=feed.device)
+def asked(model, tokenizer, question):
+    """A question as a words.Line. UserError where it is too long, or nothing."""
+    line = lexicon(model, tokenizer).line(question)
+    if len(line) > QUESTION or not question.strip():
+        raise UserError(f"a question of {len(line):,} tokens: it may have {QUESTION:,}" if question.strip() else "an empty question", code=2)
+    return line
 
 
 def found(model, tokenizer, state, question):
@@ -240,19 +218,12 @@ def found(model, tokenizer, state, question):
     return (finding.rank(score, FOUND) + 1).tolist(), score
 
 
-def dated(text, seconds):
-    """What stands in a reading window of an episode: when it was lived, where that is known, and its text."""
-    when = lived(seconds)
-    return text if when is None else f"[{when:%Y-%m-%d %H:%M}] {text}"
-
-
 def window(model, tokenizer, state, question, times=None, read=True):
     """
     The reading.Window (B = 1) of a question, and the episodes (ordinals) in it, to which its `ordinal` points. times: seconds since 1970 of each episode, -1 =
-    unknown. UserError where the question is too long, or nothing.
+    unknown; the one that is being said has none yet. UserError where the question is too long, or nothing.
     """
-    asked(model, tokenizer, state, question)
-    line = lexicon(model, tokenizer).line(question)
+    line = asked(model, tokenizer, question)
     best = found(model, tokenizer, state, line)[0] if read and len(state["traces"]) else []
     room, taken = reading.WINDOW, []
     for ordinal in best:   # more than fit are not read from the memory
@@ -261,18 +232,25 @@ def window(model, tokenizer, state, question, times=None, read=True):
         taken.append((ordinal, episode_text(state["traces"], tokenizer, ordinal)))
         room -= max(len(taken[-1][1]) // 6, 1)
     kept = sorted(taken)
-    lines = [lexicon(model, tokenizer).line(dated(text, -1 if times is None else int(times[ordinal - 1]))) for ordinal, text in kept]
+    known = 0 if times is None else len(times)
+    when = lambda ordinal: int(times[ordinal - 1]) if ordinal <= known else -1
+    lines = [lexicon(model, tokenizer).line(reading.dated(text, when(ordinal))) for ordinal, text in kept]
     order = [kept.index(one) for one in taken]
     columns, _ = reading.lay_out(line, lines, order, tokenizer)
     return reading.batch([columns]).to(model.wte.weight.device), [ordinal for ordinal, _ in kept]
 
 
 @torch.no_grad()
-def read_stream(model, tokenizer, state, question, max_tokens, read, min_confidence, times):
-    """As stream, by reading a window."""
+def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0, times=None):
+    """
+    Yields the text of the likeliest answer as it comes, and returns (StopIteration.value) the whole Answer. One of which nothing was copied has no source. The
+    state is not changed. times: see `window`. read=False: nothing is found, so that the model has the question alone.
+
+    An answer below min_confidence is REFUSAL, from nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
+    """
     began = time.perf_counter()
     laid, episodes = window(model, tokenizer, state, question, times, read)
-    text, confidence, mass, tokens = "", 1.0, {}, []
+    shown, confidence, mass, tokens = "", 1.0, {}, []
     for token, place, probability in reading.steps(model, laid, max_tokens):
         confidence *= probability
         if token == tokenizer.end_id:
@@ -281,53 +259,19 @@ def read_stream(model, tokenizer, state, question, max_tokens, read, min_confide
         if place >= 0:
             ordinal = episodes[int(laid.ordinal[0, place])]
             mass[ordinal] = mass.get(ordinal, 0.0) + probability
-        whole = reading.text_of(tokenizer, tokens)
-        if not min_confidence and whole.startswith(text) and not whole.endswith("\ufffd"):
-            yield whole[len(text):]
-            text = whole
-    whole = reading.text_of(tokenizer, tokens)
+        text = reading.text_of(tokenizer, tokens)
+        # a character may still be cut
+        if not min_confidence and text != shown and text.startswith(shown) and not text.endswith("\ufffd"):
+            yield text[len(shown):]
+            shown = text
+    text = reading.text_of(tokenizer, tokens)
     if confidence < min_confidence:
-        whole, mass = REFUSAL, {}
-    if whole[len(text):]:
-        yield whole[len(text):]
+        text, mass = REFUSAL, {}
+    if rest := text[len(shown):]:
+        yield rest
     total = sum(mass.values())
     ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
-    return Answer(whole, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began)
-
-
-def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0, times=None):
-    """
-    Yields the text of an answer as it comes, and returns (StopIteration.value) the whole Answer. One that was said rather than copied has no source.
-    An answer below min_confidence is REFUSAL, from nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
-    """
-    if model.config.reader:
-        return (yield from read_stream(model, tokenizer, state, question, max_tokens, read, min_confidence, times))
-    began, text, confidence, mass, spoken = time.perf_counter(), "", 1.0, {}, 0.0
-    decoder = tokenizer.stream_decoder(skip_special=True)
-    for token, probability, copied in steps(model, tokenizer, state, question, max_tokens, read):
-        confidence *= probability
-        if confidence < min_confidence:
-            yield REFUSAL
-            return Answer(REFUSAL, confidence, [], time.perf_counter() - began)
-        if token == tokenizer.end_id:
-            break
-        spoken += probability
-        for episode, m in copied.items():
-            mass[episode] = mass.get(episode, 0.0) + m
-        piece = decoder.feed(token)
-        piece = piece if text else piece.lstrip()
-        text += piece
-        if piece and not min_confidence:
-            yield piece
-    rest = decoder.flush()
-    text += rest
-    if rest := text if min_confidence else rest:
-        yield rest
-    # the question's own chunks, once closed, can be copied from, too: they are not what was remembered
-    mass = {episode: m for episode, m in mass.items() if episode <= int(state["episode"])}
-    total = sum(mass.values())
-    ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0])) if total >= COPIED * spoken else []
-    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked if m / total >= 0.01][:8], time.perf_counter() - began)
+    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began)
 
 
 def answer(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
@@ -346,31 +290,11 @@ def result(pieces, on_text=None):
             on_text(piece)
 
 
-@torch.no_grad()
-def routing_scores(model, tokenizer, state, question):
-    """How the traces rank for a question, at its last token, and the episode of each: (N,) both, -inf where one is no candidate. N = 0 where nothing is remembered."""
-    feed, live = asked(model, tokenizer, state, question)
-    length = feed.shape[1]
-    grid = torch.nn.functional.pad(feed, (0, -length % CHUNK), value=tokenizer.pad_id)
-    x, context, _ = model.segment(grid, live, keep=False)
-    copy = model.answer(x, torch.tensor([[length - 1]], device=feed.device), context)[1]
-    if copy is None:
-        return torch.zeros(0), torch.zeros(0, dtype=torch.int32)
-    episode, score = context["traces"].episode[0], copy["score"]
-    return score.new_full((len(episode),), float("-inf")).scatter_reduce(0, copy["candidates"][0, 0], score[0, 0], "amax"), episode
-
-
 def routing(model, tokenizer, state, question):
-    """How far a question addresses each episode: [(ordinal, share of the softmax of the routing scores)], best first, from 0.0001 on."""
-    if model.config.reader:
-        score = found(model, tokenizer, state, lexicon(model, tokenizer).line(question))[1]
-        share = score / max(score.sum(), 1e-9)
-        return sorted(((int(e) + 1, float(share[e])) for e in np.flatnonzero(share >= 1e-4)), key=lambda s: (-s[1], s[0]))
-    score, episode = routing_scores(model, tokenizer, state, question)
-    count = int(state["episode"])
-    own = episode <= count   # not the question's own chunks
-    share = torch.zeros(count + 1, dtype=torch.float64).index_add_(0, episode[own].long().cpu(), torch.softmax(score[own].double(), 0).cpu())
-    return sorted(((int(e), float(share[e])) for e in (share >= 1e-4).nonzero().flatten()), key=lambda s: (-s[1], s[0]))
+    """How well each episode is found by a question: [(ordinal, share of all scores)], best first, from 0.0001 on."""
+    score = found(model, tokenizer, state, asked(model, tokenizer, question))[1]
+    share = score / max(score.sum(), 1e-9)
+    return sorted(((int(e) + 1, float(share[e])) for e in np.flatnonzero(share >= 1e-4)), key=lambda s: (-s[1], s[0]))
 
 
 def episode_text(traces, tokenizer, ordinal):

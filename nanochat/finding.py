@@ -21,7 +21,7 @@ def search(asked, said, episode, count):
     episodes, stems = np.divmod(pairs, max(len(asked), 1))
     often = np.bincount(stems, minlength=len(asked))
     rarity = np.log(1 + (count - often + 0.5) / (often + 0.5))
-    return np.bincount(episodes, rarity[stems], minlength=count)
+    return np.bincount(episodes, rarity[stems], minlength=count).astype(np.float64)   # of nothing it counts in integers
 
 
 def rank(score, most=None):

@@ -7,19 +7,64 @@ import torch.nn.functional as F
 
 from nanochat.flash_attention import flash_attn_func
 from nanochat.kda import kda_chunk, kda_gate, short_conv
-from nanochat.address import gather_traces, top_k, unit
-from nanochat.recall import rotate
 from nanochat.search import Keys, best
 
 
+class RMSNorm(torch.autograd.Function):
+    """
+    x * scale, computed in fp32 and rounded once: a rounded scale would make a whole row too long or too short. The
+    backward pass is written out, because that of autograd keeps x in fp32 and takes half as long again on a CPU.
+    """
+    @staticmethod
+    def forward(ctx, x):
+        y = x.to(wide(x.dtype))
+        size = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        scale = torch.rsqrt(size * size / x.shape[-1] + torch.finfo(torch.float32).eps)
+        out = (y * scale).to(x.dtype)
+        ctx.save_for_backward(out, scale)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        out, scale = ctx.saved_tensors
+        out, g = out.to(scale.dtype), grad.to(scale.dtype)
+        return (torch.addcmul(g, out, (g * out).mean(-1, keepdim=True), value=-1) * scale).to(grad.dtype)
+
+
 def norm(x):
-    """RMSNorm without parameters (Zhang and Sennrich 2019), as F.rms_norm computes it. Written out, because on a CPU that takes several times as long (dev/LOG.md)."""
-    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True).to(wide(x.dtype))
-    return x * torch.rsqrt(size * size / x.shape[-1] + torch.finfo(torch.float32).eps).to(x.dtype)
+    """RMSNorm without parameters (Zhang and Sennrich 2019), as F.rms_norm computes it, which takes longer on a CPU."""
+    return RMSNorm.apply(x)
 
 
 def wide(dtype):
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def rotate(x, cos, sin):
+    """Rotary embedding. x (B, T, H, D); cos, sin (B or 1, T, 1, D/2)."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1)
+
+
+def unit(x):
+    return F.normalize(x, dim=-1, eps=1e-6)
+
+
+def top_k(score, k):
+    """Indices of the k best of the last dimension, ties broken by the lower index, (…, k) int64. Deterministic."""
+    n = score.shape[-1]
+    k = min(k, n)
+    bits = (score.float() + 0.0).contiguous().view(torch.int32).long()         # + 0.0: -0 and 0 are one score
+    order = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)                    # float order as integer order
+    key = order * (1 << 32) + (n - 1 - torch.arange(n, device=score.device))
+    return n - 1 - (key.topk(k, dim=-1).values & 0xFFFFFFFF)
+
+
+def gather_traces(x, index):
+    """x (B, N, …), index (B, M, K) -> (B, M, K, …)."""
+    B, N = x.shape[:2]
+    flat = (index + torch.arange(B, device=index.device)[:, None, None] * N).flatten()
+    return x.flatten(0, 1).index_select(0, flat).view(*index.shape, *x.shape[2:])
 
 
 def masked_mean(x, mask):
@@ -254,7 +299,7 @@ class HybridTHENAttention(CausalSelfAttention):
         KL of the indexer to the mass that the joint softmax puts on the traces, head-summed and L1-normalised (V3.2, sec. 2.1), at
         the positions being trained. p (B*n, H, S, L), L = window, traces, sink.
         """
-        traces, positions = memory["traces"], memory["training"]["positions"][:, :8]   # answers come first; 8 a row are enough for the indexer
+        traces, positions = memory["traces"], memory["training"]["positions"]
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
         S, N = p.shape[2], len(traces)
         p = p.detach()[rows * (x.shape[1] // S) + positions // S, :, positions % S, -N - 1:-1].to(wide(x.dtype)).sum(2)

@@ -21,7 +21,7 @@ VERSION = 3
 MAGIC = b"live-memory-trac"
 HEADER = struct.Struct("<16s4I32s")   # magic, version, bytes of the header, stride, tokens a record, digest of the identity
 # what a configuration may change without changing what is written
-READ_SIDE = ("read_topk", "read_reach", "recall_topk", "recall_candidates", "recall_positions", "text_fraction", "route_span")
+READ_SIDE = ("read_topk", "read_reach", "text_fraction")
 
 
 def identity(model, facts):

@@ -200,11 +200,12 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def lr_multiplier(
-    position: float, total: float, warmup: float, warmdown: float, final: float = 0.0, shape: str = "linear"
+    position: float, total: float, warmup: float, warmdown: float, final: float = 0.0, shape: str = "linear",
+    start: float = 0.0,
 ) -> float:
     """
-    Learning rate as a fraction of its peak: a linear ramp from 0 over the first `warmup`, then 1, then over the last
-    `warmdown` of `total` down to `final`, 'linear' or 'cosine'.
+    Learning rate as a fraction of its peak: a linear ramp from `start` over the first `warmup`, then 1, then over the
+    last `warmdown` of `total` down to `final`, 'linear' or 'cosine'.
 
     All four lengths share one unit, whichever bounds the run: iterations, seconds of a time budget, or progress with
     total=1. Positions outside are clamped. For 0-based iterations pass step + 0.5, the middle of the update: then
@@ -216,7 +217,7 @@ def lr_multiplier(
         raise ValueError(f"unknown shape of the warmdown: {shape!r}")
     position = min(max(position, 0.0), total)
     if position < warmup:
-        return position / warmup
+        return start + (1.0 - start) * position / warmup
     if position <= total - warmdown:
         return 1.0
     left = (total - position) / warmdown

@@ -15,9 +15,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat.layers import Linear, norm, rotary, wide
+from nanochat.text import lived
 
 WINDOW = 512       # tokens of a window at most
-QUESTION = 128     # ... of which the question has so many at most
+QUESTION = 256     # ... of which the question has so many at most
 STEPS = (1, 2, 3, 4, 6, 9, 14, 24)   # buckets of counts, ranks and ages: a count is in the bucket of the last step it reaches
 SEVERAL = (1, 2, 3, 6)               # the same for how many episodes say a word
 NOT_A_WORD, UNSAID, SAID = 0, 1, 2 + len(SEVERAL)   # values of `match`: in a question, the word is said by that many episodes; in an episode, see below
@@ -52,6 +53,20 @@ class Answer:
     ids: torch.Tensor
     source: torch.Tensor
 
+    def to(self, device):
+        return Answer(self.ids.to(device), self.source.to(device))
+
+
+def said_before(seconds):
+    """What stands before an episode that was lived at a known time (UTC; seconds since 1970, -1 = unknown)."""
+    when = lived(seconds)
+    return "" if when is None else f"[{when:%Y-%m-%d %H:%M}] "
+
+
+def dated(text, seconds):
+    """The text of an episode as it stands in a window."""
+    return said_before(seconds) + text
+
 
 def bucket(n, steps):
     """1, 2, … for counts n (array of int >= 1) by the steps; 0 for 0."""
@@ -79,10 +94,10 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     The columns of a window {name: (T,) int array}, and {index of a line: where its first token stands}. question, lines: words.Line; order: indices
     of lines, best first. What is too long is cut at the end.
     """
-    q = slice(0, QUESTION)
-    kept = select(order, [len(line) for line in lines], budget - min(len(question), QUESTION) - 1)
+    q = slice(0, min(QUESTION, budget // 2))
+    kept = select(order, [len(line) for line in lines], budget - len(question.ids[q]) - 1)
     place = {line: i + 1 for i, line in enumerate(order)}
-    begin, at = {}, 1 + len(question.ids[q])
+    begin, at = {}, 1 + len(question.ids[q])   # where the next episode would stand
     parts = {name: [np.array([0]), getattr(question, name)[q]] for name in ("ids", "word", "stem", "vector")}
     parts["ids"][0] = np.array([tokenizer.user_id])
     lengths = []
@@ -143,6 +158,8 @@ class ReadingHead(nn.Module):
         self.gate = Linear(D, 1)
 
     def init_weights(self):
+        self.word_vectors.zero_()   # a module built on the meta device holds anything
+        self.word_list.zero_()
         for table in (self.match, self.rank, self.age):
             nn.init.normal_(table.weight, std=0.5)
         for module in (self.word, self.copied, self.query, self.key, self.key_before):
@@ -151,7 +168,7 @@ class ReadingHead(nn.Module):
 
     def words(self):
         """The words that have a vector, row 1 first."""
-        return bytes(self.word_list.tolist()).decode("utf-8").split("\n")
+        return bytes(self.word_list.tolist()).decode("utf-8").splitlines()
 
     def features(self, window, dtype):
         """(B, T, D): what is added to the embeddings of a window."""
@@ -200,14 +217,15 @@ def say(model, reading, ids, source, at, past):
     Final hidden states (B, A, D) of answer tokens ids (B, A), each copied from the place `source` (B, A) of the window, -1 = from none, which stand at … at + A - 1
     of the answer; and the past for the tokens that follow. past: reading.past, or what the call before returned.
     """
-    (B, A), T = ids.shape, reading.hidden.shape[1]
+    B, A = ids.shape
     x = model.embed(ids)
     told = reading.hidden.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])).masked_fill((source < 0)[..., None], 0)
     x = norm(x + model.reader.copied(told))
     order = torch.arange(at + A, device=ids.device)
     later = torch.zeros(A, at + A, dtype=x.dtype, device=x.device).masked_fill_(order > order[at:, None], float("-inf"))
     mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later.expand(B, 1, -1, -1)], dim=-1)
-    cos, sin = rotary(torch.arange(T + at, T + at + A, device=x.device)[None], model.head_dim, x.dtype)
+    length = (reading.seen == 0).sum(-1).view(B, 1)   # after its own window: the padding of others is none of its places
+    cos, sin = rotary(length + order[at:], model.head_dim, x.dtype)
     after = []
     for block, kv in zip(model.blocks, past):
         y, kv = block.attn.over(norm(x), cos, sin, mask, kv)
@@ -270,6 +288,23 @@ def answers(model, window, max_tokens=32):
                 out[b].append((token, place))
         if all(done):
             break
+    return out
+
+
+@torch.no_grad()
+def log_likelihood(model, window, answers):
+    """The mean log-probability a token, and of the end, of answers (lists of token ids without <|end|>) to one question: however each token may come about."""
+    out, reading = [], read(model, window)
+    for answer in answers:
+        ids, source, past, total = model.config.assistant_id, -1, reading.past, 0.0
+        for at, token in enumerate([*answer, model.config.end_id]):
+            y, past = say(model, reading, *(torch.tensor([[i]], device=window.ids.device) for i in (ids, source)), at, past)
+            place, gate = model.reader.copy(y, reading.keys, reading.open)
+            copied = (place[0, 0] + F.logsigmoid(gate[0, 0])).masked_fill((window.ids[0] != token) | ~reading.open[0], -1e9)
+            said = torch.log_softmax(model.head(y[0, 0]), dim=-1)[token] + F.logsigmoid(-gate[0, 0])
+            total += float(torch.logaddexp(copied.logsumexp(0), said))
+            ids, source = token, int(copied.argmax()) if copied.max() > said else -1
+        out.append(total / (len(answer) + 1))
     return out
 
 

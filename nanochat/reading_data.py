@@ -1,258 +1,311 @@
 """
-What reading is learned from: memories with questions, as JSON lines {"src", "sents", "qas": [{"q", "a", "evidence"}]}, and questions made from prose.
+What reading is learned from: memories with questions, JSON lines {"src", "sents", "qas": [{"q", "a", "evidence"}]}, and questions made from prose.
 
-"a" stands word for word in the line sents[evidence[-1]]; a list of values, each in the line of the same place in "evidence". "a": "" has no answer in
-the memory. "disfluent" is the same question, stumbled over. "times" may give the seconds since 1970 of each line.
+"a" stands word for word in the line sents[evidence[-1]]; a list of values, each in the line of the same place in "evidence"; "" has no answer in the
+memory; with "composed": true it stands nowhere. "disfluent" is the same question, stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
+import itertools
 import json
-import lzma
 import random
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from nanochat import finding
-from nanochat.reading import WINDOW, Answer, batch, lay_out
+from nanochat.common import UserError
+from nanochat.dataset import read_lines
+from nanochat.reading import Answer, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
+
+MOST = 12_000    # questions of a source that count for its share: a large one is not to drown the others
+SENTENCE = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z0-9])")
+HELD = 64        # of so many memories one is held out
+PROSE = 2 ** 28  # characters of prose that questions are made from, at most
+PASSAGE = 1400   # characters of a passage that a question is made from
+
+
+@dataclass
+class Question:
+    forms: list      # of words.Line: ways to ask it
+    parts: list      # (line, first byte, last byte) of each value of the answer; none: refused, or composed
+    evidence: list   # lines without which it can't be answered
+    composed: str = ""
 
 
 @dataclass
 class Memory:
     lines: list      # of words.Line
-    qas: list        # of (question Lines, parts, evidence): parts, the answer as (line, first byte, last byte) each; none: refused
+    questions: list
 
 
-def opened(path):
-    return lzma.open(path, "rt", encoding="utf-8") if str(path).endswith(".xz") else open(path, encoding="utf-8")
+def places(qa, sents, before):
+    """The parts of an answer, see Question; None where a value does not stand in its line. before: bytes that stand before the text of each line."""
+    many = isinstance(qa["a"], list)
+    values, lines = (qa["a"], qa["evidence"]) if many else ([qa["a"]], qa["evidence"][-1:]) if qa["a"] else ([], [])
+    parts = []
+    for value, i in zip(values, lines, strict=True):
+        at = sents[i].find(value)
+        if at < 0:
+            return None
+        begin = before[i] + len(sents[i][:at].encode("utf-8", "surrogatepass"))   # three bytes, as U+FFFD, which stands in its place
+        parts.append((i, begin, begin + len(value.encode("utf-8", "surrogatepass"))))
+    return parts
 
 
-def found(question, lines):
+def memory_of(item, lexicon):
+    """The Memory of one JSON object. Questions whose answer does not stand where it should are left out."""
+    sents, times = item["sents"], item.get("times") or [-1] * len(item["sents"])
+    texts = [dated(text, seconds) for text, seconds in zip(sents, times, strict=True)]
+    before = [len(said_before(seconds)) for seconds in times]
+    questions = []
+    for qa in item["qas"]:
+        composed = qa["a"] if qa.get("composed") else ""
+        if not isinstance(composed, str) or not all(0 <= i < len(sents) for i in qa["evidence"]):
+            raise ValueError(f"evidence {qa['evidence']} of {len(sents)} lines, answer {qa['a']!r}")
+        parts = [] if composed else places(qa, sents, before)
+        if parts is not None:
+            questions.append(Question([lexicon.line(qa[k]) for k in ("q", *["disfluent"] * ("disfluent" in qa))], parts, qa["evidence"], composed))
+    return Memory([lexicon.line(text) for text in texts], questions)
+
+
+def load(paths, lexicon, progress=None):
+    """{source: [Memory]} of files (.xz, too). UserError names the line that is not of this form."""
+    sources = {}
+    for path in paths:
+        try:
+            for number, text in read_lines(path):
+                try:
+                    item = json.loads(text)
+                    name, memory = str(item["src"]), memory_of(item, lexicon)
+                except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                    raise UserError(f"{path}, line {number}: not a memory with questions ({type(error).__name__}: {error})") from error
+                if memory.questions:
+                    sources.setdefault(name, []).append(memory)
+                if progress:
+                    progress(1)
+        except ValueError as error:   # the file itself, see read_lines
+            raise UserError(str(error)) from error
+    if not sources:
+        raise UserError(f"no question in {', '.join(map(str, paths))} can be used: no answer stands in the line that its evidence names")
+    return sources
+
+
+def question_files(directory):
+    """The question files of a directory, sorted; UserError where there is none."""
+    paths = sorted(path for path in Path(directory).iterdir() if path.name.endswith((".jsonl", ".jsonl.xz")))
+    if not paths:
+        raise UserError(f"no questions in {directory}: a THENGPT learns to read from *.jsonl files of memories with questions (dev/grammar.py makes some)")
+    return paths
+
+
+def held_out(sources, tokenizer, count):
+    """Takes every HELD-th memory of each source away, and returns `count` examples made from them, always the same."""
+    held = {name: memories[::HELD] for name, memories in sources.items()}
+    for name, memories in sources.items():
+        sources[name] = [memory for i, memory in enumerate(memories) if i % HELD] or memories
+    r, make = random.Random(0), Asked(held, tokenizer)
+    return list(itertools.islice(filter(None, (make(r) for _ in itertools.count())), count))
+
+
+def find(question, lines):
     """The order in which lines are found for a question, best first."""
     owner = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
     return finding.rank(finding.search(question.stem, np.concatenate([line.stem for line in lines]), owner, len(lines))).tolist()
 
 
-def parts_of(qa, sents):
-    """The places of an answer, [(line, first byte, last byte)]; None where it does not stand there."""
-    values = qa["a"] if isinstance(qa["a"], list) else [qa["a"]] if qa["a"] else []
-    places = zip(values, qa["evidence"] if isinstance(qa["a"], list) else qa["evidence"][-1:])
-    parts = []
-    for value, i in places:
-        at = sents[i].find(value)
-        if at < 0:
-            return None
-        begin = len(sents[i][:at].encode("utf-8", "replace"))
-        parts.append((i, begin, begin + len(value.encode("utf-8", "replace"))))
-    return parts
+def copied(line, begin, first, last):
+    """[(token id, [its place in the window])] of the tokens of a line that hold its bytes first … last - 1; begin: where the line stands."""
+    return [(int(line.ids[t]), [begin + int(t)]) for t in np.flatnonzero((line.end > first) & (line.start < last))]
 
 
-def load(paths, lexicon, progress=None):
-    """{name of the source: [Memory]} of files of questions."""
-    sources = {}
-    for path in paths:
-        with opened(path) as file:
-            for text in file:
-                item = json.loads(text)
-                lines = [lexicon.line(s) for s in item["sents"]]
-                qas = []
-                for qa in item["qas"]:
-                    parts = None if qa.get("composed") else parts_of(qa, item["sents"])
-                    if parts is not None:
-                        qas.append(([lexicon.line(qa[k]) for k in ("q", "disfluent") if k in qa], parts, qa["evidence"]))
-                if qas:
-                    sources.setdefault(item["src"], []).append(Memory(lines, qas))
-                if progress:
-                    progress(1)
-    return sources
+def generated(text, tokenizer):
+    return [(token, []) for token in tokenizer.encode(text)]
 
 
-def tokens_at(line, first, last):
-    """Indices of the tokens of a line that hold its bytes first … last - 1."""
-    return np.flatnonzero((line.end > first) & (line.start < last))
+class Asked:
+    """Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a random.Random. sources: see load."""
+    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.08, others=6, shares=None):
+        """
+        budgets: tokens of windows; withheld: of answered questions, the share whose evidence is taken away; others: memories of the same source beside it, at
+        most; shares: {how names of sources begin: what share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
+        """
+        self.sources, self.tokenizer, self.budgets, self.withheld, self.others = sources, tokenizer, budgets, withheld, others
+        self.every = {name: [(memory, q) for memory in memories for q in memory.questions] for name, memories in sources.items()}
+        self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
+
+    def __call__(self, r):
+        name = r.choices(list(self.every), self.shares)[0]
+        memory, question = r.choice(self.every[name])
+        form, lines, parts, evidence = r.choice(question.forms), memory.lines, question.parts, question.evidence
+        for other in r.choices(self.sources[name], k=r.randint(0, self.others)):
+            if other is not memory and r.random() < 0.5:
+                lines = lines + other.lines
+            elif other is not memory:
+                n, lines = len(other.lines), other.lines + lines
+                parts, evidence = [(i + n, a, b) for i, a, b in parts], [i + n for i in evidence]
+        composed = question.composed
+        if evidence and r.random() < self.withheld:
+            lines, parts, evidence, composed = without(lines, parts, evidence), [], [], ""
+        order, budget = find(form, lines) if lines else [], r.choice(self.budgets)
+        columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
+        if not begin.keys() >= set(evidence):    # in training the evidence is always there
+            order = [*dict.fromkeys(evidence), *(i for i in order if i not in evidence)]
+            columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
+            if not begin.keys() >= set(evidence):
+                return None
+        return example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
 
 
-def answer_tokens(parts, lines, begin, lexicon, tokenizer):
-    """[(token id, [places of the window it may be copied from])] of an answer with its end; None where some of it is not in the window."""
-    if not parts:
-        return [(i, []) for i in tokenizer.encode(REFUSAL)] + [(tokenizer.end_id, [])]
-    out = []
+def source_shares(counts, shares):
+    """The share of each source: counts {name: questions}, shares as for Asked."""
+    of = {name: next((prefix for prefix in shares if name.startswith(prefix)), None) for name in counts}
+    size = {name: min(count, MOST) for name, count in counts.items()}
+    total = {prefix: sum(size[name] for name in counts if of[name] == prefix) for prefix in of.values()}
+    rest = 1 - sum(shares[prefix] for prefix in total if prefix is not None)
+    return [size[name] / total[of[name]] * (rest if of[name] is None else shares[of[name]]) for name in counts]
+
+
+def without(lines, parts, evidence):
+    """The lines without the evidence, and without whatever else says the answer."""
+    said = {lines[i].text.encode("utf-8", "replace")[a:b].decode("utf-8", "replace").lower() for i, a, b in parts}
+    return [line for i, line in enumerate(lines) if i not in evidence and not any(v in line.text.lower() for v in said)]
+
+
+def example(columns, begin, lines, parts, composed, tokenizer):
+    """(columns, [(token id, [places])]) of an answer with its end; None where a part is not in the window."""
+    tokens = [] if parts else generated(composed, tokenizer)
     for i, first, last in parts:
         if i not in begin:
             return None
-        out += [(token, []) for token in tokenizer.encode(",")] if out else []
-        out += [(int(lines[i].ids[t]), [begin[i] + int(t)]) for t in tokens_at(lines[i], first, last)]
-    return out + [(tokenizer.end_id, [])]
-
-
-class Windows:
-    """
-    An endless stream of (columns of a window, answer tokens), see reading.lay_out and answer_tokens, drawn by a seed.
-
-    sources: see load; weights {source: share}; withheld: the share of answered questions whose evidence is taken away; budgets: tokens of windows, drawn evenly.
-    """
-    def __init__(self, sources, weights, lexicon, tokenizer, seed, budgets=(128, 192, 256, 384, 512), withheld=0.08, others=6, cloze=None, cloze_share=0.0):
-        self.sources, self.lexicon, self.tokenizer = sources, lexicon, tokenizer
-        self.names = [name for name in weights if name in sources]
-        self.weights = [weights[name] for name in self.names]
-        self.random = random.Random(seed)
-        self.budgets, self.withheld, self.others = budgets, withheld, others
-        self.pick = {name: [(m, q) for m, memory in enumerate(sources[name]) for q in range(len(memory.qas))] for name in self.names}
-        self.cloze, self.cloze_share = cloze, cloze_share
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        while True:
-            made = self.cloze(self.random) if self.cloze and self.random.random() < self.cloze_share else self.asked()
-            if made is not None:
-                return made
-
-    def asked(self):
-        r = self.random
-        name = r.choices(self.names, self.weights)[0]
-        m, q = r.choice(self.pick[name])
-        memory = self.sources[name][m]
-        forms, parts, evidence = memory.qas[q]
-        question = r.choice(forms)
-        lines = list(memory.lines)
-        for _ in range(r.randint(0, self.others)):   # other memories of its kind, before and after
-            other = r.choice(self.sources[name])
-            if other is memory:
-                continue
-            if r.random() < 0.5:
-                lines = lines + other.lines
-            else:
-                n = len(other.lines)
-                lines = other.lines + lines
-                parts, evidence = [(i + n, a, b) for i, a, b in parts], [i + n for i in evidence]
-        if parts and r.random() < self.withheld:
-            said = {lines[i].text.encode("utf-8", "replace")[a:b].lower() for i, a, b in parts}
-            keep = [i for i, line in enumerate(lines) if i not in evidence and not any(v in line.text.encode("utf-8", "replace").lower() for v in said)]
-            lines, parts, evidence = [lines[i] for i in keep], [], []
-            if not lines:
-                return None
-        order = found(question, lines)
-        budget = r.choice(self.budgets)
-        columns, begin = lay_out(question, lines, order, self.tokenizer, budget)
-        if any(i not in begin for i in evidence):    # in training the evidence is always there
-            order = [*dict.fromkeys(evidence), *(i for i in order if i not in evidence)]
-            columns, begin = lay_out(question, lines, order, self.tokenizer, budget)
-        tokens = answer_tokens(parts, lines, begin, self.lexicon, self.tokenizer)
-        if tokens is None or any(places and places[0] >= len(columns["ids"]) for _, places in tokens):
-            return None
-        return columns, tokens
+        tokens += (generated(",", tokenizer) if tokens else []) + copied(lines[i], begin[i], first, last)
+    if any(place >= len(columns["ids"]) for _, at in tokens for place in at):
+        return None
+    return columns, [*tokens, (tokenizer.end_id, [])]
 
 
 class Cloze:
     """
-    Questions made from prose (recurring span selection, Ram et al. 2021): a sentence with a span left out that other sentences of its passage say, too.
+    Examples made from prose (recurring span selection, Ram et al. 2021): a sentence with "what" in the place of a span that other sentences of its passage
+    say, too, is the question; they are the memory.
     """
-    def __init__(self, paths, lexicon, tokenizer, limit, blank="what"):
-        self.lexicon, self.tokenizer = lexicon, tokenizer
-        self.blank = blank
-        self.paths, self.limit = paths, limit
-        self.passages = self.read()
-
-    def read(self):
-        """Lists of sentences, up to about 400 tokens a passage."""
-        import re
-        split = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z0-9])")
-        total = 0
-        passages = []
-        for path in self.paths:
-            with opened(path) as file:
-                for text in file:
-                    part, size = [], 0
-                    for sentence in split.split(json.loads(text)["text"].replace("\n", " ")):
-                        sentence = " ".join(sentence.split())
-                        if not 20 < len(sentence) < 500:
-                            continue
-                        part.append(sentence)
-                        size += len(sentence)
-                        if size > 1400:
-                            passages.append(part)
-                            part, size = [], 0
-                    total += len(text)
-                    if total > self.limit:
-                        return passages
-        return passages
+    def __init__(self, texts, lexicon, tokenizer, budgets=(192, 256, 384), frequent=300):
+        """texts: documents. frequent: a span whose words are all among the first so many word vectors is none."""
+        self.lexicon, self.tokenizer, self.budgets, self.frequent = lexicon, tokenizer, budgets, frequent
+        self.passages, left = [], PROSE
+        for text in texts:
+            self.passages += passages(text)
+            if (left := left - len(text)) < 0:
+                break
+        if not self.passages:
+            raise UserError(f"no passage of {PASSAGE:,} characters in the prose to make questions from: more of it, or --cloze-share 0")
 
     def __call__(self, r):
-        sents = r.choice(self.passages)
-        lines = [self.lexicon.line(s) for s in sents]
-        where = {}
-        for i, line in enumerate(lines):
-            # runs of tokens: words are cut at changes of word; spans of 1 to 4 words
-            runs = word_runs(line)
-            for n in (1, 2, 3, 4):
-                for a in range(len(runs) - n + 1):
-                    key = tuple(line.word[runs[a + k][0]] for k in range(n))
-                    where.setdefault(key, []).append((i, runs[a][0], runs[a + n - 1][1]))
-        # maximal spans that two sentences say; a span of one frequent word is none
-        spans = [(key, places) for key, places in where.items() if len({i for i, _, _ in places}) >= 2 and self.telling(places[0], lines)]
+        lines = [self.lexicon.line(sentence) for sentence in r.choice(self.passages)]
+        spans = [places for key, places in spans_of(lines).items() if len({i for i, _, _ in places}) > 1 and self.telling(lines, places[0])]
         if not spans:
             return None
-        longest = max(len(key) for key, _ in r.sample(spans, min(len(spans), 4)))
-        key, places = r.choice([s for s in spans if len(s[0]) == longest])
-        i, a, b = r.choice(places)
-        line = lines[i]
-        text = line.text.encode("utf-8", "replace")
-        left, right = text[:line.start[a]].decode("utf-8", "replace").rstrip(), text[line.end[b - 1]:].decode("utf-8", "replace")
-        question = self.lexicon.line(left + " " + self.blank + right)
-        keep = [j for j in range(len(lines)) if j != i]
-        rest = [(keep.index(j), x, y) for j, x, y in places if j != i]
-        lines = [lines[j] for j in keep]
-        order = found(question, lines)
-        columns, begin = lay_out(question, lines, order, self.tokenizer, r.choice((256, 384)))
+        # longer ones are fewer, and say more: the longest of four
+        there = max(r.sample(spans, min(len(spans), 4)), key=lambda places: places[0][2] - places[0][1])
+        i, a, b = r.choice(there)
+        text = lines[i].text.encode("utf-8", "replace")
+        left, right = (part.decode("utf-8", "replace") for part in (text[:lines[i].start[a]], text[lines[i].end[b - 1]:]))
+        question = self.lexicon.line(f"{left.rstrip()} what{right}")
+        rest = [(j - (j > i), x, y) for j, x, y in there if j != i]
+        lines = lines[:i] + lines[i + 1:]
+        columns, begin = lay_out(question, lines, find(question, lines), self.tokenizer, r.choice(self.budgets))
         rest = [(j, x, y) for j, x, y in rest if j in begin and begin[j] + y <= len(columns["ids"])]
         if not rest:
             return None
         j, x, y = r.choice(rest)
         tokens = [(int(lines[j].ids[t]), [begin[j] + t]) for t in range(x, y)]
-        tokens[0] = (tokens[0][0], [begin[j] + x] + [begin[k] + u for k, u, _ in rest if (k, u) != (j, x)][:3])
-        return columns, tokens + [(self.tokenizer.end_id, [])]
+        tokens[0][1].extend(begin[k] + u for k, u, _ in rest if (k, u) != (j, x))   # where a copy begins is free
+        return columns, [*tokens, (self.tokenizer.end_id, [])]
 
-    def telling(self, place, lines):
-        """Whether some word of a span is not among the most frequent ones."""
+    def telling(self, lines, place):
         i, a, b = place
         rows = lines[i].vector[a:b][lines[i].word[a:b] > 0]
-        return bool(((rows == 0) | (rows > 300)).any())
+        return bool(((rows == 0) | (rows > self.frequent)).any())
 
 
-def word_runs(line):
-    """[(first token, after its last token)] of the words of a line."""
-    runs, last = [], -1
-    change = np.flatnonzero(np.diff(np.concatenate([[0], line.word, [0]])))
-    for a, b in zip(change[:-1], change[1:]):
-        if line.word[a] > 0:
-            runs.append((int(a), int(b)))
-    return runs
+def passages(text):
+    """Lists of sentences, of PASSAGE characters or a little more."""
+    out, part, size = [], [], 0
+    for sentence in SENTENCE.split(" ".join(text.split())):
+        if 20 < len(sentence) < 500:
+            part.append(sentence)
+            size += len(sentence)
+        if size > PASSAGE:
+            out.append(part)
+            part, size = [], 0
+    return out
+
+
+def spans_of(lines):
+    """{words of a span (1 to 4 of them, hashes): [(line, first token, after its last token)]}."""
+    where = {}
+    for i, line in enumerate(lines):
+        edges = np.flatnonzero(np.diff(line.word, prepend=0, append=0))
+        runs = [(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist()) if line.word[a] > 0]
+        for n in range(1, 5):
+            for at in range(len(runs) - n + 1):
+                a, b = runs[at][0], runs[at + n - 1][1]
+                where.setdefault(tuple(line.word[x] for x, _ in runs[at:at + n]), []).append((i, a, b))
+    return where
 
 
 def collate(examples):
-    """A reading.Window and reading.Answer of several examples of Windows."""
-    window = batch([columns for columns, _ in examples])
+    """A reading.Window and reading.Answer of several examples."""
     longest = max(len(tokens) for _, tokens in examples)
-    most = max(len(places) for _, tokens in examples for _, places in tokens) or 1
-    ids, source = np.full((len(examples), longest), -1, np.int64), np.full((len(examples), longest, most), -1, np.int64)
+    most = max([len(at) for _, tokens in examples for _, at in tokens])
+    ids, source = np.full((len(examples), longest), -1, np.int64), np.full((len(examples), longest, max(most, 1)), -1, np.int64)
     for b, (_, tokens) in enumerate(examples):
-        for t, (token, places) in enumerate(tokens):
+        for t, (token, at) in enumerate(tokens):
             ids[b, t] = token
-            source[b, t, :len(places)] = places
-    return window, Answer(torch.from_numpy(ids), torch.from_numpy(source))
+            source[b, t, :len(at)] = at
+    return batch([columns for columns, _ in examples]), Answer(torch.from_numpy(ids), torch.from_numpy(source))
 
 
-def batches(windows, tokens=8192, ahead=512):
-    """Batches of about so many tokens, of examples of like length: `ahead` examples are drawn, sorted, cut, and dealt in random order."""
-    while True:
-        drawn = sorted((next(windows) for _ in range(ahead)), key=lambda e: len(e[0]["ids"]))
+class Batches:
+    """
+    An endless iterator of (reading.Window, reading.Answer) of about `tokens` tokens. makers: [(function of a random.Random -> example or None, share)].
+    `position` is a plain value, with which another goes on with the very next batch.
+
+    Examples of like length are put together: `ahead` of them are drawn at once, by numbers of their own, sorted, cut, and dealt in random order.
+    """
+    def __init__(self, makers, seed, tokens=8192, ahead=512, position=(0, 0)):
+        self.makers, self.seed, self.tokens, self.ahead = makers, seed, tokens, ahead
+        (self.round, self.turn), self.dealt = position, None
+
+    @property
+    def position(self):
+        return self.round, self.turn
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.dealt = self.dealt or self.deal()
+        out = collate(self.dealt[self.turn])
+        self.turn += 1
+        if self.turn == len(self.dealt):
+            self.round, self.turn, self.dealt = self.round + 1, 0, None
+        return out
+
+    def deal(self):
+        r = random.Random(f"{self.seed} {self.round}")
+        makers, shares = zip(*self.makers)
+        drawn = []
+        while len(drawn) < self.ahead:
+            if made := r.choices(makers, shares)[0](r):
+                drawn.append(made)
+        drawn.sort(key=lambda e: len(e[0]["ids"]))
         cut, begin = [], 0
         for end in range(1, len(drawn) + 1):
-            if end == len(drawn) or len(drawn[end][0]["ids"]) * (end + 1 - begin) > tokens:
+            if end == len(drawn) or len(drawn[end][0]["ids"]) * (end + 1 - begin) > self.tokens:
                 cut.append(drawn[begin:end])
                 begin = end
-        windows.random.shuffle(cut)
-        for part in cut:
-            yield collate(part)
+        r.shuffle(cut)
+        return cut

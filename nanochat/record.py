@@ -1,7 +1,7 @@
 """
-A trace as a record of fixed size: what S.traces holds, 778 bytes for 16 tokens by default (docs/state-format.md).
+A trace as a record of fixed size: what S.traces holds, 160 bytes for 16 tokens by default (docs/state-format.md).
 
-Every vector of a trace has a known length: recall keys and addresses are unit vectors, gists and index keys are RMS-normalised. So a
+Every vector of a trace has a known length: gists and index keys are RMS-normalised. So a
 record keeps directions only, as integers of 8 or 4 bits, and no scales:
 
     q = round(top x / max |x|), top = 127 or 7          x = q length / |q|
@@ -14,18 +14,18 @@ import math
 import numpy as np
 import torch
 
-from nanochat.state import CHUNK, CONTEXT, Traces
+from nanochat.state import CHUNK, Traces
 
 # in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read from the few that it picks
-BITS = {"address": 4, "index": 8, "gist": 4, "keys": 4}
+BITS = {"index": 8, "gist": 4}
 BLOCK = 512    # traces converted at once: what the conversion needs beside its result stays in the cache
 
 
 def geometry(model):
     """What a record looks like, as plain JSON: the same for two models that could exchange them."""
     c = model.config
-    vectors = {"address": [c.address_heads, c.address_dim], "index": [len(model.index_k), c.index_dim], "gist": [1, c.gist_dim], "keys": [CHUNK, c.recall_dim]}
-    return {"chunk": CHUNK, "context": CONTEXT, "vocab_size": c.vocab_size, "n_ordinary": c.n_ordinary, "bos_id": c.bos_id, "pad_id": c.pad_id,
+    vectors = {"index": [len(model.index_k), c.index_dim], "gist": [1, c.gist_dim]}
+    return {"chunk": CHUNK, "vocab_size": c.vocab_size, "n_ordinary": c.n_ordinary, "bos_id": c.bos_id, "pad_id": c.pad_id,
             "id_bytes": 2 if c.vocab_size < 2 ** 16 else 4, **{name: [*vectors[name], bits] for name, bits in BITS.items()}}
 
 
@@ -52,15 +52,14 @@ class Layout:
     def __init__(self, geometry):
         g = self.geometry = geometry
         self.id_type = np.dtype(f"<u{g['id_bytes']}")
-        # -1, no token or no number, is stored as the greatest value: beyond every vocabulary
-        self.types = {"ids": self.id_type, "words": np.dtype("<u2"), "before": self.id_type, "moment": np.dtype("<u4")}
-        sizes = {"ids": g["chunk"] * g["id_bytes"], "words": g["chunk"] * 2, "before": g["context"] * g["id_bytes"], "moment": 4}
+        self.types = {"ids": self.id_type, "words": np.dtype("<u2")}
+        sizes = {"ids": g["chunk"] * g["id_bytes"], "words": g["chunk"] * 2}
         self.vectors = {}
         for name in BITS:
             count, dim, bits = g[name]
             if bits == 4 and dim % 2:
                 raise ValueError(f"{name}: 4 bits need an even number of dimensions, not {dim}")
-            self.vectors[name] = count, dim, bits, 1.0 if name in ("address", "keys") else math.sqrt(dim)
+            self.vectors[name] = count, dim, bits, math.sqrt(dim)
             sizes[name] = count * dim * bits // 8
         self.fields, self.stride = {}, 0
         for name, size in sizes.items():
@@ -73,8 +72,7 @@ class Layout:
         for at in range(0, len(traces), BLOCK):
             part, rows = traces[at:at + BLOCK], out[at:at + BLOCK]
             for name, kind in self.types.items():
-                values = getattr(part, name)[0].cpu().numpy()
-                self.bytes_of(rows, name)[:] = np.where(values < 0, np.iinfo(kind).max, values).astype(kind).reshape(len(rows), -1).view(np.uint8)
+                self.bytes_of(rows, name)[:] = getattr(part, name)[0].cpu().numpy().astype(kind).view(np.uint8)
             for name, (count, dim, bits, _) in self.vectors.items():
                 q = quantise(getattr(part, name)[0].detach().cpu().reshape(len(rows), count, dim), bits).view(torch.uint8)
                 if bits == 4:
@@ -104,8 +102,7 @@ class Layout:
         if name in self.vectors:
             x = dequantise(self.quantised(records, name), self.vectors[name][3])
         else:
-            values = np.ascontiguousarray(self.bytes_of(records, name)).view(self.types[name]).astype(np.int64)
-            x = torch.from_numpy(np.where(values == np.iinfo(self.types[name]).max, -1, values))
+            x = torch.from_numpy(np.ascontiguousarray(self.bytes_of(records, name)).view(self.types[name]).astype(np.int64))
         return x.reshape(len(records), *like.shape[2:]).to(like)
 
     def fill(self, columns, at, records):

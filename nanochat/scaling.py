@@ -76,7 +76,7 @@ def cost(window, streams, slots, segments):
     from nanochat.state import map_state
     model = window.model
     new = lambda dtype: torch.zeros(streams, slots, dtype=dtype, device=model.wte.weight.device)
-    batch = {"ids": new(torch.long), "targets": new(torch.long), "answers": new(torch.bool), "evidence": new(torch.long), "new_life": new(torch.bool)[:, 0]}
+    batch = {"ids": new(torch.long), "targets": new(torch.long), "new_life": new(torch.bool)[:, 0]}
     state, held, kept = window.begin(model.empty_state(streams)) if hasattr(model, "empty_state") else None, [], {}
     own = {p.untyped_storage()._cdata for p in model.parameters()}
 

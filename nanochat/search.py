@@ -1,7 +1,7 @@
 """
 Routing search: which of N stored vectors score best for a query, exactly, without N vectors in floating point.
 
-    score(q, k) = sum_p q_p . k_p                   address: p = heads, a trace has a vector for each
+    score(q, k) = sum_p q_p . k_p                   p = parts, a trace has a vector for each
     score(q, k) = sum_j w_j relu(q_j . k)           lightning indexer: j = its heads, a trace has one vector
 
 Two passes. The scan takes all N from the integers that a record holds and says what each score is at most: integer products are exact, so only the query's
@@ -16,8 +16,7 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 
-from nanochat.address import LEAST, NEG, NO_TRACE, penalties, untimely
-
+NEG, LEAST = float("-inf"), -1e30   # no score, and what is below every score
 BLOCK = 1 << 21      # bytes of a block of codes and its products: they stay in the cache
 GROUP = 64           # scores whose greatest bound stands for all of them
 WIDE = 1 << 22       # scores at once, float32: with more queries than fit, the keys are scanned again
@@ -208,34 +207,26 @@ def best(keys, q, k, visible, weight=None):
 
 
 class Bounds:
-    """
-    What N scores are at most: high (N,), less what is taken off, a function of indices (n,) that does not grow with them. The greatest of every GROUP says
-    where to look, so that few passes go over all N.
-    """
-    def __init__(self, high, less=None):
-        self.high, self.less = high, less
+    """What N scores are at most: high (N,). The greatest of every GROUP says where to look, so that few passes go over all N."""
+    def __init__(self, high):
+        self.high = high
         whole = len(high) // GROUP
         self.top = high[:whole * GROUP].view(whole, GROUP).amax(1)
         if len(high) % GROUP:
             self.top = torch.cat([self.top, high[whole * GROUP:].amax(0, keepdim=True)])
-        if less:
-            self.top -= less((torch.arange(len(self.top), device=high.device) * GROUP + GROUP - 1).clamp(max=len(high) - 1))
-
-    def at(self, index):
-        return self.high[index] - self.less(index) if self.less else self.high[index]
 
     def reaching(self, least):
         """The indices of what is at least `least`, ascending."""
         groups = (self.top >= least).nonzero()
-        if 8 * len(groups) > len(self.top) and not self.less:
+        if 8 * len(groups) > len(self.top):
             return (self.high >= least).nonzero()[:, 0]
         index = (groups * GROUP + torch.arange(GROUP, device=groups.device)).flatten()
         index = index[index < len(self.high)]
-        return index[self.at(index) >= least]
+        return index[self.high[index] >= least]
 
     def likely(self, k):
         """Some indices, ascending, among which the k best are likely to be."""
-        score = self.top if len(self.top) > 2 * GROUP * k else self.at(torch.arange(len(self.high), device=self.high.device))
+        score = self.top if len(self.top) > 2 * GROUP * k else self.high
         return self.reaching(score.topk(min(2 * k, len(score))).values[-1].clamp(min=LEAST))[:4 * k]
 
 
@@ -244,77 +235,3 @@ def first(index, score, k):
     order = score.sort(descending=True, stable=True).indices[:k]
     missing = k - len(order)
     return F.pad(index[order], (0, missing)), F.pad(score[order], (0, missing), value=NEG)
-
-
-def spread(index, score, episode, span):
-    """
-    As address.spread, of some traces alone: index (n,) ascending, score (n,); episode (N,), ascending. Returns (index, score) of all traces that one of
-    them reaches, ascending.
-    """
-    reach = index[:, None] - torch.arange(span, device=index.device)
-    there = (reach >= 0) & (episode[reach.clamp(min=0)] == episode[index][:, None])
-    out, back = reach[there].unique(return_inverse=True)
-    source = score[:, None].expand_as(reach)[there]
-    return out, torch.full((len(out),), NEG, device=score.device).scatter_reduce(0, back, source, "amax")
-
-
-def route(address, query, traces, visible, k):
-    """
-    What Address.route and candidates say of a memory whose addresses are Keys (B = 1), to the bit where scores are `exact`, but without a score for each
-    trace: select (1, M, C) and score (1, M, C), ascending in select, C = min(2k, N), 0 and -inf where fewer are visible; hints (1, M, 3).
-    """
-    keys, episode, visible = traces.address, traces.episode[0], visible[0]
-    moment, order, N = traces.moment[0], [x[0] for x in penalties(query["order"])], len(traces)
-    q = (query["b"] * address.scale.repeat_interleave(address.dim).to(query["b"].dtype))[0].unflatten(-1, (address.heads, address.dim))
-    found, hints = [], []
-    for m, (one, _, high) in enumerate(queries(keys, q, visible)):
-        high += 1e-4   # float32, in what is taken off
-        after, at, replaced, margin, ago = (x[m] for x in order)
-        asked, seen = query["moment"][0, m], visible[min(m, len(visible) - 1)]
-        score, late = lambda index: scored(keys, index, one), lambda index: 0
-
-        def certain(bounds, k, less=late):
-            """What k of the scores reach for sure, less what is taken off from them as from their bounds."""
-            some = bounds.likely(k)
-            return (score(some) - less(some)).topk(k).values[-1] if len(some) >= k else high.new_tensor(LEAST)
-
-        def greatest_of(bounds):
-            return F.pad(score(bounds.reaching(certain(bounds, 1))), (0, 1), value=NEG).max()
-
-        def addressed(bounds, least):
-            """The traces that reach `least` when they are late by what they are late, as they are addressed: (index, score)."""
-            index = bounds.reaching(least)
-            index, value = spread(index, score(index) - late(index), episode, address.config.route_span)
-            return index[seen[index]], value[seen[index]]
-
-        bounds = Bounds(high)
-        best = greatest_of(bounds)
-        near = [best.new_tensor(NEG)] * 2
-        if asked >= 0:
-            near = [greatest_of(Bounds(torch.where(there, high, NEG))) for there in (moment == asked, moment > asked)]
-            cost = untimely(moment, asked, after, at, ago)
-            late, bounds = cost.__getitem__, Bounds(high.sub_(cost))
-        hints.append(torch.stack([best, *((x - best).clamp(min=-20) for x in near)]) / 10 if best > NEG else best.new_full((3,), NO_TRACE))
-
-        # the traces that newer ones are compared with; `stale` is the same within an episode, and between two of theirs
-        index, value = addressed(bounds, certain(bounds, 1, late) - margin)
-        rival = F.relu(value - value.max() + margin) if len(value) else value
-        index, rival = index[rival > 0], rival[rival > 0]
-        newer = F.pad(rival.flip(0).cummax(0).values.flip(0), (0, 1))
-        rivals = episode[index].unique()
-        ends = torch.stack([torch.searchsorted(episode, rivals, right=end) for end in (False, True)], dim=1).flatten()   # where they begin and end
-        ends = F.pad(ends, (0, 1), value=len(episode))
-        steps = replaced * (1 - torch.exp(-newer[torch.searchsorted(index, ends)]))
-        stale = lambda index: steps[torch.searchsorted(ends, index, right=True)]
-        newest = Bounds(high, stale)
-        index, value = addressed(newest, certain(newest, min(k, N), lambda index: late(index) + stale(index)))
-        fresh, left = first(torch.arange(len(index), device=index.device), value - stale(index), min(k, N))
-        fresh = fresh[left > NEG]
-        fresh, fresh_value = index[fresh], value[fresh]
-        # ... and of all others those that are addressed best
-        index, value = addressed(bounds, certain(bounds, min(2 * k, N), late))
-        index, value = first(index, value.masked_fill(torch.isin(index, fresh), NEG), min(2 * k, N) - len(fresh))
-        index, back = torch.cat([fresh, index.masked_fill(value == NEG, 0)]).sort()
-        found.append((index, torch.cat([fresh_value, value])[back]))
-    select, score = (torch.stack(x)[None] for x in zip(*found))
-    return select, score, torch.stack(hints)[None]

@@ -3,9 +3,7 @@ The episodic state: what a frozen THENGPT remembers, as a value.
 
     state["traces"]     Traces: one record per closed chunk of 16 slots, oldest first
     state["buffer"]     (B, n) token ids of the open chunk, n < 16
-    state["fresh"]      training only: recall keys of the traces written since the last detach_state, in the graph
     state["recurrent"]  what the write layers carry over the last chunk boundary (see THENGPT)
-    state["began"]      (B,) how surely the answer that is being given began as a copy, 1 where there is none
     state["episode"]    (B,) ordinal of the open episode
     state["position"]   (B,) chunks of the open episode that are closed
 
@@ -17,19 +15,13 @@ from dataclasses import dataclass, fields
 import torch
 
 CHUNK = 16   # the quantum: KDA chunk, trace, record, unit of addressing
-UNKNOWN = -2  # evidence of a question that nothing in the life answers
-CONTEXT = 3  # tokens kept from before a trace, so that a copy can be continued across its first slot
 
 
 @dataclass(frozen=True)
 class Traces:
-    """N traces for each of B rows. Of what is not an ordinary token (pad, bos, ...) only <|end|> is ever copied."""
+    """N traces for each of B rows."""
     ids: torch.Tensor       # (B, N, 16) int32   the tokens
     words: torch.Tensor     # (B, N, 16) int32   hash of the stem of the word that each token is of (words.py), 0 = none; the model leaves it 0, the engine fills it in
-    before: torch.Tensor    # (B, N, 3)  int32   the tokens before the first one, nearest last; -1 = none
-    keys: torch.Tensor      # (B, N, 16, Dk)     recall key of each token: what was about to be said there
-    address: torch.Tensor   # (B, N, Ha*Da)      routing key of the recall head: which episode this is
-    moment: torch.Tensor    # (B, N) int32       the number by which its episode is dated so far; -1 = none
     gist: torch.Tensor      # (B, N, Dg)         pooled content, for the read layers
     index: torch.Tensor     # (B, N, L, Di)      routing key for each of the L read layers (lightning indexer)
     episode: torch.Tensor   # (B, N) int32       ordinal of the episode
@@ -74,7 +66,6 @@ def map_state(state, fn):
 def detach_state(state, max_traces=None):
     """The TBPTT boundary: the same state, cut from the graph. Keeps the newest max_traces traces if given."""
     state = map_state(state, torch.Tensor.detach)
-    state["fresh"] = state["fresh"][:, :0]
     if max_traces is not None and len(state["traces"]) > max_traces:
         state["traces"] = state["traces"][len(state["traces"]) - max_traces:]
     return state

@@ -18,11 +18,11 @@ from nanochat.state import Traces, detach_state, forget_rows, map_state, state_f
 
 class Window(nn.Module):
     """
-    forward(segments, state) -> (loss, parts, state): the mean loss over `segments`, a list of batches of dataloader.StreamLoader; its parts
-    {name: 0-d tensor}, detached, "total" among them; and the state after the window, cut from the graph, with its newest `max_traces` traces.
-    One forward, so that DDP, FSDP2 and torch.compile see the window as a whole.
+    forward(segments, state, asked=None) -> (loss, parts, state): the mean loss over `segments`, a list of batches of dataloader.StreamLoader (it may be empty), and
+    that of answering `asked`, (reading.Window, reading.Answer); its parts {name: 0-d tensor}, detached, "total" among them; and the state after the window, cut from
+    the graph, with its newest `max_traces` traces. One forward, so that DDP and FSDP2 see the window as a whole.
 
-    weights: of the losses, see THENGPT.forward. carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
+    weights: of the losses "text", "index" and "read". carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
 
     fixed=True: the state has room for `max_traces` from the beginning (see `begin`), and how much of it is filled is in its tensors. No shape ever
     changes then, and a step that is compiled stays one graph while the memory grows.
@@ -39,12 +39,20 @@ class Window(nn.Module):
         empty = traces.map(lambda t: t.new_zeros(t.shape[0], self.max_traces - t.shape[1], *t.shape[2:]))
         return own_memory({**state, "traces": Traces.cat([empty, traces])})
 
-    def forward(self, segments, state):
+    def forward(self, segments, state, asked=None):
+        loss, parts, state = self.live(segments, state) if segments else (0.0, {}, state)
+        if asked is not None:
+            read, shares = self.model.reading_loss(*asked)
+            loss, parts = loss + self.weights.get("read", 1.0) * read, {**parts, "read": read.detach(), **shares}
+        return loss, {**parts, "total": loss.detach()}, state
+
+    def live(self, segments, state):
+        """The part of forward that torch.compile sees: its shapes never change, those of reading windows do."""
         every = []
         for batch in segments:
             if isinstance(self.model, THENGPT):
                 state = forget_rows(state, batch["new_life"] if self.carry else torch.ones_like(batch["new_life"]))
-                losses, state = self.model(batch["ids"], batch["targets"], state, batch["answers"], batch["evidence"], weights=self.weights, parts=True)
+                losses, state = self.model(batch["ids"], batch["targets"], state, weights=self.weights, parts=True)
             else:
                 text = self.model(batch["ids"], batch["targets"])
                 losses = {"text": text, "total": text}
@@ -58,12 +66,13 @@ class Window(nn.Module):
 
 def compile_window(window, **options):
     """
-    The window by torch.compile. Of a THENGPT it is one graph, or an error; a GPT may call kernels that torch.compile does not know. KDA, whose
+    The window, what it lives through by torch.compile. Of a THENGPT it is one graph, or an error; a GPT may call kernels that torch.compile does not know. KDA, whose
     backward pass is written out, goes into the graph as it is, to be traced by autograd rather than read.
     """
     for function in (kda_chunk, short_conv):
         torch.compiler.allow_in_graph(function)
-    return torch.compile(window, fullgraph=isinstance(window.model, THENGPT), dynamic=False, **options)
+    window.live = torch.compile(window.live, fullgraph=isinstance(window.model, THENGPT), dynamic=False, **options)
+    return window
 
 
 def own_memory(state):
@@ -75,12 +84,13 @@ class Run:
     """
     Model, optimizer, streams and state of this rank, after `steps` optimizer steps that took `seconds`. What `save` writes, `resume` gets back.
 
-    window: a Window; groups: function of the model -> parameter groups; streams: function of a data position -> StreamLoader; windows: how many a
+    window: a Window; groups: function of the model -> parameter groups; streams: function of a data position -> StreamLoader; questions: of a THENGPT, function of a
+    data position -> reading_data.Batches; windows: how many a
     step accumulates, of how many segments each; sharded: FSDP2 instead of DDP; fp16: losses are scaled.
     """
-    def __init__(self, window, groups, streams, ranks, directory, device, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
+    def __init__(self, window, groups, streams, questions, ranks, directory, device, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
         self.model, self.ranks, self.directory, self.sharded, self.seed = window.model, ranks, directory, sharded, seed
-        self.streams, self.segments, self.windows = streams, segments, windows
+        self.streams, self.questions, self.segments, self.windows = streams, questions, segments, windows
         self.begin = window.begin
         self.config = self.model.describe()   # sharded, its class has another name
         self.then, self.device = isinstance(self.model, THENGPT), device
@@ -97,6 +107,7 @@ class Run:
 
     def start_streams(self, position):
         self.loader = self.streams(position)
+        self.asked = self.questions((0, 0)) if self.then else None
         self.state = self.begin(self.model.empty_state(len(self.loader.rows))) if self.then else None
 
     def own_seed(self):
@@ -110,7 +121,8 @@ class Run:
         for i in range(self.windows):
             segments = [{name: t.to(self.device) for name, t in next(self.loader).items()} for _ in range(self.segments)]
             with distributed.accumulate(self.window, last=i == self.windows - 1):
-                loss, parts, self.state = self.window(segments, self.state)
+                asked = [part.to(self.device) for part in next(self.asked)] if self.then else None
+                loss, parts, self.state = self.window(segments, self.state, asked)
                 self.scaler.scale(loss / self.windows).backward()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value / self.windows
@@ -137,7 +149,7 @@ class Run:
 
     def lived(self):
         """What this rank has lived through: a value, not touched by the steps that follow."""
-        return {"position": self.loader.position(), "seconds": self.seconds, "rng": rng_state(), "state": state_to_plain(self.state) if self.then else None}
+        return {"position": self.loader.position(), "asked": self.asked.position if self.then else None, "seconds": self.seconds, "rng": rng_state(), "state": state_to_plain(self.state) if self.then else None}
 
     def save(self, meta, lived=None, keep=-1):
         """Saves this step, with `lived` in the place of lived(); then removes all but the last `keep` steps. All ranks must call."""
@@ -188,6 +200,7 @@ class Run:
             if self.then and lived["state"].keys() != self.model.empty_state(1).keys():
                 raise UserError(f"{where} holds the state of another version of this code: resume it with that, or train anew from its weights (--init-from)")
             self.loader, self.seconds = self.streams(lived["position"]), lived["seconds"]
+            self.asked = self.questions(lived["asked"]) if self.then else None
             self.state = self.begin(state_from_plain(lived["state"])) if self.then else None
             set_rng_state(lived["rng"])   # last: building things above has drawn numbers
             return None

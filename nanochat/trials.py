@@ -13,7 +13,8 @@ from collections import Counter, defaultdict
 
 import torch
 
-from nanochat.engine import answer, episode_text, ingest, question_ids, routing_scores
+from nanochat import reading
+from nanochat.engine import answer, episode_text, found, ingest, lexicon, window
 from nanochat.state import Traces
 from nanochat.task_data import REFUSAL, Question, Story
 
@@ -27,11 +28,11 @@ def refused(text):
 
 
 def shuffled(traces, seed):
-    """The same addresses, but what each trace says is dealt out anew: recall must fall to guessing. Empty slots stay empty."""
+    """The same words to be found by, but what each trace says is dealt out anew: recall must fall to guessing. Empty slots stay empty."""
     filled = (traces.valid[0] > 0).nonzero().flatten().cpu()
     order = torch.arange(len(traces))
     order[filled] = filled[torch.randperm(len(filled), generator=torch.Generator().manual_seed(seed))]
-    said = {name: getattr(traces, name)[:, order.to(traces.ids.device)] for name in ("ids", "before", "keys", "gist")}
+    said = {name: getattr(traces, name)[:, order.to(traces.ids.device)] for name in ("ids", "gist")}
     return Traces(**{**traces.as_dict(), **said})
 
 
@@ -84,14 +85,13 @@ def as_state(model, traces):
 
 def stage(model, tokenizer, state, question, evidence, expected):
     """
-    Which stage failed a question: 'address' (the evidence, an ordinal, is not the best-scored episode), 'write' (the answer is not in its traces)
+    Which stage failed a question: 'find' (the evidence, an ordinal, is not in the reading window), 'write' (the answer is not in its traces)
     or 'read'; and how many episodes were scored better.
     """
-    score, episode = routing_scores(model, tokenizer, state, question)
-    best = score[episode == evidence].max()
-    rank = len(set(episode[score > best].tolist()) - {evidence})
-    if rank:
-        return "address", rank
+    score = found(model, tokenizer, state, lexicon(model, tokenizer).line(question))[1]
+    rank = int((score > score[evidence - 1]).sum())
+    if evidence not in window(model, tokenizer, state, question)[1]:
+        return "find", rank
     return ("read" if expected in episode_text(state["traces"], tokenizer, evidence) else "write"), rank
 
 
@@ -110,18 +110,9 @@ def score(question, text):
     return float(plain(text) == plain(question.answer) if question.loose else text == question.answer)
 
 
-@torch.no_grad()
 def log_likelihood(model, tokenizer, state, question, answers):
     """Mean log-probability a token of each of the answers (and of their end)."""
-    device = model.wte.weight.device
-    live = {**model.empty_state(1), "traces": state["traces"], "episode": state["episode"]}
-    first, live, *_ = model(torch.tensor([question_ids(tokenizer, question)], device=device), state=live, last=True)
-    out = []
-    for text in answers:
-        ids = [*tokenizer.encode(" " + text), tokenizer.end_id]
-        log_p = torch.cat([first[:, -1:], model(torch.tensor([ids[:-1]], device=device), state=live)[0]], dim=1)[0]
-        out.append(float(log_p[torch.arange(len(ids)), torch.tensor(ids, device=device)].mean()))
-    return out
+    return reading.log_likelihood(model, window(model, tokenizer, state, question)[0], [tokenizer.encode(" " + text) for text in answers])
 
 
 def run(cell, model, tokenizer, controls=CONTROLS, control_questions=100, explain=False, progress=None, first=None):
@@ -178,7 +169,7 @@ def _ask(asked, control, model, tokenizer, hidden, explain, first):
         told = len(part.story.episodes) if q.after is None else q.after
         if points < 1 and control == "memory":
             why = "false answer" if q.answer == REFUSAL else "unexplained"
-            if q.evidence >= 0 and model.config.recall:
+            if q.evidence >= 0:
                 why, rank = stage(model, tokenizer, state, q.text, q.evidence + 1, q.parts[0] if q.parts else q.answer)
             if explain:
                 proof = part.told(q)[q.evidence] if q.evidence >= 0 else ""
@@ -215,7 +206,7 @@ def _row(outcomes):
     row["misses"] = dict(Counter(o["why"] for o in outcomes if o["why"]))
     ranks = [o["rank"] for o in outcomes if o["rank"]]
     if ranks:   # how near the evidence was where another episode came first
-        row["address_ranks"] = {"below 8": sum(r < 8 for r in ranks), "below 64": sum(8 <= r < 64 for r in ranks), "beyond": sum(r >= 64 for r in ranks)}
+        row["found_ranks"] = {"below 8": sum(r < 8 for r in ranks), "below 64": sum(8 <= r < 64 for r in ranks), "beyond": sum(r >= 64 for r in ranks)}
     ranked = [o for o in outcomes if o["q"].rivals]
     if ranked:   # a guess is one of them
         row |= {"guess": mean([1 / (1 + len(o["q"].rivals)) for o in ranked]), "gain": mean([o["gain"] for o in ranked])}

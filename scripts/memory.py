@@ -411,7 +411,7 @@ def upgrade(args, path):
     from nanochat.memory import Writer
     from nanochat.memory_file import identity
     from nanochat.record import Layout
-    model, _, facts = engine.load_model(args.model_path, args.device, args.dtype)
+    model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
     mine = identity(model, facts)
     with Writer(path) as memory:
         there = memory.content.identity

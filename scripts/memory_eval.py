@@ -1,10 +1,11 @@
 """
 Does the frozen model recall what it ingested? A table, a line a cell and control; docs/evaluation.md tells of the tasks and of what is counted.
 
-Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong, ruler, keyvalue, longeval, locomo.
-Every cell is asked again with no memory, with what the traces say dealt out anew, and with somebody else's state where there is one.
+Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong, ruler, keyvalue, longeval, locomo;
+people's questions: everyday, cases, qa. Every cell of the others is asked again with no memory, with the traces dealt out anew, with another's state.
 """
 import argparse
+import contextlib
 import importlib.util
 import inspect
 import json
@@ -12,14 +13,17 @@ import sys
 from pathlib import Path
 
 from nanochat.common import Help, UserError, flag, run_main
+from nanochat.people import PEOPLE, ask, report, table
 from nanochat.task_data import KEYS
 from nanochat.tasks import ASKS, TASKS as OWN
 from nanochat.tasks_public import PUBLIC
 
-TASKS = {**OWN, **PUBLIC}
+TASKS = {**OWN, **PUBLIC, **PEOPLE}
 SEVERAL = dict(nargs="+", metavar="N")
 OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults, these are the tasks' own
-    ("--seeds", dict(type=int, help="lives, or draws", **SEVERAL)), ("--questions", dict(type=int, metavar="N", help="a cell")),
+    ("--seeds", dict(type=int, help="lives, or draws", **SEVERAL)),
+    ("--questions", dict(type=int, metavar="N", help="a cell; of people's, a source")), ("--together", dict(action="store_true", default=None, help="")),
+    ("--seed", dict(type=int, metavar="N", help="qa: all passages of a source are one memory; what draws people's questions")),
     ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
     ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
     ("--ask", dict(choices=ASKS, nargs="+", metavar="HOW", help=f"timeline: {' '.join(ASKS)}")),
@@ -31,12 +35,12 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--inside", dict(action="store_true", default=None, help="the needle stands within a paragraph of it")),
     ("--noise", dict(metavar="PATH", help="JSON lines of chat (\"user\", \"text\"), or a directory of them")),
     ("--conversations", dict(type=int, help="personality: after how many the probes are asked", **SEVERAL)),
-    ("--probes", dict(type=int, metavar="N", help="wordings of each probe")),
+    ("--probes", dict(type=int, metavar="N", help="")),
+    ("--updates", dict(type=int, metavar="N", help="wordings of each probe; how often a key, or how many likes, get another value")),
     ("--pairs", dict(type=int, help="mqar: how many", **SEVERAL)), ("--per-line", dict(type=int, help="pairs in an episode", **SEVERAL)),
     ("--keys", dict(type=int, help="overwrite: how many", **SEVERAL)),
-    ("--updates", dict(type=int, metavar="N", help="how often a key, or how many likes, get another value")),
     ("--lines", dict(type=int, help="interleaved: of chat", **SEVERAL)),
-    ("--data", dict(metavar="PATH", help="a public benchmark: its file or directory")),
+    ("--data", dict(nargs="+", metavar="PATH", help="a public benchmark: its file or directory; files of people's questions")),
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
@@ -53,7 +57,8 @@ def build_parser():
     add("--control-questions", type=int, default=100, help="a cell and control; 0 leaves the controls out")
     add("--explain", action="store_true", help="every miss, and whether addressing, reading or writing failed")
     add("--heatmap", metavar="FILE.png", help="a picture of exact match by length and depth (needs matplotlib)")
-    add("--json", action="store_true", help="one JSON object a line")
+    add("--misses", metavar="FILE", help="")
+    add("--json", action="store_true", help="wrong answers to people's questions, for looking at them; one JSON object a line")
     add("--device", default="auto", help="")
     add("--dtype", default="auto", help="cpu, cuda; fp32, bf16, fp16")
     of_task = parser.add_argument_group("of the task", "what is left out has the task's own default; what the task does not know is refused")
@@ -71,12 +76,16 @@ def task_of(args):
         if name not in takes:
             raise UserError(f"--{name.replace('_', '-')} means nothing to the task {args.task}; it takes " +
                             ", ".join("--" + n.replace("_", "-") for n in takes if n != "tokenizer"), code=2)
+        if name == "data" and args.task in PUBLIC:
+            if len(value) > 1:
+                raise UserError(f"--data is one file or directory for the task {args.task}", code=2)
+            given[name] = value = value[0]
         if name == "needles" and args.task == "passkey":
             try:
                 given[name] = value = [int(v) for v in value]
             except ValueError:
                 raise UserError(f"--needles are numbers for the task passkey, not {' '.join(value)}", code=2) from None
-        low = {"steps": 2, "depths": 0, "distractors": 0, "conversations": 0, "updates": 0, "seeds": None}.get(name, 1)
+        low = {"steps": 2, "depths": 0, "distractors": 0, "conversations": 0, "updates": 0, "seeds": None, "seed": None}.get(name, 1)
         for v in value if isinstance(value, list) else [value]:
             if low is not None and isinstance(v, (int, float)) and v < low:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {low}", code=2)
@@ -134,11 +143,37 @@ def draw(axes, points):
     axes.figure.colorbar(image, label="exact match, %")
 
 
+def ask_people(args, lives):
+    """A task of people.py, through the interface for programs. Wrong answers are written as they come."""
+    from tqdm import tqdm
+
+    from nanochat.engine import load_model
+    from nanochat.live_memory import LiveMemory
+    loaded, outcomes = load_model(args.model_path, args.device, args.dtype), []
+    print(f"device: {loaded[2]['device']} | dtype: {loaded[2]['dtype']}", file=sys.stderr)
+    with open(args.misses, "w", encoding="utf-8") if args.misses else contextlib.nullcontext() as misses:
+        asked = tqdm(total=sum(len(life.asked) for life in lives), unit=" questions", file=sys.stderr, disable=None, leave=False)
+        for outcome in ask(args.task, lives, lambda: LiveMemory(loaded)):
+            outcomes.append(outcome)
+            if misses and not outcome["right"]:
+                print(json.dumps(outcome, ensure_ascii=False), file=misses, flush=True)
+            asked.update()
+        asked.close()
+    rows = report(args.task, outcomes)
+    print("\n".join(map(json.dumps, rows) if args.json else table(rows)))
+    return 0
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.control_questions < 0:
         raise UserError("--control-questions must be at least 0", code=2)
+    for name, known in (("misses", args.task in PEOPLE), ("explain", args.task not in PEOPLE), ("heatmap", args.task not in PEOPLE)):
+        if getattr(args, name) and not known:
+            raise UserError(f"--{name} means nothing to the task {args.task}", code=2)
     task = task_of(args)
+    if args.task in PEOPLE:
+        return ask_people(args, task(None))
     if args.heatmap:   # it is drawn at the end of what may take hours
         if importlib.util.find_spec("matplotlib") is None:
             raise UserError("--heatmap needs matplotlib: pip install -r requirements-dev.txt")

@@ -45,12 +45,11 @@ def build_parser():
 class Worker:
     """What a process needs to answer. The weights are those of the parent, mapped and not copied."""
 
-    def __init__(self, model, facts, args, threads):
+    def __init__(self, loaded, args, threads):
+        """loaded: what engine.load_model returned."""
         import torch
-
-        from nanochat.tokenizer import Tokenizer
         torch.set_num_threads(threads)
-        self.loaded, self.args = (model, Tokenizer.load(), facts), args
+        self.loaded, self.args = loaded, args
         self.open = OrderedDict()   # path -> (version of the file, LiveMemory), the last used last
 
     def memory(self, path):
@@ -144,11 +143,11 @@ def main(argv=None):
 
     from nanochat import engine
 
-    model, _, facts = engine.load_model(args.model_path, args.device, args.dtype)
+    model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
     model.share_memory()
     threads = max(1, (os.cpu_count() or 1) // args.workers)
     # of one process each: what a user asks is answered in its order, and by the process that has the state open
-    pools = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start, (model, facts, args, threads)) for _ in range(args.workers)]
+    pools = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), start, ((model, tokenizer, facts), args, threads)) for _ in range(args.workers)]
     print(f"{args.workers} workers | device: {facts['device']} | dtype: {facts['dtype']} | states in {args.state_dir}", file=sys.stderr, flush=True)
     lock = threading.Lock()
 

@@ -30,9 +30,10 @@ def tokenizer():
 
 
 def tiny(tokenizer, **fields):
-    """A small THENGPT for the words of the tokenizer, untrained, always the same."""
+    """A small THENGPT for the words of the tokenizer, untrained, always the same. What it says it copies, wherever there is something to copy."""
     torch.manual_seed(0)
-    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_kv_head=1, n_embd=32, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-                               n_ordinary=min(tokenizer.special_tokens.values()), gist_dim=16, recall_dim=16, address_dim=32, **fields))
-    model.init_weights(tokenizer.word_tables())
+    special = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "end", "user", "assistant", "pad")}
+    model = THENGPT(THENConfig(**{**dict(vocab_size=tokenizer.vocab_size, n_ordinary=min(tokenizer.special_tokens.values()), **special,
+                                         n_layer=4, n_kv_head=1, n_embd=32, gist_dim=16), **fields}))
+    model.init_weights()
     return model

@@ -1,26 +1,42 @@
 """Pretraining: resume is bit-identical, large models are built without memory, what cannot be done is refused in one line."""
 import json
+import random
 import sys
 
 import pytest
 import torch
 
-from dev.gen_base_data import lives, render
+from nanochat import distributed
 from nanochat.checkpoint_manager import load_checkpoint
-from nanochat.common import UserError
+from nanochat.common import UserError, run_main
 from nanochat.dataset import write_shards
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig, config_from_depth
 from scripts.base_train import main
 
-TINY = ["--device-batch-size", "2", "--max-seq-len", "64", "--train-memory", "24", "--eval-every", "4", "--eval-segments", "2", "--dtype", "fp32",
-        "--set", "n_embd=32", "--set", "n_head=2", "--set", "n_kv_head=2", "--set", "gist_dim=16", "--set", "recall_dim=16", "--set", "index_dim=8"]
+TINY = ["--device-batch-size", "2", "--max-seq-len", "64", "--train-memory", "24", "--eval-every", "4", "--eval-questions", "2", "--window-tokens", "512", "--dtype", "fp32",
+        "--set", "n_embd=32", "--set", "n_head=2", "--set", "n_kv_head=2", "--set", "gist_dim=16", "--set", "index_dim=8"]
+
+
+def life(r):
+    """Lines of somebody's life, and what is asked of each."""
+    things = r.sample(["jug", "barrel", "lamp", "ladder", "drum", "chest", "bench", "kettle", "mirror", "anchor"], 10)
+    rooms = [f"{r.choice(['red', 'blue', 'old', 'long'])} {r.choice(['room', 'hall', 'shed', 'attic'])}" for _ in things]
+    return [(f"The {thing} is in the {room}.", f"Where is the {thing}?", f"the {room}") for thing, room in zip(things, rooms)]
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    docs = [render(life) for life, _ in zip(lives(4, episodes=20), range(12))]
-    write_shards(docs, tmp_path / "data", 8)
+    r = random.Random(4)
+    told = [life(r) for _ in range(12)]
+    documents, memories = [], []
+    for lines in told:
+        marked = [f"<|bos|>{line}<|end|><|bos|><|user|>{q}<|assistant|> {a}<|end|>" for line, q, a in lines]
+        documents.append(("".join(marked), [entry for i in range(len(lines)) for entry in (-1, 2 * i)]))
+        memories.append({"src": "rooms", "sents": [line for line, _, _ in lines],
+                         "qas": [{"q": q, "a": a, "evidence": [i]} for i, (_, q, a) in enumerate(lines)]})
+    write_shards(documents, tmp_path / "data", 8)
+    (tmp_path / "data/rooms.jsonl").write_text("".join(json.dumps(memory) + "\n" for memory in memories))
     return tmp_path
 
 
@@ -55,11 +71,11 @@ def test_ten_steps_are_five_and_five(data, mixer):
 def test_metrics_and_output(data, capsys):
     assert main([*TINY, "--data-dir", str(data / "data"), "--num-iterations", "4", "--tag", "t"]) == 0
     out, err = capsys.readouterr()
-    assert out.count("step 0") == 4 and "first answer token" in out and "memory emptied" in out
-    assert all(word in err for word in ("device:", "dtype:", "attention: Using", "recall head", "torch.compile: off"))
+    assert out.count("step 0") == 4 and "right" in out and "with nothing found" in out
+    assert all(word in err for word in ("device:", "dtype:", "attention: Using", "reading head", "torch.compile: off"))
     lines = [json.loads(line) for line in (data / "base_checkpoints/t/metrics.jsonl").read_text().splitlines()]
     steps = [x for x in lines if x["kind"] == "step"]
-    assert len(steps) == 4 and all({"text", "answer", "route", "index", "total"} <= x.keys() for x in steps)
+    assert len(steps) == 4 and all({"text", "read", "begin", "gate", "index", "total"} <= x.keys() for x in steps)
     assert lines[0]["kind"] == "config" and "git_commit" in lines[0]["run"]
 
 
@@ -70,7 +86,7 @@ def test_a_run_begins_with_given_weights(data):
     a, b = (load_checkpoint(data / "base_checkpoints" / tag, 1).model for tag in ("first", "second"))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     with pytest.raises(UserError, match="--init-from .* is of another model configuration"):
-        train("--tag", "third", "--init-from", first, "--set", "recall_dim=8")
+        train("--tag", "third", "--init-from", first, "--set", "gist_dim=8")
     with pytest.raises(UserError, match="nowhere: no such model file"):
         train("--tag", "third", "--init-from", "nowhere")
 
@@ -108,6 +124,21 @@ def test_refused_in_one_line(data, flags, message):
     assert "\n" not in str(error.value).strip()
 
 
+@pytest.mark.parametrize("line", [
+    "--warmdown 7", "--warmdown -0.1", "--warmdown nan", "--matrix-lr nan", "--embedding-lr inf", "--scalar-lr -1",
+    "--lr-scale nan", "--weight-decay -1", "--depth 0", "--num-iterations -5", "--num-iterations 0", "--time-budget nan",
+    "--time-budget -5", "--time-budget inf", "--keep 0", "--keep -3", "--train-memory -5", "--save-every -4",
+    "--max-seq-len 24", "--device-batch-size 0", "--total-batch-size 0", "--tokens-per-parameter 0", "--resume -1",
+    "--text-loss-weight nan", "--mfu 2", "--seed 99999999999999999999", "--weight-decay auto --time-budget 9"])
+def test_nonsense_is_refused_before_anything_is_set_up(line, data, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "start", lambda device: pytest.fail("something was set up"))
+    assert run_main(lambda: main(["--data-dir", str(data / "data"), *line.split()])) == 2
+    err = capsys.readouterr().err
+    flag, value = line.split()[:2]
+    assert err.startswith(f"error: {flag} {value.split('.')[0]}") and err.count("\n") == 1
+    assert not (data / "base_checkpoints").exists()
+
+
 def test_wandb_only_when_asked(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)   # importing it fails
     with pytest.raises(UserError, match="pip install wandb"):
@@ -140,9 +171,9 @@ def test_compute_dtypes(dtype):
     model.dtype = dtype
     idx = torch.randint(0, 60, (2, 64))
     idx[:, ::32] = 60
-    loss, state = model(idx, torch.where(idx < 60, idx, -1), answers=idx % 5 == 0, evidence=torch.ones_like(idx))
+    loss, state = model(idx, torch.where(idx < 60, idx, -1))
     loss.backward()
-    assert torch.isfinite(loss) and state["traces"].keys.dtype == dtype
+    assert torch.isfinite(loss) and state["traces"].gist.dtype == dtype
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 

@@ -13,17 +13,17 @@ from tests.test_base_train import TINY
 def tiny(mixer="swa", device="cpu"):
     with torch.device(device):
         model = THENGPT(THENConfig(vocab_size=64, n_layer=2, ratio=1, n_head=2, n_kv_head=2, n_embd=32, write_mixer=mixer, n_ordinary=60, bos_id=60, user_id=61,
-                                   assistant_id=62, pad_id=63, gist_dim=16, recall_dim=16, index_dim=8, recall_positions=8))
+                                   assistant_id=62, pad_id=63, gist_dim=16, index_dim=8))
     if device == "cpu":
         torch.manual_seed(0)
         model.init_weights()
     return model
 
 
-def batch(B=2, T=32):
+def batch(B=2, T=32, new_lives=(False, False)):
     idx = torch.randint(0, 60, (B, T))
     idx[:, ::16] = 60
-    return {"ids": idx, "targets": torch.where(idx < 60, idx, -1), "answers": idx % 5 == 0, "evidence": torch.randint(1, 4, (B, T)), "new_life": torch.rand(B) < 0.05}
+    return {"ids": idx, "targets": torch.where(idx < 60, idx, -1), "new_life": torch.tensor(new_lives)}
 
 
 @pytest.mark.parametrize("mixer", ["swa", "kda"])
@@ -35,7 +35,7 @@ def test_twenty_steps_with_growing_memory_are_one_graph(mixer):
     one, two = fixed.begin(model.empty_state(2)), model.empty_state(2)
     filled = []
     for step in range(20):
-        segments, losses = [batch()], []
+        segments, losses = [batch(new_lives=(step == 3, step == 17))], []
         for window, state in ((compiled, one), (growing, two)):
             torch.manual_seed(step)   # both draw the same positions
             loss, _, state = window(segments, state)
@@ -95,5 +95,5 @@ def test_dry_run_says_what_a_run_takes(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     assert main([*TINY, "--dry-run", "--num-iterations", "10", "--data-dir", "nowhere", "--fp8"]) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("recall head", "tokens a step 256, steps 10, tokens 2,560", "FLOPs a token", "activations", "hours on one device", "an assumption"))
+    assert all(word in out for word in ("reading head", "tokens a step 256, steps 10, tokens 2,560", "FLOPs a token", "activations", "hours on one device", "an assumption"))
     assert not list(tmp_path.iterdir())

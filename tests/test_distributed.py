@@ -1,10 +1,10 @@
 """Several ranks, on CPUs through gloo: the same training and ingest as in one process, and what is saved can be gone on from. No GPU has run this."""
 import json
+import random
 
 import pytest
 import torch
 
-from dev.gen_base_data import lives, render
 from nanochat.checkpoint_manager import find_last_step, load_checkpoint
 from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import StreamLoader, dealt_anew, furthest
@@ -14,17 +14,20 @@ from nanochat.optim import MuonAdamW, lr_multiplier
 from nanochat.tbptt import Window
 from nanochat.tokenizer import Tokenizer
 from scripts import ingest
-from scripts.base_train import build_model, build_parser, loss_weights, main
+from scripts.base_train import build_model, build_parser, main, question_data
 from tests.ranks import launch
-from tests.test_base_train import TINY, flat
+from tests.test_base_train import TINY, flat, life
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """One start of two processes: three steps of DDP and of FSDP2, saved after two, and each gone on from there; and ingest, twice."""
     work = tmp_path_factory.mktemp("ranks")
-    # lives in which no matrix has a gradient that is mostly rounding: Muon gives every direction of it the same length
-    write_shards([render(life) for life, _ in zip(lives(10, episodes=20), range(16))], work / "data", 12)
+    told = [life(random.Random(n)) for n in range(16)]
+    write_shards([("".join(f"<|bos|>{line}<|end|>" for line, _, _ in lines), [-1] * len(lines)) for lines in told], work / "data", 12)
+    questions = lambda lines: [{"q": q, "a": a, "evidence": [i]} for i, (_, q, a) in enumerate(lines)]
+    memories = [{"src": "rooms", "sents": [line for line, _, _ in lines], "qas": questions(lines)} for lines in told]
+    (work / "data/rooms.jsonl").write_text("".join(json.dumps(memory) + "\n" for memory in memories))
     train = ["scripts.base_train", *flags(work), "--num-iterations", "3", "--save-every", "2"]
     runs, checkpoints = [], work / "base_checkpoints"
     for name, more in (("ddp", []), ("fsdp", ["--fsdp"])):
@@ -60,24 +63,25 @@ def alone(work):
     seed_everything(args.seed)
     model = build_model(args, tokenizer, torch.device("cpu"), torch.float32)
     before = {name: w.clone() for name, w in model.state_dict().items()}
-    window = Window(model, loss_weights(args), args.train_memory)
+    window, shards = Window(model, {"text": args.text_loss_weight}, args.train_memory), list_shards(work / "data")[:1]
     optimizer = MuonAdamW(model.parameter_groups())
     lanes = []
     for rank in range(2):
         seed_everything(1_000_003 + rank)
-        lanes.append([StreamLoader(list_shards(work / "data")[:1], tokenizer, 2, 64, rank, 2), model.empty_state(2), torch.get_rng_state()])
+        asked = question_data(args, model, tokenizer, shards, Ranks(rank, 2))[0]((0, 0))
+        lanes.append([StreamLoader(shards, tokenizer, 2, 64, rank, 2), model.empty_state(2), torch.get_rng_state(), asked])
     rows = []
     for step in range(3):
         total = 0
         for lane in lanes:
             torch.set_rng_state(lane[2])
             for _ in range(2):
-                loss, _, lane[1] = window([next(lane[0]), next(lane[0])], lane[1])
+                loss, _, lane[1] = window([next(lane[0]), next(lane[0])], lane[1], next(lane[3]))
                 (loss / 4).backward()
                 total += loss.item() / 4
             lane[2] = torch.get_rng_state()
         rows.append({"total": total, "norm": float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))})
-        optimizer.scale_lr(lr_multiplier(step / 3 + 1e-4, 1.0, 0.01, 0.5, final=0.02))
+        optimizer.scale_lr(lr_multiplier((step + 0.5) / 3, 1.0, 0.01, 0.5, final=0.02, start=0.1))
         optimizer.step()
         optimizer.zero_grad()
     return before, model.state_dict(), rows

@@ -12,7 +12,7 @@ from nanochat.state import Traces
 @pytest.mark.parametrize("n_kv_head", [1, 2])
 def test_gradients_of_the_joint_softmax(topk, n_kv_head):
     model = THENGPT(THENConfig(vocab_size=64, n_layer=2, ratio=1, n_head=2, n_kv_head=n_kv_head, n_embd=8, window=16, n_ordinary=60, bos_id=60, pad_id=63, gist_dim=4,
-                               index_dim=4, recall_dim=8, read_topk=topk)).double()
+                               index_dim=4, read_topk=topk)).double()
     model.init_weights()
     model.dtype = torch.float64
     attn = model.blocks[1].attn
@@ -31,6 +31,15 @@ def test_gradients_of_the_joint_softmax(topk, n_kv_head):
     inputs = new(1, 16, 8), new(1, 3, 4), new(2, 4), new(1, 16, n_kv_head, 4), new(1, 16, n_kv_head, 4)
     local["mask"] = torch.ones_like(local["mask"])   # the carried window is seen as well
     assert torch.autograd.gradcheck(layer, inputs, eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [64, 256, 1024])
+def test_norm_in_bf16_is_the_norm_rounded_once(width):
+    x = (torch.randn(500, width) * torch.logspace(-2, 4, 500)[:, None]).bfloat16()
+    exact = F.rms_norm(x.double(), (width,), eps=torch.finfo(torch.float32).eps)
+    y = norm(x).double()
+    assert ((y - exact).abs() <= 2 ** -8 * exact.abs()).all()
+    assert ((y.norm(dim=-1) / exact.norm(dim=-1) - 1).abs() <= 2 ** -8).all()
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])

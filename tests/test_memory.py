@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from nanochat.common import UserError, repo_root
 from nanochat.memory import Store, Writer
-from nanochat.memory_file import HEADER, Content, expect
+from nanochat.memory_file import HEADER, VERSION, Content, expect
 from nanochat.record import Layout, dequantise, quantise
 from nanochat.state import Traces
 
-GEOMETRY = {"chunk": 16, "context": 3, "vocab_size": 2048, "n_ordinary": 2040, "bos_id": 2040, "pad_id": 2044, "id_bytes": 2,
-            "address": [1, 8, 4], "index": [1, 4, 8], "gist": [1, 8, 4], "keys": [16, 4, 4]}
+GEOMETRY = {"chunk": 16, "vocab_size": 2048, "n_ordinary": 2040, "bos_id": 2040, "pad_id": 2044, "id_bytes": 2,
+            "index": [1, 4, 8], "gist": [1, 8, 4]}
 IDENTITY = {"weights": "a" * 64, "tokenizer": "b" * 64, "config": "c" * 64, "geometry": GEOMETRY}
 
 
@@ -88,19 +88,19 @@ def test_a_vector_is_kept_as_its_direction(bits):
 
 @pytest.mark.parametrize("vocab_size, bits", [(2048, 8), (2048, 4), (70000, 8)])
 def test_a_record_holds_a_trace(vocab_size, bits):
-    layout = Layout({**GEOMETRY, "vocab_size": vocab_size, "id_bytes": 2 if vocab_size < 65536 else 4, "keys": [16, 4, bits]})
+    layout = Layout({**GEOMETRY, "vocab_size": vocab_size, "id_bytes": 2 if vocab_size < 65536 else 4, "gist": [1, 8, bits]})
     unit = lambda *shape: torch.nn.functional.normalize(torch.randn(1, 5000, *shape), dim=-1)
-    traces = Traces(ids=torch.randint(vocab_size, (1, 5000, 16), dtype=torch.int32), before=torch.randint(-1, vocab_size, (1, 5000, 3), dtype=torch.int32), keys=unit(16, 4),
-                    address=unit(8), moment=torch.randint(-1, 10 ** 9, (1, 5000), dtype=torch.int32), gist=unit(8) * 8 ** 0.5, index=unit(1, 4) * 2, episode=torch.arange(5000, dtype=torch.int32)[None],
-                    position=torch.zeros(1, 5000, dtype=torch.int32), valid=torch.full((1, 5000), 16, dtype=torch.int32))
+    number = lambda high, *shape: torch.randint(high, (1, 5000, *shape), dtype=torch.int32)
+    traces = Traces(ids=number(vocab_size, 16), words=number(2 ** 16, 16), gist=unit(8) * 8 ** 0.5, index=unit(1, 4) * 2,
+                    episode=number(9), position=number(9), valid=torch.full((1, 5000), 16, dtype=torch.int32))
     traces.ids[0, :, -1] = 2044
     records = layout.pack(traces)
-    assert records.shape == (5000, layout.stride) and layout.stride == 19 * layout.id_type.itemsize + 4 + 4 + 4 + 4 + 64 * bits // 8
+    assert records.shape == (5000, layout.stride) and layout.stride == 16 * layout.id_type.itemsize + 32 + 4 + bits
     back = layout.unpack(records, traces.episode[0], traces.position[0], traces[:0])
-    for name in ("ids", "before", "moment", "episode", "position"):
+    for name in ("ids", "words", "episode", "position"):
         assert torch.equal(getattr(back, name), getattr(traces, name)), name
     assert torch.equal(back.valid, (traces.ids != 2044).sum(-1).int())
-    for name in ("keys", "address", "gist", "index"):
+    for name in ("gist", "index"):
         bits_of, length = layout.vectors[name][2:]
         assert (getattr(back, name) - getattr(traces, name)).abs().max() < length * (0.2 if bits_of == 4 else 0.02)
     assert np.array_equal(layout.pack(back), records)
@@ -460,7 +460,7 @@ def test_what_is_damaged_is_refused_or_harmless(tmp_path, no_fsync, n):
         build(tmp_path / directory / "S.pt", seeds, identity={**IDENTITY, **changed})
         others[directory] = files(tmp_path / directory)
     evil = io.BytesIO()
-    torch.save({"format": "live-memory-state", "version": 2, "x": Evil(tmp_path / "ran")}, evil)
+    torch.save({"format": "live-memory-state", "version": VERSION, "x": Evil(tmp_path / "ran")}, evil)
     good = others.pop("good")
     others.update(pickle={**good, "S.pt": pickle.dumps(Evil(tmp_path / "ran"))}, torch_pickle={**good, "S.pt": evil.getvalue()})
     truth, refused, done = held(good_path), 0, Counter()
@@ -482,7 +482,7 @@ def test_what_is_damaged_is_refused_or_harmless(tmp_path, no_fsync, n):
 
 def test_no_file_runs_code(tmp_path):
     build(tmp_path / "S.pt", [1])
-    for content in (Evil(tmp_path / "ran"), {"format": "live-memory-state", "version": 2, "x": Evil(tmp_path / "ran")}):
+    for content in (Evil(tmp_path / "ran"), {"format": "live-memory-state", "version": VERSION, "x": Evil(tmp_path / "ran")}):
         torch.save(content, tmp_path / "S.pt")
         with pytest.raises(UserError, match="more than plain data"):
             Store(tmp_path / "S.pt")

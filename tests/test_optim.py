@@ -1,10 +1,12 @@
 """nanochat/optim.py: AdamW is torch's, Muon's updates are orthogonal, a resumed run is the same run."""
 
 import io
+import re
 
 import pytest
 import torch
 
+from nanochat.gpt import THENGPT, config_from_depth
 from nanochat.optim import MuonAdamW, lr_multiplier, orthogonalize
 
 
@@ -185,6 +187,25 @@ def test_malformed_groups_are_refused(group, message):
         MuonAdamW([{"params": [torch.nn.Parameter(torch.ones(2, 2))], **group}])
 
 
+@pytest.mark.parametrize("mixer", ["swa", "kda"])
+def test_groups_do_not_depend_on_sizes(mixer):
+    """A weight is in the same group at whatever depth, however many heads there are, and in a model that is tiny."""
+    groups = {}
+    tiny = dict(n_embd=16, n_head=2, n_kv_head=2, gist_dim=8, index_dim=2)
+    sizes = [(depth, {}) for depth in (2, 4, 8, 12, 16, 20)] + [(4, tiny)]
+    for depth, fields in sizes:
+        with torch.device("meta"):
+            model = THENGPT(config_from_depth("THENGPT", depth, write_mixer=mixer, **fields))
+        names = {id(p): re.sub(r"blocks\.\d+", "blocks", name) for name, p in model.named_parameters()}
+        for i, group in enumerate(model.parameter_groups()):
+            for p in group["params"]:
+                groups.setdefault(names.pop(id(p)), set()).add(i)
+        assert not names   # all are in one
+    assert all(len(found) == 1 for found in groups.values()), groups
+    for name in ("attn.q", "attn.proj", "mlp.fc", "attn.index_q", "attn.memory_k"):
+        assert groups[f"blocks.{name}.weight"] == {0}
+
+
 # -----------------------------------------------------------------------------
 
 
@@ -194,6 +215,11 @@ def test_malformed_groups_are_refused(group, message):
 def test_schedule_in_any_unit(position, expected):
     assert lr_multiplier(position, 100, 10, 40, final=0.1) == pytest.approx(expected)
     assert lr_multiplier(position / 100, 1.0, 0.1, 0.4, final=0.1) == pytest.approx(expected)
+
+
+def test_the_schedule_may_start_above_nothing():
+    rates = [lr_multiplier(position, 100, 10, 0, start=0.2) for position in (0, 5, 10, 50)]
+    assert rates == pytest.approx([0.2, 0.6, 1, 1])
 
 
 def test_schedule_shapes_and_edges():

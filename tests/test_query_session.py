@@ -198,7 +198,7 @@ def test_hostile_input_breaks_neither_the_terminal_nor_the_state(here, live):
         t.line("\U0001f408\u200d\u2b1b \u0928\u092e\u0938\u094d\u0924\u0947", "remembered as episode")
         shown = t.line("/memory", "episodes", "> ")
         assert "\x1b[2J" not in shown and "\x1b]0" not in shown and "\x07" not in shown and "\ufffd[2J" in shown and "<|end|><|bos|>" in shown
-        t.line("w" * 5000 + "?", "error: a question of [0-9,]+ tokens: it may have 1,024|from nothing|from \\d")
+        t.line("w" * 5000 + "?", "error: a question of [0-9,]+ tokens: it may have 256|from nothing|from \\d")
         t.line(QUESTION, "from ")
         assert "Traceback" not in t.text
         t.line(TIMELINE[0], "remembered as episode")

@@ -17,6 +17,7 @@ from nanochat.common import UserError, repo_root
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.optim import MuonAdamW
 from nanochat.tbptt import Run
+from scripts import base_train
 from scripts.base_train import Plan, build_parser, main
 from tests.test_base_train import TINY, data  # noqa: F401  the fixture
 
@@ -25,7 +26,7 @@ from tests.test_base_train import TINY, data  # noqa: F401  the fixture
 def train(data):  # noqa: F811
     """Runs base_train in a directory of its own; returns the rows of its metrics.jsonl, of one kind or of all."""
     def run(*more, tag="t", kind=None):
-        assert main([*TINY, "--eval-every", "100", "--eval-segments", "1", "--data-dir", str(data / "data"), "--tag", tag, *more]) == 0
+        assert main([*TINY, "--eval-every", "100", "--eval-questions", "1", "--data-dir", str(data / "data"), "--tag", tag, *more]) == 0
         rows = [json.loads(line) for line in (data / "base_checkpoints" / tag / "metrics.jsonl").read_text().splitlines()]
         return [row for row in rows if kind in (None, row["kind"])]
     run.directory = data / "base_checkpoints"
@@ -55,6 +56,72 @@ def test_sigterm_saves_and_ends_with_zero(train, monkeypatch, capsys):
     assert [[row[name] for name in names] for row in rows] == [[row[name] for name in names] for row in whole]
     train("--num-iterations", "4", "--resume", "latest")
     assert "nothing is left to do" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_ends_with_zero(train, monkeypatch, capfd):
+    update, before = Run.update, signal.getsignal(signal.SIGINT)
+
+    def interrupted(self, multiplier):
+        update(self, multiplier)
+        if self.steps == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "update", interrupted)
+    assert len(train("--num-iterations", "4", kind="step")) == 2 and saved(train.directory / "t") == [2]
+    err = capfd.readouterr().err
+    assert "SIGINT: this step is finished" in err and "SIGINT: saved at step 2" in err
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [row["step"] for row in train("--num-iterations", "4", "--resume", "latest", kind="step")] == [1, 2, 3, 4]
+
+
+def test_a_second_ctrl_c_ends_at_once(train, monkeypatch):
+    update, before = Run.update, signal.getsignal(signal.SIGINT)
+
+    def interrupted(self, multiplier):
+        for _ in range(2 if self.steps == 1 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self, multiplier)
+
+    monkeypatch.setattr(Run, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("--num-iterations", "4")
+    assert not saved(train.directory / "t") and signal.getsignal(signal.SIGINT) is before
+
+
+def test_compilation_takes_nothing_of_the_time_budget(train, monkeypatch):
+    now, last, losses = [0.0], [None], Run.losses
+
+    def timed(self):   # the first step of a process takes 100 s, further ones 10
+        now[0] += 100 if last[0] is not self else 10
+        last[0] = self
+        return losses(self)
+
+    monkeypatch.setattr(Run, "losses", timed)
+    monkeypatch.setattr(base_train, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    rows = train("--time-budget", "30", kind="step")
+    assert [row["elapsed"] for row in rows] == [0, 10, 20, 30]
+    assert [row["lr"] for row in rows[:3]] == pytest.approx([0.1, 0.1, 1])
+    rows = train("--time-budget", "45", "--resume", "latest", kind="step")[4:]
+    assert [row["elapsed"] for row in rows] == [30, 40, 50]
+
+
+def test_the_first_update_is_not_lost_to_the_warmup(train, monkeypatch):
+    rates = lambda *more, tag: [row["lr"] for row in train("--num-iterations", "4", *more, tag=tag, kind="step")]
+    assert rates(tag="half") == pytest.approx([1, 1, 0.755, 0.265])
+    falling = rates("--warmdown", "1.0", tag="falling")
+    assert falling == sorted(falling, reverse=True) and 0.8 < falling[0] < 0.9 and 0.1 < falling[3] < 0.2
+    # a long run: 1 % of 1,000 updates, the first of them at more than a tenth
+    update, steps = Run.update, []
+
+    def counted(self, multiplier):
+        update(self, multiplier)
+        steps.append(multiplier)
+        if len(steps) == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "update", counted)
+    train("--num-iterations", "1000", tag="long")
+    assert steps == pytest.approx([0.1 + 0.9 * (i + 0.5) / 10 for i in range(10)] + [1, 1])
 
 
 def test_a_loss_that_is_not_finite_is_saved_to_be_looked_at(train, capsys):

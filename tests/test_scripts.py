@@ -12,10 +12,11 @@ import torch
 from nanochat import engine
 from nanochat.checkpoint_manager import checkpoint_dir, load_model_file, save_checkpoint
 from nanochat.common import repo_root, run_main
-from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
+from nanochat.gpt import GPT, GPTConfig
 from nanochat.text import printable
 from nanochat.tokenizer import Tokenizer
 from scripts import export_model, ingest, query, test_chat
+from tests.conftest import tiny
 
 TIMELINE = [f"t={t}: The user was in {place}, felt {mood}, and preferred {drink}." for t, place, mood, drink in
             ((1, "Lisbon", "glad", "ginger ale"), (2, "Oslo", "sleepy", "oat milk"), (3, "Quito", "proud", "coffee"))]
@@ -28,18 +29,16 @@ def base(tmp_path_factory):
     """A $NANOCHAT_BASE_DIR with a tiny random THENGPT, and next to it what is not one."""
     directory = tmp_path_factory.mktemp("base")
     tokenizer = Tokenizer.load()
-    size = dict(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=32)
-    torch.manual_seed(0)
-    model = THENGPT(THENConfig(**size, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id, n_ordinary=min(tokenizer.special_tokens.values()),
-                               gist_dim=16, recall_dim=16, address_dim=32, recall_topk=4))
-    model.init_weights(tokenizer.word_tables())
-    torch.nn.init.constant_(model.recall.gate[2].bias, 3.0)   # it copies
-    other = GPT(GPTConfig(**size))
+    model = tiny(tokenizer, n_head=1)
+    other = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=32))
     other.init_weights()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(directory))
         for name, m, fingerprint in (("tiny", model, tokenizer.fingerprint), ("gpt", other, tokenizer.fingerprint), ("foreign", model, "0" * 64)):
             save_checkpoint(checkpoint_dir(name), 1, m.state_dict(), None, {"config": m.describe(), "tokenizer": fingerprint})
+        older = {**model.describe()["config"], "recall": True}
+        save_checkpoint(checkpoint_dir("older"), 1, model.state_dict(), None,
+                        {"config": {**model.describe(), "config": older}, "tokenizer": tokenizer.fingerprint})
         with torch.no_grad():
             model.wte.weight.mul_(1.5)
         save_checkpoint(checkpoint_dir("retrained"), 1, model.state_dict(), None, {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
@@ -186,6 +185,7 @@ def test_ingest_refuses_what_is_not_text(call, here, data, message):
     (("--model_path", "base_checkpoints/damaged/model_000001.pt"), 1, "damaged"),
     (("--model_path", "base_checkpoints/gpt"), 1, "is a GPT"),
     (("--model_path", "base_checkpoints/foreign"), 1, "another tokenizer"),
+    (("--model_path", "base_checkpoints/older"), 1, "another version of this code"),
     (("--model_path", "data.txt"), 1, "not a Live Memory checkpoint"),
     (("--dtype", "int3"), 2, "unknown dtype"),
 ])
@@ -333,14 +333,14 @@ def test_chat_says_what_runs_and_where_the_answer_came_from(call):
 
 def test_export_may_change_how_the_memory_is_read_and_nothing_else(call, here):
     done = lambda *argv, model=MODEL: call(export_model, "--model-path", model, "--output-path", "out", *argv)
-    for wrong in ("recall_dim=8", "recall_topk=0", "recall_topk=many", "recall_topk"):
+    for wrong in ("gist_dim=8", "read_topk=0", "read_topk=many", "read_topk"):
         code, out, err = done("--set", wrong)
         assert code == 2 and out == "" and one_line(err, "--set") and not (here / "out").exists()
-    code, out, err = done("--set", "recall_topk=8", model="base_checkpoints/gpt")
-    assert code == 2 and one_line(err, "has no recall_topk") and not (here / "out").exists()
-    assert done("--set", "recall_topk=8", "--set", "recall_candidates=5")[0] == 0
+    code, out, err = done("--set", "read_topk=8", model="base_checkpoints/gpt")
+    assert code == 2 and one_line(err, "has no read_topk") and not (here / "out").exists()
+    assert done("--set", "read_topk=8")[0] == 0
     config, before = (load_model_file(path)["meta"]["config"]["config"] for path in ("out", MODEL))
-    assert config == {**before, "recall_topk": 8, "recall_candidates": 5} and before["recall_topk"] == 4
+    assert config == {**before, "read_topk": 8} and before["read_topk"] == 64
 
 
 @pytest.mark.parametrize("script, most", [("query", 32), ("ingest", 32), ("memory", 32), ("export_model", 32), ("tok_train", 32), ("serve", 32), ("base_train", 50)])

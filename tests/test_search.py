@@ -6,12 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import search
-from nanochat.address import Address, candidates, unit
-from nanochat.address import spread as spread_all
-from nanochat.gpt import THENConfig
 from nanochat.record import dequantise
-from nanochat.search import NEG, Keys, best, exact, spread
-from nanochat.state import Traces
+from nanochat.search import NEG, Keys, best, exact
 
 
 def random_keys(rng, n, parts, d, dtype, bits=8, tail=0, like_each_other=False):
@@ -103,17 +99,6 @@ def test_in_small_blocks_as_in_one(monkeypatch, bits):
         assert torch.equal(a, b)
 
 
-@settings(max_examples=100, derandomize=True, database=None)
-@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 120), span=st.sampled_from([1, 2, 8]), few=st.booleans())
-def test_spread_of_some_is_that_of_all_where_they_are_the_best(seed, n, span, few):
-    rng = np.random.default_rng(seed)
-    episode, score = torch.from_numpy(np.sort(rng.integers(0, 1 + n // 4, n))), torch.from_numpy(rng.integers(0, 9, n)).float()
-    index = (score >= (5 if few else 0)).nonzero()[:, 0]
-    every = spread_all(score[None, None], episode[None], span)[0, 0]
-    reached, spreaded = spread(index, score[index], episode, span)
-    assert reached.tolist() == (every >= (5 if few else 0)).nonzero()[:, 0].tolist() and torch.equal(spreaded, every[reached])
-
-
 def test_one_part_of_several():
     keys = Keys(50, (3, 8), 8, 8 ** 0.5, torch.empty(1, 0, 3, 8))
     keys.fill(0, torch.randint(-127, 128, (50, 3, 8), dtype=torch.int8))
@@ -122,46 +107,3 @@ def test_one_part_of_several():
         part = keys.part(p)
         assert tuple(part.shape) == (1, 52, 8)
         assert torch.equal(part.values(torch.arange(52)), keys.values(torch.arange(52))[:, p:p + 1])
-
-
-# in the model ---------------------------------------------------------------------------------------------------------------
-
-
-def route_of_everything(address, query, traces, visible, k):
-    """Address.route and candidates, over scores that are search.exact."""
-    shape = (address.heads, address.dim)
-    q = (query["b"] * address.scale.repeat_interleave(address.dim))[0].unflatten(-1, shape)
-    score = exact(q, traces.address[0].unflatten(-1, shape), 1.0)[None]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(address, "score", lambda b, a: score)
-        every, fresh, hints = address.route(query, traces, visible)
-    select = candidates(fresh, every, k)
-    return select, every.gather(2, select), hints
-
-
-@settings(max_examples=80, derandomize=True, database=None)
-@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 200), k=st.sampled_from([1, 4, 16]), bits=st.sampled_from([4, 8]), close=st.booleans(),
-       hidden=st.sampled_from([0.0, 0.3, 1.0]), numbers=st.sampled_from([1, 4, 1000]), tail=st.sampled_from([0, 3]), narrow=st.booleans(), group=st.sampled_from([2, 64]))
-def test_routing_by_search_is_routing_of_everything(seed, n, k, bits, close, hidden, numbers, tail, narrow, group):
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed % 2 ** 31)
-    address = Address(THENConfig(address_heads=2, address_dim=64, n_embd=64))
-    address.init_weights()
-    if narrow:
-        address.scale.data.fill_(1.0)   # many within the margin of the best
-    keys, values = random_keys(rng, n, 2, 64, torch.bfloat16, bits, tail, close)
-    N, M = n + tail, 3
-    integers = lambda low, high, size: torch.from_numpy(rng.integers(low, high, size)).int()
-    traces = Traces(**{**{name: torch.zeros(1, N, 1) for name in ("ids", "before", "keys", "gist", "index", "position", "valid")}, "address": keys,
-                       "moment": integers(-1, numbers, (1, N)), "episode": integers(0, 1 + N // int(rng.integers(1, 6)), (1, N)).sort().values})
-    query = {"b": unit(values[rng.integers(0, N, (1, M))].float() + torch.randn(1, M, 2, 64) * 0.1).flatten(2), "moment": integers(-1, numbers, (1, M)).long(),
-             "order": torch.randn(1, M, 5) * 3}
-    visible = torch.from_numpy(rng.random((1, M, N)) >= hidden)
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "GROUP", group)
-        select, score, hints = search.route(address, query, traces, visible, k)
-        expected = route_of_everything(address, query, Traces(**{**traces.as_dict(), "address": values.flatten(1)[None]}), visible, k)
-    assert torch.equal(hints, expected[2])
-    for m in range(M):   # what is not visible is in no particular place
-        a, b = ([(i, s) for i, s in zip(x[0][0, m].tolist(), x[1][0, m].tolist()) if s > NEG] for x in ((select, score), expected))
-        assert a == b

@@ -14,10 +14,10 @@ import torch
 from nanochat import engine
 from nanochat.checkpoint_manager import save_checkpoint
 from nanochat.common import UserError
-from nanochat.gpt import THENGPT, THENConfig
 from nanochat.live_memory import LiveMemory
 from nanochat.tokenizer import Tokenizer
 from scripts import ingest, serve
+from tests.conftest import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "Where was the user at t=7?"
@@ -27,11 +27,7 @@ QUESTION = "Where was the user at t=7?"
 def model(tmp_path_factory):
     """The path of a tiny random model that copies."""
     directory, tokenizer = tmp_path_factory.mktemp("model"), Tokenizer.load()
-    torch.manual_seed(0)
-    model = THENGPT(THENConfig(vocab_size=tokenizer.vocab_size, n_layer=4, n_head=1, n_kv_head=1, n_embd=32, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
-                               n_ordinary=min(tokenizer.special_tokens.values()), gist_dim=16, recall_dim=16, address_dim=32, recall_topk=4))
-    model.init_weights(tokenizer.word_tables())
-    torch.nn.init.constant_(model.recall.gate[2].bias, 3.0)
+    model = tiny(tokenizer, n_head=1)
     save_checkpoint(directory, 1, model.state_dict(), None, {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
     return str(directory)
 
@@ -72,8 +68,7 @@ def test_two_processes_answer_for_two_users(model, states):
 
 
 def test_a_worker_sees_what_has_changed_and_closes_what_is_old(model, states, tmp_path):
-    frozen, _, facts = engine.load_model(model, dtype="fp32")
-    worker = serve.Worker(frozen, facts, serve.build_parser().parse_args(flags(model, states, "--open-states", "1")), threads=1)
+    worker = serve.Worker(engine.load_model(model, dtype="fp32"), serve.build_parser().parse_args(flags(model, states, "--open-states", "1")), threads=1)
     read = lambda user: worker.answer(user, QUESTION)["episodes"][0]["text"]
     assert "Oslo" in read("alice") and "Quito" in read("bob") and len(worker.open) == 1
     held = next(iter(worker.open.values()))
@@ -90,8 +85,7 @@ class Pool(ThreadPoolExecutor):
 
 def test_what_one_user_sends_or_has_stops_nobody_else(model, states, monkeypatch):
     """Half a surrogate pair, lists too deep for a pipe between processes, nan, a state that can't be read: an error in the line of that question."""
-    frozen, _, facts = engine.load_model(model, dtype="fp32")
-    serve.start(frozen, facts, serve.build_parser().parse_args(flags(model, states)), 1)
+    serve.start(engine.load_model(model, dtype="fp32"), serve.build_parser().parse_args(flags(model, states)), 1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     loaded = serve.Worker.memory
     monkeypatch.setattr(serve.Worker, "memory", lambda self, path: loaded(self, path) if path.stem == "alice" else os.open(path / "in a file", os.O_RDONLY))

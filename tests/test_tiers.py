@@ -15,7 +15,7 @@ from nanochat.state import CHUNK
 from nanochat.tiers import Shelf, held_bytes, tiered
 from nanochat.users import user_path
 from scripts.query import size
-from tests.test_live_memory import build, episode, feed, save_state, streams
+from tests.test_live_memory import Letters, build, episode, feed, save_state, streams
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def lived(tmp_path_factory):
     return model, facts, path
 
 
-@pytest.mark.parametrize("capacity", [1, 7, 300])
+@pytest.mark.parametrize("capacity", [1, 7, 250])
 @pytest.mark.parametrize("length", [9, 16, 40])
 def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity, length):
     model, facts, path = lived
@@ -45,7 +45,7 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
                 (got, after), (expected, held) = (feed(model, [piece], s) for s in (part, whole))
                 assert torch.equal(got, expected)
                 index = torch.arange(len(held["traces"]))[None, None]
-                for name in ("ids", "before", "keys", "gist"):
+                for name in tiers.REST:
                     assert torch.equal(getattr(after["traces"], name).index_select(0, index.flatten()), getattr(held["traces"], name)[0]), name
 
 
@@ -82,9 +82,9 @@ def test_damage_is_found_when_it_is_read(lived, tmp_path, monkeypatch):
         data = bytearray(copy.with_suffix(".traces").read_bytes())
         data[-3] ^= 1
         copy.with_suffix(".traces").write_bytes(data)
-        traces.keys.index_select(0, torch.arange(299))
+        traces.gist.index_select(0, torch.arange(299))
         with pytest.raises(UserError, match="checksum of record 299"):
-            traces.keys.index_select(0, torch.tensor([299]))
+            traces.gist.index_select(0, torch.tensor([299]))
 
 
 def test_sizes():
@@ -99,7 +99,7 @@ def test_users_do_not_meet(lived, tmp_path):
     model, facts, _ = lived
     names, rng = [f"user{i}" for i in range(30)], random.Random(0)
     lives = {name: [episode(rng.randrange(5, 40), rng.randrange(10 ** 6))[0].tolist() for _ in range(4)] for name in names}
-    tell = lambda path, part: engine.remember(model, path, part, [(None, -1, -1)] * len(part))
+    tell = lambda path, part: engine.remember(model, Letters(), path, part, [(None, -1, -1)] * len(part))
     (tmp_path / "alone").mkdir()
     (tmp_path / "all").mkdir()
     for part in (slice(0, 2), slice(2, 4)):
@@ -124,19 +124,19 @@ def test_commits_of_any_size_give_the_same_files(lived, tmp_path, monkeypatch):
     for name, commit, held in (("one", 2048, 2 ** 18), ("few", 3, 2 ** 18), ("small", 2048, 64)):
         monkeypatch.setattr(engine, "COMMIT", commit)
         monkeypatch.setattr(engine, "HELD", held)
-        commits = [traces for _, traces, _ in engine.commits(model, lines, lines)]
+        commits = [traces for _, traces, _ in engine.commits(model, Letters(), lines, lines)]
         assert len(commits) == {"one": 1, "few": 3, "small": 5}[name] and sum(commits, []) == [-(-len(line) // CHUNK) for line in lines]
         with Writer(tmp_path / f"{name}.pt", identity(model, facts)) as memory:
-            engine.remember(model, memory, lines, [("x", i, -1) for i in range(len(lines))])
+            engine.remember(model, Letters(), memory, lines, [("x", i, -1) for i in range(len(lines))])
     assert all((tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes() for name in ("few", "small") for suffix in (".pt", ".traces"))
 
 
 def test_a_long_episode_is_read_in_segments_as_in_one():
     model = build("swa", torch.float64)
     line = episode(600, 1)
-    read, whole = engine.ingest_ids(model, model.config.pad_id, line.tolist()), feed(model, [line])[1]["traces"]
+    read, whole = engine.ingest_ids(model, Letters(), line.tolist()), feed(model, [line])[1]["traces"]
     for name, column in whole[:37].as_dict().items():
-        if name not in ("episode", "valid"):
+        if name not in ("words", "episode", "valid"):
             assert torch.allclose(getattr(read, name)[:, :37].double(), column.double(), atol=1e-9), name
 
 
