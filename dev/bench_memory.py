@@ -1,18 +1,16 @@
 """
-What the memory on disk costs: reading records, a user's turn, the routing search, a store of many traces. One JSON line a cell.
+What the memory on disk costs: a user's turn, a store of many traces, ingest. One JSON line a cell.
 
-    python dev/bench_memory.py [--model-path data/then-d4] [--users 1000] [--traces 6250 62500 625000] [--state-path S.pt]
+    python dev/bench_memory.py [--model-path data/then-d6] [--users 1000] [--traces 6250 62500 625000]
     python dev/bench_memory.py --users 0 --traces --prose pretrain.jsonl --tokens 10000000
 
-Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its own, for its peak RSS. With
-faiss-cpu installed its flat inner product is timed on the same keys; --state-path: how far bounds would prune the search of a real memory.
+Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its own, for its peak RSS.
 --prose: documents {"text": …}, one a line, of which --tokens are ingested, and before that 100,000 for comparison; every line of a text is an episode.
 """
 import argparse
 import contextlib
 import io
 import json
-import mmap
 import multiprocessing
 import os
 import statistics
@@ -28,11 +26,10 @@ from nanochat.common import flag, run_main  # noqa: E402
 QUESTION = "What did the user prefer at t=7?"
 
 
-def timed(fn, n, before=lambda: None):
-    """Median seconds of n calls, each after a call of `before`."""
+def timed(fn, n):
+    """Median seconds of n calls."""
     seconds = []
     for _ in range(n):
-        before()
         began = time.perf_counter()
         fn()
         seconds.append(time.perf_counter() - began)
@@ -47,32 +44,10 @@ def random_store(path, identity, n):
     with Writer(path, identity) as memory:
         for at in range(0, n, 10000):
             records = rng.integers(0, 256, (min(10000, n - at), memory.layout.stride), dtype=np.uint8)
-            for name, count in (("ids", 16), ("before", 3)):
-                ids = rng.integers(0, identity["geometry"]["n_ordinary"], (len(records), count))
-                memory.layout.bytes_of(records, name)[:] = ids.astype(memory.layout.id_type).view(np.uint8)
+            ids = rng.integers(0, identity["geometry"]["n_ordinary"], (len(records), 16))
+            memory.layout.bytes_of(records, "ids")[:] = ids.astype(memory.layout.id_type).view(np.uint8)
             memory.append(records, [1] * len(records), [("random", at + i, -1) for i in range(len(records))])
         memory.commit()
-
-
-def reading(path):
-    """
-    Positioned reads against a mapping: the same random records, checked the same way. Cold: with the file out of the page cache, asked for all at once,
-    as Store.gather does, or one by one.
-    """
-    import numpy as np
-
-    from nanochat.memory import Store
-    from nanochat.memory_file import HEADER, crc
-    with Store(path) as store:
-        N, stride, rng = len(store.content.checks), store.layout.stride, np.random.default_rng(0)
-        pick = lambda k: np.unique(rng.integers(0, N, k))
-        one_by_one = lambda numbers: [store.records(n, n + 1) for n in numbers]
-        drop = lambda: os.posix_fadvise(store.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        cold = {k: [1e6 * timed(lambda: read(pick(k)), 20, drop) for read in (store.gather, one_by_one)] for k in (16, 64, 1024)}   # what is mapped stays cached
-        mapped = np.frombuffer(mmap.mmap(store.fd, store.end, prot=mmap.PROT_READ), np.uint8)[HEADER.size:].reshape(N, stride)
-        for k in cold:
-            yield {"cell": "read", "records": k, "traces": N, "positioned_us": 1e6 * timed(lambda: store.gather(pick(k)), 50),
-                   "mapped_us": 1e6 * timed(lambda: crc(mapped[pick(k)]), 50), "cold_us": cold[k][0], "cold_one_by_one_us": cold[k][1]}
 
 
 def users(model, tokenizer, facts, directory, n):
@@ -93,60 +68,6 @@ def users(model, tokenizer, facts, directory, n):
     own = sum(number in found for number, found in zip(numbers, held))
     crossed = sum(bool(found - {number}) for number, found in zip(numbers, held))
     return {**cell, "own": own, "crossed": crossed}
-
-
-def routing(layout, n, dtype):
-    """The search for the 16 best of n random keys, one query at a time, and faiss's flat inner product on the same keys."""
-    import torch
-
-    from nanochat.search import Keys, best
-    parts, dim, bits, length = layout.vectors["address"]
-    generator = torch.Generator().manual_seed(0)
-    keys, top = Keys(n, (parts, dim), bits, length, torch.empty(1, 0, parts * dim, dtype=dtype)), 2 ** (bits - 1) - 1
-    for at in range(0, n, 10000):
-        keys.fill(at, torch.randint(-top, top + 1, (min(10000, n - at), parts, dim), generator=generator, dtype=torch.int8))
-    queries = 12 * keys.values(torch.randint(n, (50,), generator=generator)).float() + torch.randn(50, parts, dim, generator=generator)
-    visible, turn, found = torch.ones(1, n, dtype=torch.bool), iter(queries[:, None]), []
-    ours = timed(lambda: found.append(best(keys, next(turn), 16, visible)[0][0]), 50)
-    cell = {"cell": "routing", "traces": n, "threads": torch.get_num_threads(), "search_ms": 1e3 * ours}
-    try:
-        import faiss
-    except ImportError:
-        print("faiss-cpu is not installed: the search is not compared", file=sys.stderr)
-        return cell
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    flat = faiss.IndexFlatIP(parts * dim)
-    for at in range(0, n, 10000):
-        flat.add(keys[:, at:at + 10000][0].float().numpy())
-    lines, theirs = iter(queries.flatten(1).numpy()[:, None]), []
-    cell["faiss_ms"] = 1e3 * timed(lambda: theirs.append(flat.search(next(lines), 16)[1][0]), 50)
-    return {**cell, "faiss_over_search": cell["faiss_ms"] / cell["search_ms"], "same_best": sum(int(a[0]) == int(b[0]) for a, b in zip(found, theirs)) / 50}
-
-
-def pruning(path):
-    """
-    Which share of a real memory's traces an exact search still has to score if blocks of consecutive traces are left out whose centre and radius say that
-    none of the 16 best can be in them. Queries: addresses that are there, the easiest case.
-    """
-    import torch
-
-    from nanochat.memory import Store
-    from nanochat.search import Keys
-    with Store(path) as store:
-        parts, dim, bits, length = store.layout.vectors["address"]
-        keys, at = Keys(len(store.content.checks), (parts, dim), bits, length, torch.empty(1, 0, parts * dim)), 0
-        for rows in store.blocks():
-            keys.fill(at, store.layout.quantised(rows, "address"))
-            at += len(rows)
-    values = keys.values(torch.arange(keys.n))                                  # (N, P, d)
-    queries = values[torch.randint(keys.n, (100,), generator=torch.Generator().manual_seed(0))]
-    least = (queries.flatten(1) @ values.flatten(1).T).topk(16).values[:, -1:]
-    for size in (4, 16, 64, 256):
-        blocks = values[:keys.n // size * size].unflatten(0, (-1, size))
-        centre = blocks.mean(1)
-        radius = (blocks - centre[:, None]).norm(dim=-1).amax(1)                # (blocks, P)
-        bound = queries.flatten(1) @ centre.flatten(1).T + queries.norm(dim=-1) @ radius.T
-        yield {"cell": "pruning", "traces": keys.n, "block": size, "scored": float((bound >= least).float().mean())}
 
 
 def peak_mb():
@@ -220,19 +141,17 @@ def many(path, load, budget):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    flag(parser, "--model-path", default="data/then-d4")
+    flag(parser, "--model-path", default="data/then-d6")
     flag(parser, "--users", type=int, default=1000)
     flag(parser, "--traces", type=int, nargs="*", default=[6250, 62500, 625000])
     flag(parser, "--ram-budget-mb", type=int, default=256)
     flag(parser, "--prose", metavar="FILE.jsonl", help="documents to ingest for real")
     flag(parser, "--tokens", type=int, default=10_000_000, help="of --prose, so many")
-    flag(parser, "--state-path", help="a real memory, for how far its search could be pruned")
     args = parser.parse_args(argv)
     from functools import partial
 
     from nanochat import engine
     from nanochat.memory_file import identity
-    from nanochat.record import Layout, geometry
     load = partial(engine.load_model, args.model_path)
     model, tokenizer, facts = load()
     rounded = lambda cell: print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in cell.items()}), flush=True)
@@ -247,14 +166,9 @@ def main(argv=None):
         directory = Path(directory)
         if args.users:
             rounded(users(model, tokenizer, facts, directory, args.users))
-        for cell in pruning(args.state_path) if args.state_path else ():
-            rounded(cell)
         for n in args.traces:
             path = directory / f"{n}.pt"
             random_store(path, identity(model, facts), n)
-            for cell in reading(path):
-                rounded(cell)
-            rounded(routing(Layout(geometry(model)), n, model.dtype))
             asked(path)
         for n in (100_000, args.tokens) if args.prose else ():
             text, path = directory / "prose.txt", directory / f"prose{n}.pt"

@@ -22,9 +22,10 @@ from nanochat.common import UserError, atomic_write, flag, run_main  # noqa: E40
 
 THINGS = dict(pair.split(":") for pair in """Restaurants:restaurant Buses:bus Calendar:calendar Events:event
 Flights:flight Homes:apartment Hotels_2:house Hotels:hotel Media:movie Movies:movie Music:song RentalCars:rental-car
-RideSharing:cab Travel:attraction Services_1:salon Services_2:dentist Services_3:doctor Weather:weather Banks:transfer""".split())
-# things: slots|clauses|phrase / ... '*': the value belongs to the thing named last, as a phone number does. '#': 'the bus';
-# '~': 'bus'; DO: 'does Ana' or 'do I'; IS and DOES have the thing as subject; '!': with a question word of its own.
+RideSharing:cab Travel:attraction Services_1:salon Services_2:dentist Services_3:doctor Weather:weather
+Banks:transfer""".split())
+# things: slots|clauses|phrase / ... '*': the value belongs to the thing named last, as a phone number does. '#': 'the
+# bus'; '~': 'bus'; DO: 'does Ana' or 'do I'; IS and DOES have the thing as subject; '!': with a question word of its own.
 TABLE = """
 restaurant apartment event hotel house salon dentist doctor attraction: phone_number* /
 street_address*,address*,venue_address*,address_of_location* / average_rating*,rating*|IS # rated / restaurant:
@@ -88,7 +89,8 @@ UNITS = {**dict.fromkeys("party_size group_size number_of_tickets passengers num
 UNIT = re.compile(r" ?(%|percent|degrees( fahrenheit)?|miles per hour|minutes?|days?|people|tickets?|rooms?)(?!\w)",
                   re.I)
 CITIES = {"sf": "san francisco", "sfo": "san francisco", "san fran": "san francisco", "la": "los angeles",
-          "atl": "atlanta", "ny": "new york", "nyc": "new york", "vegas": "las vegas", "chi-town": "chicago", "philly": "philadelphia"}
+          "atl": "atlanta", "ny": "new york", "nyc": "new york", "vegas": "las vegas", "chi-town": "chicago",
+          "philly": "philadelphia"}
 NAMES = """Ana Maya Tom Lena Omar Priya Jonas Kofi Elif Bruno Nadia Felix Ingrid Mateo Yara Hugo Amina Derek Rosa Viktor
 Leila Owen Mei Carlos Greta Idris Paula Samir Tessa Boris Clara Dmitri Esther Farid Gwen Hana Ivo Jada Kenji""".split()
 STYLES = ("{n}: {t}", "{n}: {t}", "[{c}] {n}: {t}", "{c} {n}: {t}", "<{n}> {t}", "{n} > {t}", "- {n}: {t}")
@@ -104,7 +106,8 @@ PROOF = {"date": MONTH + "|" + DAY + r"|\d(st|nd|rd|th)\b|day|night|week|tomorro
          "time": r"\d ?[ap]\.?m\b|\d[:.]\d\d|clock|noon|morning|evening|midnight|hour|\bat \w+\b",
          "rating": r"\d\.\d|star|rated", "price": r"[$£€]|dollar|bucks|free\b|\bcost.*\d",
          "address": r"\d\d|street|avenue|road|drive|plaza",
-         "place": r"\b(in|at|to|from|near|around|for) (?-i:[A-Z])", "count": NUMBER + r"|\d|\b(me|us|we|alone|couple|family|friends?|myself|an?)\b"}
+         "place": r"\b(in|at|to|from|near|around|for) (?-i:[A-Z])",
+         "count": NUMBER + r"|\d|\b(me|us|we|alone|couple|family|friends?|myself|an?)\b"}
 Row = namedtuple("Row", "thing slots kind star noun clauses phrase")
 Mention = namedtuple("Mention", "talk row line text norm by sure")  # sure: the person's own or confirmed, not an offer
 
@@ -310,8 +313,8 @@ def about_slot(memory, told, schema, rng):
     offers, wishes = ([m for m in values if m.by == by and m.sure == (by == "U")] for by in "SU")
     offered = row.kind in ("name", "time") and not row.star and row.thing != "calendar"
     if offered and len(offers) > 1 and offers[0] is first:
-        verb, to = rng.choice(("suggest", "mention")), f" to {'me' if who == 'I' else who}" if how["named"] else ""
-        did = f"did {helper} {verb}{to}" if helper else f"was {verb}ed"
+        to = f" to {'me' if who == 'I' else who}" if how["named"] else ""
+        did = f"did {helper} suggest{to}" if helper else "was suggested"
         if first in clear:
             add(qas, memory, f"which {nouns[:-1]} {did} first", [first], rng)
         if offers[-1] in clear and all(m.norm == offers[-1].norm for m in told if m.line > offers[-1].line):
@@ -347,7 +350,8 @@ def who_said(memory, rng):
         if label in NAMES and memory["helper"][m.talk] and m.row.kind != "count":
             lines = {n for n, line in enumerate(memory["sents"]) if m.text.lower() in line.lower()}
             lines |= {n.line for n in memory["told"] if (n.row.kind, n.norm) == (m.row.kind, m.norm)}
-            question = "who asked for {}" if m.by == "U" and rng.random() < 0.5 else "who mentioned {}"
+            wish = m.by == "U" and m.row.kind in ("place", "date", "time", "sort")
+            question = "who asked for {}" if wish and rng.random() < 0.5 else "who mentioned {}"
             if any(memory["labels"][n] != label for n in lines):
                 question = rng.choice(("who mentioned {} first", "who was the first to mention {}"))
             if min(lines) == m.line:
@@ -413,8 +417,9 @@ def memories(dialogues, messages, rng):
         for talk in rest[:size]:
             if people and rng.random() < 0.15:  # a second message of the same person
                 one, more = people.pop(), [m._replace(line=1) for m in talk["told"]]
-                talk = {"turns": one["turns"][:1] + talk["turns"], "things": one["things"],
-                        "text": one["text"] + "\n" + talk["text"], "told": [m for m in one["told"] if m.line == 0] + more}
+                turns, told = one["turns"][:1] + talk["turns"], [m for m in one["told"] if m.line == 0] + more
+                text = "\n".join(text for _, text in turns)
+                talk = {"turns": turns, "things": one["things"], "text": text, "told": told}
             people.append(talk)
         rest = rest[size:]
         yield "restaurant8k", build(people, "messages", rng)

@@ -4,7 +4,7 @@
 
 Location, mood and favourite drink change slowly and for a reason: moods follow the place and what happened, the drink
 follows the season and the mood, and a move always has a motive. The model never trains on any of it: the timeline is for
-ingest only, so every recall of it is zero-shot. `dev/gen_base_data.py` keeps clear of this vocabulary and these templates.
+ingest only, so every recall of it is zero-shot. `dev/grammar.py` keeps clear of these templates.
 """
 import argparse
 import json

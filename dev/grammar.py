@@ -120,7 +120,7 @@ class World:
             return text[1:]
         text = (self.expand("$lead ", {}) if self.rng.random() < 0.12 else "") + text
         # a value keeps its letters, so a line that begins with one has no capital of its own
-        kept = any(slots.get(k) and text.startswith(slots[k]) for k in ("v", "old", "x"))
+        kept = text[:4] != "the " and any(slots.get(k) and text.startswith(slots[k]) for k in ("v", "old", "x"))
         return (text if kept else text[0].upper() + text[1:]) + self.end
 
     def slots(self, who: str, thing: Thing, v: str = "", **more) -> dict:
@@ -281,11 +281,12 @@ def log_style(w: World, family: str, what: str) -> tuple[str, str, str, str]:
 def log(w: World, size: int) -> None:
     """A log: one or more entries a moment, moments that follow each other, some of them missing."""
     rng, kind = w.rng, w.rng.choice(("person", "item", "org"))
-    what, each = "event" if kind == "person" and rng.random() < 0.5 else "state", min(size, rng.choice((1, 1, 1, 2, 3)))
+    what = rng.choice(("event", "state")) if kind == "person" else "state"
+    each = rng.choice((1, 1, 1, 2, 3)) if size < 300 else 1
     names = [w.new(kind) for _ in range(max(each, rng.randint(1, 5)))]
     *things, spare = w.things("verb" if what == "event" else "measure_" + kind, rng.randint(2, 4))
     values = {thing: [w.value(thing.kind) for _ in range(40)] for thing in things}
-    count = max(1, size // each)
+    count = size // each + 1
     family, unit, times = moments(w, count + count // 8 + 2)
     gone = sorted(rng.sample(range(len(times)), len(times) - count))
     styles = [log_style(w, family, what) for _ in range(4 if rng.random() < 0.15 else 1)]
@@ -371,8 +372,7 @@ def hop(w: World, size: int) -> None:
                     w.say("say", target, thing, w.value(thing.kind))
                 slots = w.slots(e, link, a=thing.name, rel=link.name)
                 w.ask("ask_hop_verb" if verb else "ask_hop", slots, (target, thing.name), via=(e, link.name))
-            w.ask_about([target], more[link], 1)
-        w.ask_about([e], links, 1)
+        w.ask_about(*rng.choice((([target], more[link]), ([e], links))), n=1)
     rng.shuffle(w.parts[-1])
 
 
@@ -430,7 +430,7 @@ def when(w: World, size: int) -> None:
         e, verb = rng.choice(names), rng.choice(verbs)
         v, other = w.value(verb.kind), w.value(verb.kind)
         rule = rng.choice(("dated", "dated", "near_day", "near_day", "next_day", "bare" if w.timed else "dated"))
-        key = "day", e, verb.name, v
+        key = "next" if rule == "next_day" else "day", e, verb.name, v
         if key in w.facts:
             continue
         if rule == "dated":

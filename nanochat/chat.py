@@ -124,13 +124,15 @@ class Chat:
             note(f"from {episode.score:.2f}  {as_line(episode)}")
         if not answer.episodes:
             note("from nothing")
+        elif answer.composed:
+            note("put together: it does not stand there as it is")
         if answer.confidence < UNSURE:
             note(f"not sure: confidence {answer.confidence:.2f}")
 
     def print_json(self, item):
         answer = self.memory.ask(item["question"])
         out = {"question": item["question"], "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"),
-               "episodes": [as_dict(episode) for episode in answer.episodes], "seconds": round(answer.seconds, 4)}
+               "composed": answer.composed, "episodes": [as_dict(episode) for episode in answer.episodes], "seconds": round(answer.seconds, 4)}
         if self.routing:
             out["routing"] = [[id, float(f"{share:.4g}")] for id, share in self.memory.routing(item["question"])]
         rest = {name: value for name, value in item.items() if name not in out}

@@ -1,12 +1,4 @@
-"""Documents on disk (zstd parquet shards) and the episodes in them.
-
-A shard has a column `text` (string) and may have a column `evidence` (list<int32>). A row without evidence is plain
-prose. A row with evidence was written by a generator: its text is a run of marked episodes,
-
-    <|bos|>TEXT<|end|>                              a statement
-    <|bos|><|user|>Q<|assistant|>A<|end|>           a question and its answer
-
-and `evidence` has one entry for each of them: which episode of the document holds the answer.
+"""Documents of prose on disk: zstd parquet shards with a column `text` (string). Each line of a document that is not blank is an episode.
 
     python -m nanochat.dataset -n 8     downloads shards of FineWeb-Edu: prose, some 100 MB each
 """
@@ -20,7 +12,6 @@ import lzma
 import sys
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,54 +32,35 @@ class ShardError(ValueError):
     """A shard that can't be read, or does not hold what is told above. Its text names the shard."""
 
 
-@dataclass
-class Episode:
-    """One episode of a document, in token ids.
-
-    ids           list of int, from <|bos|> to <|end|>
-    is_question   whether it is a question with its answer
-    answer_start  index in `ids` of the first token of the answer (ids[answer_start:] is answer and <|end|>); -1 if none
-    evidence      the generator's entry for this episode; -1 for prose
-    """
-
-    ids: list
-    is_question: bool = False
-    answer_start: int = -1
-    evidence: int = -1
-
-
 def list_shards(directory):
     """The shards of a directory as sorted list of Path; ValueError when there are none."""
     directory = Path(directory)
     paths = sorted(path for path in directory.glob("*.parquet") if not path.name.startswith("."))
     if not paths:
-        raise ValueError(f"no *.parquet shards in {directory}: make some with dev/gen_base_data.py "
-                         "or dev/repackage_data_reference.py")
+        raise ValueError(f"no *.parquet shards in {directory}: make some with dev/repackage_data_reference.py")
     return paths
 
 
 def read_documents(paths, start=(0, 0)):
-    """Stream (position, text, evidence) from the shards `paths`, from document `start` = (shard, row) on.
+    """Stream (position, text) from the shards `paths`, from document `start` = (shard, row) on.
 
     `position` is that of the *next* document: handed back as `start`, the stream goes on right after this one.
-    `evidence` is a list of int, or None for plain prose. ValueError for a shard that cannot be read or has no text
-    column, and for a `start` that lies outside the shards.
+    ValueError for a shard that cannot be read or has no text column, and for a `start` that lies outside the shards.
     """
     shard, row = start
     if not (0 <= shard <= len(paths) and row >= 0) or (shard == len(paths) and row > 0):
         raise ValueError(f"cannot resume at shard {shard} row {row}: there are {len(paths)} shards")
     for shard in range(shard, len(paths)):
-        for text, evidence in _read_rows(paths[shard], row):
+        for text in _read_rows(paths[shard], row):
             row += 1
-            yield (shard, row), text, evidence
+            yield (shard, row), text
         row = 0
 
 
 def write_shards(docs, directory, docs_per_shard, row_group_size=ROW_GROUP_SIZE, prefix="shard"):
     """Write documents as zstd parquet shards `{prefix}_00000.parquet`, … and return their paths.
 
-    `docs` yields texts, or (text, evidence) pairs where evidence is a list of int or None; which of the two is told by
-    the first. Each shard appears under its name only when it is complete. Lone surrogates become U+FFFD.
+    `docs` yields texts. Each shard appears under its name only when it is complete. Lone surrogates become U+FFFD.
     `docs_per_shard` is a number, or a list of numbers, one a shard, the last holding for all that follow.
     ValueError when `directory` already holds shards: mixing two generations of data goes unseen.
     """
@@ -103,22 +75,23 @@ def write_shards(docs, directory, docs_per_shard, row_group_size=ROW_GROUP_SIZE,
     for first in docs:
         size = sizes[min(len(paths), len(sizes) - 1)]
         path = directory / f"{prefix}_{len(paths):05d}.parquet"
-        _write_shard(itertools.chain([first], itertools.islice(docs, size - 1)), path, row_group_size,
-                     with_evidence=not isinstance(first, str))
+        _write_shard(itertools.chain([first], itertools.islice(docs, size - 1)), path, row_group_size)
         paths.append(path)
     return paths
 
 
-def document_tokens(tokenizer, text, evidence=None, max_tokens=1024, where="document"):
-    """The episodes of one document, as a list of Episode.
-
-    Plain prose (`evidence` None): each non-empty line is an episode; one that would exceed `max_tokens` ids is cut
-    between words. Marked text (`evidence` given): one episode a <|bos|>, never cut. ValueError, naming `where` (say
-    the shard and row), when marked text is malformed or the evidence does not fit it.
-    """
-    if evidence is None:
-        return _prose_episodes(tokenizer, text, max_tokens)
-    return _marked_episodes(tokenizer, text, evidence, where)
+def document_tokens(tokenizer, text, max_tokens=1024):
+    """The episodes of a document, as lists of ids from <|bos|> to <|end|>. One that would exceed `max_tokens` ids is cut between words."""
+    if max_tokens < 3:
+        raise ValueError(f"max_tokens is {max_tokens}: an episode needs <|bos|>, <|end|> and one more token")
+    paragraphs = [line.strip() for line in text.split("\n")]
+    episodes = []
+    for ids in tokenizer.encode_batch([paragraph for paragraph in paragraphs if paragraph]):
+        while ids:
+            end = _cut(tokenizer, ids, max_tokens - 2)
+            episodes.append([tokenizer.bos_id] + ids[:end] + [tokenizer.end_id])
+            ids = ids[end:]
+    return episodes
 
 
 def read_texts(path, field="text"):
@@ -128,7 +101,7 @@ def read_texts(path, field="text"):
     kinds = [suffix for suffix in path.suffixes if suffix not in _OPENERS]
     kind = kinds[-1] if kinds else ""
     if kind == ".parquet":
-        yield from (text for text, _ in _read_rows(path, 0, field))
+        yield from _read_rows(path, 0, field)
         return
     if kind not in (".jsonl", ".json", ".ndjson", ".txt"):
         raise ValueError(f"{path}: unknown kind of file; expected .jsonl, .txt (or these with .xz, .gz, .zst) or .parquet")
@@ -154,10 +127,12 @@ def read_lines(path):
 
 
 def _read_rows(path, start, column="text"):
-    """Yield (text, evidence) of the rows of one shard from row `start`, without reading row groups before it."""
+    """Yield the texts of the rows of one shard from row `start`, without reading row groups before it."""
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
+            if "evidence" in names:
+                raise ShardError(f"{path} is of the old form, which holds questions: they are JSON lines now (dev/grammar.py)")
             if column not in names:
                 raise ShardError(f"{path} has no column {column!r}; its columns: {', '.join(names)}")
             kind = file.schema_arrow.field(column).type
@@ -165,7 +140,6 @@ def _read_rows(path, start, column="text"):
                 raise ShardError(f"column {column!r} of {path} holds {kind}, not text")
             if start > file.metadata.num_rows:
                 raise ShardError(f"cannot resume at row {start} of {path}: it has {file.metadata.num_rows} rows")
-            columns = [column] + ["evidence"] * ("evidence" in names)
             before, groups = 0, []
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -174,52 +148,32 @@ def _read_rows(path, start, column="text"):
                 else:
                     groups.append(group)
             row = before
-            for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=groups, columns=columns):
+            for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=groups, columns=[column]):
                 skip = max(0, start - row)
                 texts = batch.column(column).slice(skip).to_pylist()
-                evidence = batch.column("evidence").slice(skip).to_pylist() if len(columns) > 1 else [None] * len(texts)
                 if None in texts:
                     raise ShardError(f"{path} row {row + skip + texts.index(None)} has no text")
-                yield from zip(texts, evidence)
+                yield from texts
                 row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise ShardError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
 
 
-def _write_shard(docs, path, row_group_size, with_evidence):
-    fields = [pa.field("text", pa.string())]
-    if with_evidence:
-        fields.append(pa.field("evidence", pa.list_(pa.int32())))
-    schema = pa.schema(fields)
+def _write_shard(docs, path, row_group_size):
+    schema = pa.schema([pa.field("text", pa.string())])
     docs = iter(docs)
 
     def write(file):
         with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
             while rows := list(itertools.islice(docs, row_group_size)):
-                pairs = rows if with_evidence else [(text, None) for text in rows]
-                columns = [pa.array([_clean(text) for text, _ in pairs], pa.string())]
-                if with_evidence:
-                    columns.append(pa.array([evidence for _, evidence in pairs], pa.list_(pa.int32())))
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=row_group_size)
+                table = pa.Table.from_arrays([pa.array([_clean(text) for text in rows], pa.string())], schema=schema)
+                writer.write_table(table, row_group_size=row_group_size)
 
     atomic_write(path, write)
 
 
 def _clean(text):
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if not text.isascii() else text
-
-
-def _prose_episodes(tokenizer, text, max_tokens):
-    if max_tokens < 3:
-        raise ValueError(f"max_tokens is {max_tokens}: an episode needs <|bos|>, <|end|> and one more token")
-    paragraphs = [line.strip() for line in text.split("\n")]
-    episodes = []
-    for ids in tokenizer.encode_batch([paragraph for paragraph in paragraphs if paragraph]):
-        while ids:
-            end = _cut(tokenizer, ids, max_tokens - 2)
-            episodes.append(Episode([tokenizer.bos_id] + ids[:end] + [tokenizer.end_id]))
-            ids = ids[end:]
-    return episodes
 
 
 def _cut(tokenizer, ids, limit):
@@ -230,29 +184,6 @@ def _cut(tokenizer, ids, limit):
         if tokenizer.token_bytes(ids[end]).startswith(b" "):
             return end
     return limit
-
-
-def _marked_episodes(tokenizer, text, evidence, where):
-    bos, end, user, assistant = tokenizer.bos_id, tokenizer.end_id, tokenizer.user_id, tokenizer.assistant_id
-    ids, space = tokenizer.encode_marked(text), tokenizer.encode(" ")
-    # " 7" is a space and a 7, and any space of the evidence would do to begin with
-    ids = [token for token, before in zip(ids, [-1, *ids]) if not (before == assistant and [token] == space)]
-    starts = [index for index, token in enumerate(ids) if token == bos]
-    if ids and (not starts or starts[0] > 0):
-        raise ShardError(f"{where}: marked text must begin with <|bos|>")
-    if len(starts) != len(evidence):
-        raise ShardError(f"{where}: {len(starts)} episodes but {len(evidence)} evidence entries")
-    episodes = []
-    for number, (first, last, entry) in enumerate(zip(starts, starts[1:] + [len(ids)], evidence)):
-        part = ids[first:last]
-        if part.count(end) != 1 or part[-1] != end:
-            raise ShardError(f"{where}: episode {number} must end with its only <|end|>")
-        is_question = len(part) > 1 and part[1] == user
-        if part.count(user) != is_question or part.count(assistant) != is_question:
-            raise ShardError(f"{where}: episode {number} is neither a statement nor <|user|>…<|assistant|>…")
-        answer_start = part.index(assistant) + 1 if is_question else -1
-        episodes.append(Episode(part, is_question, answer_start, entry))
-    return episodes
 
 
 def _open_zst(path, mode, encoding):

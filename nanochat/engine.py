@@ -20,11 +20,11 @@ from nanochat.record import Layout, geometry
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
-from nanochat.words import Lexicon
+from nanochat.words import WORD, Lexicon, fold
 
 SEGMENT = 512    # slots of an episode that are read at once
-ROWS = 64        # episodes that are read at once, as long as they have no more than
-SLOTS = 8192     # slots together
+ROWS = 16        # episodes that are read at once, as long as they have no more than
+SLOTS = 2048     # slots together
 COMMIT = 2048    # episodes between the commits of `remember`: what a kill may cost
 HELD = 2 ** 18   # slots between two commits: as many are held as traces, 50 MB with the default model
 QUESTION = reading.QUESTION   # tokens of a question at most
@@ -199,6 +199,7 @@ class Answer:
     text: str
     confidence: float                               # probability of the answer: the product over its tokens, and its end
     episodes: list = field(default_factory=list)    # of Episode, that it was read from, best first
+    composed: bool = False                          # it does not stand in any of them as it is: several values, or worked out
     seconds: float = 0.0
 
 
@@ -271,7 +272,13 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
         yield rest
     total = sum(mass.values())
     ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
-    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began)
+    stands = any(folded(text) in folded(reading.dated(episode_text(state["traces"], tokenizer, e), -1 if times is None else int(times[e - 1]))) for e in mass)
+    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], bool(text) and text != REFUSAL and not stands, time.perf_counter() - began)
+
+
+def folded(text):
+    """A text as it is compared: its words, folded, a space between them."""
+    return f" {' '.join(fold(word) for word in WORD.findall(text))} "
 
 
 def answer(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):

@@ -10,7 +10,7 @@ A scale maps the largest magnitude to the largest number of the format; it is ta
 
 and _scaled_mm wants the left operand by rows and the right one by columns in memory. All of M, N and K must be multiples of 16.
 
-Which layers: query, key, value and output projections and both matrices of the MLPs. Gates, indexer, the maps from and to memory, the recall head and
+Which layers: query, key, value and output projections and both matrices of the MLPs. Gates, indexer, the maps from and to memory, the reading head and
 lm_head stay in bf16: they are small, or decide what is found. (KDA layers read q, k and v as one matrix, not through these modules: there the output
 projection and the MLP multiply in fp8.) With gradients off, in evaluation, in ingest and in answers, the same modules multiply in bf16.
 

@@ -3,7 +3,7 @@ A frozen model with a memory of its own, as programs use it. What scripts.query 
 
     from nanochat.live_memory import LiveMemory
 
-    with LiveMemory(model_path="data/then-d4", state_path="notes.pt") as memory:
+    with LiveMemory(model_path="data/then-d6", state_path="notes.pt") as memory:
         memory.ingest("The key is under the red pot.")
         print(memory.ask("Where is the key?").text)
 
@@ -110,6 +110,9 @@ class LiveMemory:
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self._view.content)
+
+    def __bool__(self) -> bool:
+        return True   # an empty memory is one
 
     def __getitem__(self, id: int) -> Episode:
         """The episode 1, 2, …; IndexError where there is none."""

@@ -38,6 +38,7 @@ class Window:
     match: torch.Tensor     # int64, does the word occur in the question (as it is, or its stem), and how many episodes say it; for the question, do episodes say it
     rank: torch.Tensor      # int64, the place of the episode in finding, in buckets
     age: torch.Tensor       # int64, how many of the found episodes are newer, in buckets
+    within: torch.Tensor    # int64, 1 = the token begins within a character
     ordinal: torch.Tensor   # int64
 
     def to(self, device):
@@ -110,7 +111,7 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     ids, word, stem, vector = (np.concatenate(part) for part in parts.values())
     head = len(ids) - sum(lengths)
     number = np.repeat(np.arange(len(kept)), lengths)
-    columns = {"ids": ids, "vector": vector, "match": matches(word, stem, head, number, len(kept))}
+    columns = {"ids": ids, "vector": vector, "within": tokenizer.within[ids].astype(int), "match": matches(word, stem, head, number, len(kept))}
     for name, values in (("rank", [place[i] for i in kept]), ("age", range(len(kept), 0, -1))):
         columns[name] = np.concatenate([np.zeros(head, int), np.repeat(bucket(np.array(values, int), STEPS), lengths)])
     columns["ordinal"] = np.concatenate([np.full(head, -1), np.repeat(np.array(kept, int), lengths)])
@@ -256,15 +257,22 @@ def loss(model, window, answer):
 
 @torch.no_grad()
 def greedy(model, window, max_tokens=32):
-    """Yields, token by token of the likeliest answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1 where the token was generated."""
+    """
+    Yields, token by token of the likeliest answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1 where the token was generated.
+    No character is cut: a copy begins where one does, and goes on to its end.
+    """
     reading, device = read(model, window), window.ids.device
     ids, source = torch.full((len(window.ids), 1), model.config.assistant_id, device=device), torch.full((len(window.ids), 1), -1, device=device)
     past, T = reading.past, window.ids.shape[1]
+    places, within = torch.arange(T, device=device), window.within > 0
     for at in range(max_tokens):
         y, past = say(model, reading, ids, source, at, past)
         place, gate = model.reader.copy(y, reading.keys, reading.open)
         said = torch.log_softmax(model.head(y[:, 0]), dim=-1) + F.logsigmoid(-gate)
-        log_p, choice = torch.cat([place[:, 0] + F.logsigmoid(gate), said], dim=1).max(1, keepdim=True)
+        following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
+        must = (following & within).any(1, keepdim=True)
+        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following), -1e9)
+        log_p, choice = torch.cat([place, said.masked_fill(must, -1e9)], dim=1).max(1, keepdim=True)
         source = torch.where(choice < T, choice, -1)
         ids = torch.where(choice < T, window.ids.gather(1, choice.clamp(max=T - 1)), choice - T)
         yield ids[:, 0], source[:, 0], log_p[:, 0]

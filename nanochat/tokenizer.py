@@ -95,6 +95,8 @@ class Tokenizer:
         self._bytes = [b""] * self.vocab_size
         for token, index in ranks.items():
             self._bytes[index] = token
+        # whether a token begins within a character: with a byte of UTF-8 that only goes on
+        self.within = np.array([bytes(b"\x80") <= token[:1] < bytes(b"\xc0") for token in self._bytes])
         self._special_names = {index: name for name, index in self.special_tokens.items()}
         self.bos_id = self.special("<|bos|>")
         self.end_id = self.special("<|end|>")

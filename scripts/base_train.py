@@ -90,7 +90,7 @@ def build_parser():
     add("--save-every", type=int, default=-1, metavar="N", help="")
     add("--keep", type=int, default=-1, metavar="K", help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
-    add("--init-from", metavar="MODEL", help="begin a new run with these weights: data/then-d4, or a checkpoint")
+    add("--init-from", metavar="MODEL", help="begin a new run with these weights: data/then-d6, or a checkpoint")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2, help="only say what the run would take; hours: with this peak in bf16 (989: H100), of which "

@@ -6,15 +6,15 @@ import sys
 
 from nanochat.common import Help, UserError, flag, run_main, settings
 
-READING = ("read_topk", "recall_topk", "recall_candidates", "route_span")   # fields of a configuration that need not be as they were in training
+READING = ("read_topk",)   # fields of a configuration that need not be as they were in training
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(usage="python -m scripts.export_model --model-path base_checkpoints/then-d4 --output-path data/then-d4", description=__doc__,
+    parser = argparse.ArgumentParser(usage="python -m scripts.export_model --model-path base_checkpoints/then-d6 --output-path data/then-d6", description=__doc__,
                                      formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", required=True, help="a checkpoint, or a directory of them: then the last")
     flag(parser, "--output-path", required=True, help="the directory")
-    flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: recall_topk=64")
+    flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: read_topk=128")
     flag(parser, "--average", metavar="MODEL", help="the mean of the weights and of these: of a model before and after it was trained further")
     args = parser.parse_args(argv)
     reading = settings(args.set)

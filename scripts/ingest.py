@@ -25,7 +25,7 @@ TEXT_SUFFIXES = (".txt", ".md")
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.ingest --model_path data/then-d4 --data_path notes.txt --output_path S.pt [options]", description=__doc__, formatter_class=Help,
+    parser = argparse.ArgumentParser(usage="python -m scripts.ingest --model_path data/then-d6 --data_path notes.txt --output_path S.pt [options]", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")

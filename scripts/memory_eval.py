@@ -48,8 +48,8 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.memory_eval --model_path data/then-d4 --task timeline --seeds 1 2 3 [options]\n       "
-                                           "python -m scripts.memory_eval --model_path data/then-d4 --task passkey --prose FILE.jsonl --tokens 10000 100000",
+    parser = argparse.ArgumentParser(usage="python -m scripts.memory_eval --model_path data/then-d6 --task timeline --seeds 1 2 3 [options]\n       "
+                                           "python -m scripts.memory_eval --model_path data/then-d6 --task passkey --prose FILE.jsonl --tokens 10000 100000",
                                      description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, metavar="MODEL")

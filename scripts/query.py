@@ -34,7 +34,7 @@ def size(text):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.query --model_path data/then-d4 --state_path S.pt [-p QUESTION] [options]",
+    parser = argparse.ArgumentParser(usage="python -m scripts.query --model_path data/then-d6 --state_path S.pt [-p QUESTION] [options]",
                                      description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", metavar="PATH", required=True, help="model file of a checkpoint, or its directory")

@@ -28,7 +28,7 @@ WAITING = 64   # questions that are read ahead of the answers
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.serve --model_path data/then-d4 --state-dir memories --workers 4", description=__doc__, formatter_class=Help,
+    parser = argparse.ArgumentParser(usage="python -m scripts.serve --model_path data/then-d6 --state-dir memories --workers 4", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", metavar="PATH", required=True, help="model file of a checkpoint, or its directory")

@@ -15,7 +15,7 @@ def main(argv=None):
     from nanochat.common import Help, choose_device, choose_dtype, flag
 
     parser = argparse.ArgumentParser(usage="python scripts/test_chat.py [--model_path base_checkpoints/d8]", description=__doc__, formatter_class=Help, allow_abbrev=False)
-    flag(parser, "--model-path", default="data/then-d4", help="model file of a checkpoint, or its directory")
+    flag(parser, "--model-path", default="data/then-d6", help="model file of a checkpoint, or its directory")
     flag(parser, "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     args = parser.parse_args(argv)

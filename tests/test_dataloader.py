@@ -1,18 +1,17 @@
-"""Streams: layout on the chunk grid, evidence ordinals, and a resume that is exact to the token."""
+"""Streams: layout on the chunk grid, and a resume that is exact to the token."""
 import pytest
 import torch
 
-from dev.gen_base_data import lives, render
 from nanochat.dataloader import StreamLoader, life_slots
-from nanochat.dataset import Episode, list_shards, write_shards
+from nanochat.dataset import list_shards, write_shards
 from nanochat.state import CHUNK
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     directory = tmp_path_factory.mktemp("shards")
-    docs = [render(life) for life, _ in zip(lives(3, episodes=24), range(14))] + [("Some prose.\nIn two paragraphs.", None)]
-    write_shards(docs, directory, 5)
+    docs = ["\n".join(f"Step {step}: document {n} says {'so ' * (step % 9)}." for step in range(20 + n)) for n in range(14)]
+    write_shards([*docs, "Some prose.\nIn two paragraphs."], directory, 5)
     return list_shards(directory)
 
 
@@ -25,36 +24,25 @@ def same(a, b):
 
 
 def test_layout():
-    bos, end, user, assistant, pad = 90, 91, 92, 93, 94
-    fact = Episode([bos, *range(1, 20), end])                                     # 21 tokens, 2 chunks
-    question = Episode([bos, user, 30, 31, assistant, 7, 8, end], True, 5, 0)     # answered by episode 0
-    slots = life_slots([fact, question], pad, first_ordinal=5)
-    assert len(slots["ids"]) == 3 * CHUNK
+    bos, end, pad = 90, 91, 94
+    slots = life_slots([[bos, *range(1, 20), end], [bos, 7, 8, end]], pad)   # 21 tokens, 2 chunks; 4, one
+    assert len(slots["ids"]) == len(slots["targets"]) == 3 * CHUNK
     assert slots["ids"][0] == bos and slots["ids"][2 * CHUNK] == bos and slots["ids"][21] == pad
     assert slots["targets"][20] == -1 and slots["targets"][0] == 1 and slots["targets"][19] == end
-    due = slots["answers"].nonzero()[0] - 2 * CHUNK
-    assert due.tolist() == [4, 5, 6]                                              # from <|assistant|> on: 7, 8, <|end|>
-    assert slots["targets"][2 * CHUNK + due].tolist() == [7, 8, end]
-    assert set(slots["evidence"][2 * CHUNK + due]) == {5} and (slots["evidence"] >= 0).sum() == 3
+    assert slots["targets"][2 * CHUNK:2 * CHUNK + 4].tolist() == [7, 8, end, -1]
 
 
 def test_streams_hold_whole_lives(shards, tokenizer):
-    loader = StreamLoader(shards, tokenizer, 2, 64)
-    batches = take(loader, 40)
+    batches = take(StreamLoader(shards, tokenizer, 2, 64), 40)
     for row in range(2):
-        ids = torch.cat([b["ids"][row] for b in batches])
-        evidence = torch.cat([b["evidence"][row] for b in batches])
-        starts = (ids == tokenizer.bos_id)
-        assert (starts.nonzero().flatten() % CHUNK == 0).all()
-        ordinal = starts.cumsum(0)
-        known = evidence >= 0
-        assert known.any() and (evidence[known] < ordinal[known]).all()           # asked after it was told, counted as the model counts
-        # the answer is among the tokens of the episode that the evidence names
-        at = known.nonzero().flatten()[0]
-        told = ids[ordinal == evidence[at]].tolist()
-        target = torch.cat([b["targets"][row] for b in batches])[at]
-        assert int(target) in told
-    assert batches[0]["new_life"].all()
+        ids, targets = (torch.cat([b[name][row] for b in batches]) for name in ("ids", "targets"))
+        starts = ids == tokenizer.bos_id
+        assert starts.sum() > 20 and (starts.nonzero().flatten() % CHUNK == 0).all()
+        due = (targets[:-1] >= 0).nonzero().flatten()
+        assert (targets[due] == ids[due + 1]).all()
+        said = tokenizer.decode([i for i in ids.tolist() if i < tokenizer.bos_id])
+        assert f"Step 0: document {row} says .Step 1: document {row} says so .Step 2" in said   # in order, nothing left out
+    assert batches[0]["new_life"].all() and not batches[1]["new_life"].any()
 
 
 @pytest.mark.parametrize("done", [0, 1, 7, 30])

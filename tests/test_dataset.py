@@ -22,11 +22,11 @@ repackage = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(repackage)
 
 TOKENIZER = Tokenizer.load()
-BOS, END, USER, ASSISTANT = TOKENIZER.bos_id, TOKENIZER.end_id, TOKENIZER.user_id, TOKENIZER.assistant_id
+BOS, END = TOKENIZER.bos_id, TOKENIZER.end_id
 
 
 def numbered(count):
-    return [(f"document {i}", None if i % 3 else [i, -1]) for i in range(count)]
+    return [f"document {i}" for i in range(count)]
 
 
 @pytest.mark.parametrize("docs_per_shard", [10, 25, 1000])
@@ -35,16 +35,16 @@ def test_resume_at_every_position_equals_the_whole(tmp_path, docs_per_shard):
     paths = write_shards(docs, tmp_path, docs_per_shard, row_group_size=70 if docs_per_shard > 100 else 4)
     assert paths == list_shards(tmp_path) and len(paths) == -(-len(docs) // docs_per_shard)
     whole = list(read_documents(paths))
-    assert [(text, evidence) for _, text, evidence in whole] == docs
+    assert [text for _, text in whole] == docs
     assert list(read_documents(paths, (0, 0))) == whole
-    for done, (position, _, _) in enumerate(whole, 1):
+    for done, (position, _) in enumerate(whole, 1):
         assert list(read_documents(paths, position)) == whole[done:]
 
 
-def test_shards_without_evidence_and_leftover_surrogates(tmp_path):
+def test_leftover_surrogates(tmp_path):
     write_shards(["a", "b\ud800"], tmp_path, 10)
     assert pq.read_schema(list_shards(tmp_path)[0]).names == ["text"]
-    assert [row[1:] for row in read_documents(list_shards(tmp_path))] == [("a", None), ("b\ufffd", None)]
+    assert [text for _, text in read_documents(list_shards(tmp_path))] == ["a", "b\ufffd"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -87,50 +87,22 @@ def test_shard_errors_are_clear(tmp_path):
 def test_prose_keeps_every_line_and_interprets_nothing(text, max_tokens):
     episodes = document_tokens(TOKENIZER, text, max_tokens=max_tokens)
     for episode in episodes:
-        assert episode.ids[0] == BOS and episode.ids[-1] == END and 3 <= len(episode.ids) <= max_tokens
-        assert max(episode.ids[1:-1]) < BOS
-        assert (episode.is_question, episode.answer_start, episode.evidence) == (False, -1, -1)
-    body = b"".join(TOKENIZER.decode_bytes(episode.ids[1:-1]) for episode in episodes).decode()
+        assert episode[0] == BOS and episode[-1] == END and 3 <= len(episode) <= max_tokens
+        assert max(episode[1:-1]) < BOS
+    body = b"".join(TOKENIZER.decode_bytes(episode[1:-1]) for episode in episodes).decode()
     assert body == "".join(line.strip() for line in text.split("\n"))
 
 
 def test_prose_is_cut_between_words():
-    parts = [TOKENIZER.decode(episode.ids, skip_special=True)
+    parts = [TOKENIZER.decode(episode, skip_special=True)
              for episode in document_tokens(TOKENIZER, "the remarkable gardener sleeps " * 20, max_tokens=32)]
     assert len(parts) > 3 and all(part.startswith(" ") for part in parts[1:])
 
 
-def test_marked_text():
-    text = "<|bos|>t=1 Ann likes tea.<|end|><|bos|><|user|>What does Ann like?<|assistant|>tea<|end|>"
-    statement, question = document_tokens(TOKENIZER, text, [-1, 0])
-    assert statement.ids == [BOS, *TOKENIZER.encode("t=1 Ann likes tea."), END]
-    assert (statement.is_question, statement.answer_start, statement.evidence) == (False, -1, -1)
-    assert question.ids == [BOS, USER, *TOKENIZER.encode("What does Ann like?"), ASSISTANT, *TOKENIZER.encode("tea"), END]
-    assert question.is_question and question.evidence == 0
-    assert question.ids[question.answer_start:] == [*TOKENIZER.encode("tea"), END]
-    assert document_tokens(TOKENIZER, "", []) == []
-
-
-@pytest.mark.parametrize("answer, first", [(" 71", "7"), (" tea", " te"), (" <x>", "<"), ("  7", " "), ("7", "7")])
-def test_an_answer_does_not_begin_with_a_space_that_is_a_token_of_its_own(answer, first):
-    """Any space of the evidence would be a right beginning; the space within a token tells that a word begins."""
-    _, question = document_tokens(TOKENIZER, f"<|bos|>the code is{answer}<|end|><|bos|><|user|>Code?<|assistant|>{answer}<|end|>", [-1, 0])
-    whole = TOKENIZER.encode(answer)
-    assert question.ids[question.answer_start:-1] == (whole[1:] if TOKENIZER.token_bytes(whole[0]) == b" " else whole)
-    assert TOKENIZER.token_bytes(question.ids[question.answer_start]).decode() == first
-
-
-@pytest.mark.parametrize("text, evidence, message", [
-    ("<|bos|>a<|end|>", [-1, 0], "1 episodes but 2 evidence"),
-    ("a<|bos|>b<|end|>", [-1], "must begin with"),
-    ("<|bos|>a", [-1], "must end with"),
-    ("<|bos|>a<|end|> <|bos|>b<|end|>", [-1, -1], "must end with"),
-    ("<|bos|><|user|>a<|end|>", [-1], "neither a statement"),
-    ("<|bos|>a<|assistant|>b<|end|>", [-1], "neither a statement"),
-])
-def test_marked_text_errors_name_the_row(text, evidence, message):
-    with pytest.raises(ValueError, match=f"shard_00002.parquet row 7: .*{message}"):
-        document_tokens(TOKENIZER, text, evidence, where="shard_00002.parquet row 7")
+def test_a_shard_of_the_old_form_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": ["a"], "evidence": [[0]]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet is of the old form"):
+        list(read_documents(list_shards(tmp_path)))
 
 
 def test_read_texts_of_every_format(tmp_path):
@@ -180,7 +152,7 @@ def test_repackage_shuffles_and_holds_out_the_last_shard(tmp_path):
         files = [pq.ParquetFile(path) for path in paths]
         assert [file.metadata.num_rows for file in files] == [40, 40, 10, 10]
         assert files[0].num_row_groups == 5 and files[0].metadata.row_group(0).column(0).compression == "ZSTD"
-        results[name] = [text for _, text, _ in read_documents(paths)]
+        results[name] = [text for _, text in read_documents(paths)]
         assert sorted(results[name]) == sorted(f"dócument {i}" for i in range(100))
     assert results["a"] == results["b"] != results["c"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "corpus.jsonl"]

@@ -327,7 +327,7 @@ def test_command(command, tmp_path):
 
 def test_the_help_fits_a_screen_and_names_every_flag(command):
     code, out, _ = command("--help")
-    assert code == 0 and len(out.splitlines()) <= 45 and out.startswith("usage: python -m scripts.memory_eval --model_path data/then-d4 --task timeline")
+    assert code == 0 and len(out.splitlines()) <= 45 and out.startswith("usage: python -m scripts.memory_eval --model_path data/then-d6 --task timeline")
     for action in memory_eval.build_parser()._actions:
         assert any(f" {name}" in out for name in action.option_strings), action.option_strings
     assert all(name in out for name in memory_eval.TASKS)

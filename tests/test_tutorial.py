@@ -80,7 +80,7 @@ def test_every_command_of_the_tutorial(run, tmp_path, monkeypatch, capsys):
     lines = (tmp_path / "notes.txt").read_text().splitlines()
     (tmp_path / "notes.txt").write_text("\n".join([*lines[:2], "", lines[3]]) + "\n")
     ingest = importlib.import_module("scripts.ingest")
-    assert ingest.main(["--model_path", "data/then-d4", "--data_path", "notes.txt", "--output_path", "fresh.pt"]) == 0
+    assert ingest.main(["--model_path", "data/then-d6", "--data_path", "notes.txt", "--output_path", "fresh.pt"]) == 0
     for name in ("pt", "traces"):
         assert (tmp_path / f"notes.{name}").read_bytes() == (tmp_path / f"fresh.{name}").read_bytes(), "as if the others had never been said"
 
