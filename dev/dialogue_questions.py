@@ -25,7 +25,7 @@ Flights:flight Homes:apartment Hotels_2:house Hotels:hotel Media:movie Movies:mo
 RideSharing:cab Travel:attraction Services_1:salon Services_2:dentist Services_3:doctor Weather:weather
 Banks:transfer""".split())
 # things: slots|clauses|phrase / ... '*': the value belongs to the thing named last, as a phone number does. '#': 'the
-# bus'; '~': 'bus'; DO: 'does Ana' or 'do I'; IS and DOES have the thing as subject; '!': with a question word of its own.
+# bus'; '~': 'bus'; DO: 'does Ana' or 'do I'; IS and DOES have the thing as subject; '!': has its own question word.
 TABLE = """
 restaurant apartment event hotel house salon dentist doctor attraction: phone_number* /
 street_address*,address*,venue_address*,address_of_location* / average_rating*,rating*|IS # rated / restaurant:

@@ -181,7 +181,6 @@ class THENGPT(GPT):
             elif attn.kind == "dsa":
                 nn.init.zeros_(attn.sink)
         self.reader.init_weights()
-        self.reader.word_vectors.zero_()   # of a model that was built on the meta device, they are anything
 
     def parameter_table(self):
         count = lambda *ms: sum(p.numel() for m in ms for p in m.parameters())

@@ -14,7 +14,6 @@ import codecs
 import hashlib
 import json
 import re
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -29,26 +28,9 @@ SPECIAL_NAMES = ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|pad|>",
                  "<|reserved_0|>", "<|reserved_1|>", "<|reserved_2|>")
 MARKERS = re.compile("|".join(re.escape(name) for name in SPECIAL_NAMES))
 
-# Kinds of token in Tokenizer.word_tables.
-OTHER, BEGINS_WORD, LETTERS, DIGITS = 0, 1, 2, 3
-
-# A prime, odd and hence invertible modulo 2**64; below 2**63, so that it is the same number as a signed int64.
-WORD_HASH_PRIME = 0x4F1BBCDCBFA53E3B
-
 # The regex engine gives up (with a panic) after a million steps of backtracking in one run of white space, so
 # longer runs are cut before they reach it. The bytes, and so the round trip, stay the same.
 _LONG_SPACE = re.compile(r"\s{50000}")
-
-
-def word_hash(word):
-    """Hash of a whole word: sum of (byte + 1) * WORD_HASH_PRIME**i modulo 2**64, as a signed int64.
-
-    `word` is str or bytes; ASCII letters are lowercased. Low bits mix poorly (bit 0 is a parity): use the high
-    bits, or mix, before reducing it to a table index.
-    """
-    data = word.encode("utf-8") if isinstance(word, str) else word
-    total = sum((byte + 1) * pow(WORD_HASH_PRIME, i, 1 << 64) for i, byte in enumerate(data.lower())) % (1 << 64)
-    return total - (1 << 64) if total >= 1 << 63 else total
 
 
 def fingerprint_of(ranks, pattern, specials):
@@ -149,10 +131,6 @@ class Tokenizer:
             return [self.encode(text) for text in texts]
         return self._encoding.encode_ordinary_batch(texts, num_threads=num_threads)
 
-    def encode_marked(self, text):
-        """Ids of text whose special tokens are meant: only for shards written by our own generators."""
-        return self._encoding.encode(text, allowed_special="all")
-
     def decode(self, ids, skip_special=False):
         """Text of `ids` (any iterable of int). Broken UTF-8 becomes U+FFFD; special tokens show as their names, or
         not at all with `skip_special`. ValueError for an id outside the vocabulary."""
@@ -169,40 +147,6 @@ class Tokenizer:
     def stream_decoder(self, skip_special=False):
         """A StreamDecoder, to show tokens as they come."""
         return StreamDecoder(self, skip_special)
-
-    def word_tables(self):
-        """Tables over the vocabulary from which hashes of whole words are made: (kind, hash, length, number, plural).
-
-        kind    int8 (vocab_size,)   OTHER        nothing that counts: punctuation, space, special token
-                                     BEGINS_WORD  letters that begin a word, whatever came before
-                                     LETTERS      letters that continue the word of the token before, and begin one if it was OTHER
-                                     DIGITS       likewise: letters and digits that touch are one word
-        hash    int64 (vocab_size,)  word_hash of the bytes that count
-        length  int64 (vocab_size,)  how many bytes count
-        number  int64 (vocab_size,)  the value of DIGITS read backwards ("12" is 21), so that it sums like the hash; 0 for the rest
-        plural  bool (vocab_size,)   whether the bytes that count end with one s
-
-        The bytes that count are what is left after leading ASCII spaces and punctuation. So, modulo 2**64,
-        word_hash(word) = sum over its tokens of hash * WORD_HASH_PRIME**(bytes of the word before this token), the
-        same for every segmentation, with or without the leading space, in any ASCII case.
-
-        Bytes from 0x80 on are letters, except in tokens that are whole characters and hold no letter (dashes,
-        curly quotes): those are OTHER, so that a word in curly quotes is still that word.
-        """
-        kind = np.zeros(self.vocab_size, dtype=np.int8)
-        value = np.zeros(self.vocab_size, dtype=np.int64)
-        length = np.zeros(self.vocab_size, dtype=np.int64)
-        number = np.zeros(self.vocab_size, dtype=np.int64)
-        plural = np.zeros(self.vocab_size, dtype=bool)
-        for index, token in enumerate(self._bytes):
-            core = re.sub(rb"^[\x00-/:-@\[-`{-\x7f]+", b"", token)
-            kind[index] = _kind(core, stripped=core != token)
-            if kind[index] != OTHER:
-                value[index], length[index] = word_hash(core), len(core)
-                plural[index] = re.search(rb"(?<!s)s$", core.lower()) is not None
-            if kind[index] == DIGITS and len(core) <= 18:
-                number[index] = int(core[::-1])
-        return kind, value, length, number, plural
 
     def _checked(self, index):
         index = int(index)
@@ -237,20 +181,6 @@ class StreamDecoder:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
-
-
-def _kind(core, stripped):
-    """The kind of a token from the bytes left of it and whether leading bytes were stripped."""
-    if not core or re.search(rb"[\x00-/:-@\[-`{-\x7f]", core):
-        return OTHER
-    if core.isdigit():
-        return DIGITS
-    try:
-        if all(unicodedata.category(char)[0] in "PSZC" for char in core.decode("utf-8")):
-            return OTHER
-    except UnicodeDecodeError:
-        pass  # Part of a character: nothing better is known than that it is not ASCII.
-    return BEGINS_WORD if stripped else LETTERS
 
 
 def _cut_long_space(text):

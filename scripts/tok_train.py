@@ -17,8 +17,7 @@ from nanochat.common import Help, flag, run_main
 from nanochat.dataset import list_shards, read_texts
 from nanochat.tokenizer import MARKERS, PATTERN, SPECIAL_NAMES, Tokenizer, save_tokenizer
 
-# Marks that get a token of their own even where the input has few: split into bytes, they could not be told from
-# letters and would glue the words beside them together (Tokenizer.word_tables).
+# Marks that get a token of their own even where the input has few: split into bytes, they would be letters to nobody.
 TYPOGRAPHY = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"
 
 
@@ -26,7 +25,7 @@ def build_parser():
     parser = argparse.ArgumentParser(prog="python -m scripts.tok_train", description=__doc__.split("\n")[0],
                                      formatter_class=Help, allow_abbrev=False)
     flag(parser, "--input", nargs="+", required=True, metavar="PATH", help="files or shard directories")
-    flag(parser, "--vocab-size", type=int, default=2048, help="with the special tokens")
+    flag(parser, "--vocab-size", type=int, default=8192, help="with the special tokens")
     flag(parser, "--max-chars", type=int, nargs="+", default=[0], metavar="N",
          help="at most N characters, sampled evenly: one number for all inputs or one for each; 0 is all")
     flag(parser, "--exclude", nargs="+", default=[], metavar="WORD", help="drop documents that hold a WORD")

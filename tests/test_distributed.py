@@ -24,7 +24,7 @@ def work(tmp_path_factory):
     """One start of two processes: three steps of DDP and of FSDP2, saved after two, and each gone on from there; and ingest, twice."""
     work = tmp_path_factory.mktemp("ranks")
     told = [life(random.Random(n)) for n in range(16)]
-    write_shards([("".join(f"<|bos|>{line}<|end|>" for line, _, _ in lines), [-1] * len(lines)) for lines in told], work / "data", 12)
+    write_shards(["".join(f"<|bos|>{line}<|end|>" for line, _, _ in lines) for lines in told], work / "data", 12)
     questions = lambda lines: [{"q": q, "a": a, "evidence": [i]} for i, (_, q, a) in enumerate(lines)]
     memories = [{"src": "rooms", "sents": [line for line, _, _ in lines], "qas": questions(lines)} for lines in told]
     (work / "data/rooms.jsonl").write_text("".join(json.dumps(memory) + "\n" for memory in memories))
