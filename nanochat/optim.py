@@ -82,7 +82,7 @@ class MuonAdamW(torch.optim.Optimizer):
     Weight decay is decoupled. Parameters without a gradient are skipped. Raises ValueError for a malformed group.
 
     Gradients are not clipped. Muon takes the direction of each gradient alone into the momentum (normalized momentum, Cutkosky and Mehta 2020, arXiv 2002.03305): the
-    recall head's gradients are heavy-tailed, and one of fifty times the usual norm would otherwise be the momentum for the next fifty updates, all of full
+    gradients of heads that copy are heavy-tailed, and one of fifty times the usual norm would otherwise be the momentum for the next fifty updates, all of full
     size. Under AdamW one gradient alone moves a weight by less than lr: (1 - 0.8) / sqrt(1 - 0.95) = 0.9, however large it is.
 
     Parameters may be sharded (FSDP2): AdamW and the momentum work on this rank's part; for Muon every rank gathers whole matrices,

@@ -48,12 +48,11 @@ def test_stream_shows_whole_characters_only():
 
 
 def test_special_tokens():
-    assert TOKENIZER.vocab_size == 2048
+    assert TOKENIZER.vocab_size == 8192
     named = [TOKENIZER.bos_id, TOKENIZER.end_id, TOKENIZER.user_id, TOKENIZER.assistant_id, TOKENIZER.pad_id]
     assert named == [TOKENIZER.special(name) for name in SPECIAL_NAMES[:5]]
-    assert sorted(TOKENIZER.special_tokens.values()) == list(range(2048 - len(SPECIAL_NAMES), 2048))
-    marked = TOKENIZER.encode_marked("<|bos|>hi<|end|>")
-    assert marked == [TOKENIZER.bos_id, *TOKENIZER.encode("hi"), TOKENIZER.end_id]
+    assert sorted(TOKENIZER.special_tokens.values()) == list(range(8192 - len(SPECIAL_NAMES), 8192))
+    marked = [TOKENIZER.bos_id, *TOKENIZER.encode("hi"), TOKENIZER.end_id]
     assert TOKENIZER.decode(marked) == "<|bos|>hi<|end|>" and TOKENIZER.decode(marked, skip_special=True) == "hi"
     assert TOKENIZER.token_bytes(TOKENIZER.bos_id) == b""
     with pytest.raises(ValueError, match="unknown special token"):
@@ -61,7 +60,7 @@ def test_special_tokens():
 
 
 def test_decode_refuses_ids_outside_the_vocabulary():
-    for index in (-1, 2048):
+    for index in (-1, 8192):
         with pytest.raises(ValueError, match=f"token id {index} is outside"):
             TOKENIZER.decode([index])
 
