@@ -185,7 +185,7 @@ def read_dialogue(record):
         unit = UNITS[row.slots[0]]
         spans += [(row, turn, *number.span(1)) for turn, (_, text) in enumerate(turns) if shared[unit] == 1
                   for number in re.finditer(rf"(\b\d|{NUMBER}) (?:{unit})\b", text, re.I)]
-    return gather(turns, things, spans)
+    return {**gather(turns, things, spans), "families": {s.split("_")[0] for s in called}}
 
 
 def read_message(record):
@@ -195,7 +195,7 @@ def read_message(record):
     if name and not text[name[0][1]:name[-1][0]].strip():
         spans["name"] = name[0][0], name[-1][1]
     told = [(ROWS["table", slot], 0, *at) for slot, at in spans.items() if ("table", slot) in ROWS]
-    return gather([("U", text)], {"table": ""}, told)
+    return {**gather([("U", text)], {"table": ""}, told), "families": {"Restaurants"}}
 
 
 def is_booking(talk):
@@ -375,13 +375,14 @@ def not_told(memory, schema, rng):
                 how = {**how_to_ask(memory, number, row, schema), "bare": False}
                 add(qas, memory, ask(row, memory["who"][number], rng, **how), [], rng)
     strangers = [name for name in NAMES if name.lower() not in text]
-    for _ in range(3):
-        row, who = rng.choice(list(ROWS.values())), rng.choice(memory["who"])
-        thing, question = row.thing.replace("-", " "), ask(row, who, rng)
-        if thing.split()[-1] not in text and "table" not in memory["talks"][0]["things"] and thing in question:
-            add(qas, memory, question, [], rng)
-        if who in NAMES and memory["told"]:
-            add(qas, memory, ask(rng.choice(memory["told"]).row, rng.choice(strangers), rng, must=True), [], rng)
+    families = set().union(*(talk["families"] for talk in memory["talks"]))
+    here = {thing for service, thing in THINGS.items() if service.split("_")[0] in families}
+    row, who = rng.choice(list(ROWS.values())), rng.choice(memory["who"])
+    thing, question = row.thing.replace("-", " "), ask(row, who, rng)
+    if row.thing not in here | {"table"} and thing.split()[-1] not in text and thing in question:
+        add(qas, memory, question, [], rng)
+    if who in NAMES and memory["told"]:
+        add(qas, memory, ask(rng.choice(memory["told"]).row, rng.choice(strangers), rng, must=True), [], rng)
     return qas
 
 
@@ -418,8 +419,7 @@ def memories(dialogues, messages, rng):
             if people and rng.random() < 0.15:  # a second message of the same person
                 one, more = people.pop(), [m._replace(line=1) for m in talk["told"]]
                 turns, told = one["turns"][:1] + talk["turns"], [m for m in one["told"] if m.line == 0] + more
-                text = "\n".join(text for _, text in turns)
-                talk = {"turns": turns, "things": one["things"], "text": text, "told": told}
+                talk = {**talk, "turns": turns, "text": "\n".join(text for _, text in turns), "told": told}
             people.append(talk)
         rest = rest[size:]
         yield "restaurant8k", build(people, "messages", rng)

@@ -115,7 +115,7 @@ class World:
 
     def sentence(self, template: str, slots: dict) -> str:
         """A statement as it stands in a line: with a capital and a full stop, unless its form says otherwise."""
-        text = self.expand(template, slots)
+        text = self.expand(template, slots).strip()
         if text[0] == "*":
             return text[1:]
         text = (self.expand("$lead ", {}) if self.rng.random() < 0.12 else "") + text

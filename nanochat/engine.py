@@ -199,8 +199,8 @@ class Answer:
     text: str
     confidence: float                               # probability of the answer: the product over its tokens, and its end
     episodes: list = field(default_factory=list)    # of Episode, that it was read from, best first
-    composed: bool = False                          # it does not stand in any of them as it is: several values, or worked out
     seconds: float = 0.0
+    composed: bool = False                          # it does not stand in any of them as it is: several values, or worked out
 
 
 def asked(model, tokenizer, question):
@@ -219,6 +219,12 @@ def found(model, tokenizer, state, question):
     return (finding.rank(score, FOUND) + 1).tolist(), score
 
 
+def told(state, tokenizer, ordinal, times=None):
+    """What stands in a reading window of an episode. times: as for `window`."""
+    known = times is not None and ordinal <= len(times)
+    return reading.dated(episode_text(state["traces"], tokenizer, ordinal), int(times[ordinal - 1]) if known else -1)
+
+
 def window(model, tokenizer, state, question, times=None, read=True):
     """
     The reading.Window (B = 1) of a question, and the episodes (ordinals) in it, to which its `ordinal` points. times: seconds since 1970 of each episode, -1 =
@@ -230,12 +236,10 @@ def window(model, tokenizer, state, question, times=None, read=True):
     for ordinal in best:   # more than fit are not read from the memory
         if room <= 0:
             break
-        taken.append((ordinal, episode_text(state["traces"], tokenizer, ordinal)))
+        taken.append((ordinal, told(state, tokenizer, ordinal, times)))
         room -= max(len(taken[-1][1]) // 6, 1)
     kept = sorted(taken)
-    known = 0 if times is None else len(times)
-    when = lambda ordinal: int(times[ordinal - 1]) if ordinal <= known else -1
-    lines = [lexicon(model, tokenizer).line(reading.dated(text, when(ordinal))) for ordinal, text in kept]
+    lines = [lexicon(model, tokenizer).line(text) for _, text in kept]
     order = [kept.index(one) for one in taken]
     columns, _ = reading.lay_out(line, lines, order, tokenizer)
     return reading.batch([columns]).to(model.wte.weight.device), [ordinal for ordinal, _ in kept]
@@ -272,8 +276,8 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
         yield rest
     total = sum(mass.values())
     ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
-    stands = any(folded(text) in folded(reading.dated(episode_text(state["traces"], tokenizer, e), -1 if times is None else int(times[e - 1]))) for e in mass)
-    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], bool(text) and text != REFUSAL and not stands, time.perf_counter() - began)
+    stands = any(folded(text) in folded(told(state, tokenizer, e, times)) for e in mass)
+    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began, bool(text) and text != REFUSAL and not stands)
 
 
 def folded(text):

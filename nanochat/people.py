@@ -19,10 +19,9 @@ from itertools import groupby
 from statistics import fmean, stdev
 
 from nanochat.common import UserError
-from nanochat.scoring import exact, f1, holds, short, words
+from nanochat.scoring import exact, f1, holds, refused, short, wilson, words
 from nanochat.task_data import REFUSAL
 from nanochat.text import LINE_END
-from nanochat.trials import refused, wilson
 
 DRAWS = 20   # guesses a question
 Z = 1.96     # of 95 % intervals

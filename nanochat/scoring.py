@@ -1,4 +1,6 @@
 """When an answer in words is right: compared as SQuAD compares them, in any script."""
+import math
+import re
 import string
 import unicodedata
 from collections import Counter
@@ -41,3 +43,14 @@ def f1(text, answers):
     """0 to 1: the harmonic mean of precision and recall of words, for the answer that is nearest."""
     pairs = [(Counter(words(text)), Counter(words(answer))) for answer in answers]
     return max((2 * (got & want).total() / (got.total() + want.total()) for got, want in pairs), default=0.0)
+
+
+def refused(text):
+    """Whether an answer says that the answer is not known."""
+    return re.match(r"(sorry,? )?(i )?(don'?t|do not) know|(that|it|this) (was|is) (not|n't|never) (known|said|mentioned)|unknown\b|never (said|mentioned)",
+                    text.strip().lower().replace("’", "'")) is not None
+
+
+def wilson(p, n, z=1.96):
+    """Half the width, in per cent, of the 95 % interval of a share p of n (Wilson's, which is not zero where p is 0 or 1)."""
+    return 100 * z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)

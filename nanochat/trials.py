@@ -4,7 +4,6 @@ The trials of memory_eval: tell the stories of a cell to the frozen model, ask, 
 A trace depends on its own episode alone, so a story is read once: a shorter story is a prefix of its traces, and an episode that is hidden in it
 for one question is read apart and put between.
 """
-import math
 import random
 import re
 import sys
@@ -15,16 +14,11 @@ import torch
 
 from nanochat import reading
 from nanochat.engine import answer, episode_text, found, ingest, lexicon, window
+from nanochat.scoring import refused, wilson
 from nanochat.state import Traces
 from nanochat.task_data import REFUSAL, Question, Story
 
 CONTROLS = ("none", "shuffled", "other")
-
-
-def refused(text):
-    """Whether an answer says that the answer is not known."""
-    return re.match(r"(sorry,? )?(i )?(don'?t|do not) know|(that|it|this) (was|is) (not|n't|never) (known|said|mentioned)|unknown\b|never (said|mentioned)",
-                    text.strip().lower().replace("’", "'")) is not None
 
 
 def shuffled(traces, seed):
@@ -139,11 +133,6 @@ def run(cell, model, tokenizer, controls=CONTROLS, control_questions=100, explai
             outcomes, largest = _ask(mine, control, model, tokenizer, hidden, explain, first)
             seconds = (time.perf_counter() - began) / len(mine)
             yield {**cell.facts, "control": control, **_row(outcomes), "traces": largest, "ingest_seconds": cost, "seconds_a_question": seconds}
-
-
-def wilson(p, n, z=1.96):
-    """Half the width, in per cent, of the 95 % interval of a share p of n (Wilson's, which is not zero where p is 0 or 1)."""
-    return 100 * z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
 
 
 def _some(items, n):

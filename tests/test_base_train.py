@@ -31,8 +31,7 @@ def data(tmp_path, monkeypatch):
     told = [life(r) for _ in range(12)]
     documents, memories = [], []
     for lines in told:
-        marked = [f"<|bos|>{line}<|end|><|bos|><|user|>{q}<|assistant|> {a}<|end|>" for line, q, a in lines]
-        documents.append(("".join(marked), [entry for i in range(len(lines)) for entry in (-1, 2 * i)]))
+        documents.append("\n".join(line for line, _, _ in lines))
         memories.append({"src": "rooms", "sents": [line for line, _, _ in lines],
                          "qas": [{"q": q, "a": a, "evidence": [i]} for i, (_, q, a) in enumerate(lines)]})
     write_shards(documents, tmp_path / "data", 8)

@@ -11,7 +11,8 @@ from nanochat.common import run_main
 SCHEMA = {"Restaurants_1.city": "City in which the restaurant is located", "Restaurants_1.time": "Time of the meal",
           "Restaurants_1.restaurant_name": "Name of the restaurant", "Restaurants_1.phone_number": "Phone number",
           "Restaurants_1.street_address": "Address of the restaurant", "Restaurants_1.party_size": "Party size",
-          "Buses_1.to_location": "City where bus is going to", "Buses_1.leaving_date": "Date of bus leaving for journey",
+          "Buses_1.to_location": "City where bus is going to",
+          "Buses_1.leaving_date": "Date of bus leaving for journey",
           "Buses_1.fare": "Fare per ticket for journey"}
 
 
@@ -45,7 +46,7 @@ MESSAGES = [{"text": f"Please book a table for {n} people", "requested": [], "sp
 MESSAGES += [{"text": "Is there a garden?", "requested": [], "spans": []}]
 
 
-def all_questions(talks, mode, tries=60):
+def all_questions(talks, mode, tries=25):
     """(memory, question) of many random wordings."""
     for seed in range(tries):
         rng = random.Random(seed)
@@ -86,7 +87,7 @@ def test_lists_and_offers(single):
     lists = [q for _, q in single if isinstance(q["a"], list)]
     assert {tuple(q["a"]) for q in lists} == {("Blue Door", "Old Mill"), ("5 pm", "half past 7")}
     assert {q["a"] for q in asked_with(single, "restaurant", "suggest", "first")} == {"Blue Door"}
-    assert {tuple(q["answers"]) for q in asked_with(single, "how many people")} == {("2", "2 people")}
+    assert {tuple(q["answers"]) for q in asked_with(single, "how many people") if q["a"]} == {("2", "2 people")}
 
 
 def test_a_phone_number_is_of_the_name_told_last(single):
@@ -100,9 +101,10 @@ def test_refusals_are_not_told(single):
     refused = [q for _, q in single if not q["evidence"]]
     assert all(q["a"] == "" and q["answers"] == [] for q in refused) and 0.1 < len(refused) / len(single) < 0.2
     for memory, q in single:
-        things = [word for word in ("city", "time", "restaurant in") if word in q["q"].lower()]
-        if not q["evidence"] and "restaurant" in q["q"] and things:
-            assert not any(who and who in q["q"] for who in memory["who"]), q
+        asked = dq.words(q["q"])
+        strangers = [n for n in dq.NAMES if dq.words(n) in asked and n not in memory["who"] + memory["helper"]]
+        if not q["evidence"] and not strangers and "blue door" not in asked:  # of what is not told
+            assert "address" in asked or not any(word in asked for word in ("restaurant", " table ", " eat ")), q
 
 
 def test_two_dialogues_of_a_thing_are_told_apart_by_name():
@@ -114,7 +116,7 @@ def test_two_dialogues_of_a_thing_are_told_apart_by_name():
             who = memory["who"][0 if q["a"] == "Ulm" else 1].lower()
             other = memory["who"][1 if q["a"] == "Ulm" else 0].lower()
             assert dq.words(who) in dq.words(q["q"]) and dq.words(other) not in dq.words(q["q"])
-    assert cities > 20
+    assert cities > 10
 
 
 def test_without_names_the_dialogues_of_a_memory_are_of_different_things():
@@ -133,12 +135,13 @@ def test_messages_are_asked_for_by_name():
         if q["evidence"] and who and "how many" in q["q"].lower():
             label = memory["labels"][q["evidence"][0]]
             assert ("I" if label == "Me" else label) in who
-    assert told > 100
+    assert told > 50
 
 
 @pytest.mark.parametrize("kind, one, other", [
     ("date", "the 8th", "March 8th"), ("date", "8th of this month", "march 8"), ("date", "next Monday", "March 4th"),
-    ("time", "half past 5 in the evening", "5:30 pm"), ("time", "17:15", "quarter past 5"), ("count", "two", "2 people"),
+    ("time", "half past 5 in the evening", "5:30 pm"), ("time", "17:15", "quarter past 5"),
+    ("count", "two", "2 people"),
     ("place", "SF", "San Francisco"), ("price", "$1,400", "1400 dollars"), ("name", "The Old Mill", "old mill")])
 def test_one_value_in_two_spellings(kind, one, other):
     assert dq.norm(kind, one) == dq.norm(kind, other)

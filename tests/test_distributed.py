@@ -64,7 +64,8 @@ def alone(work):
     model = build_model(args, tokenizer, torch.device("cpu"), torch.float32)
     before = {name: w.clone() for name, w in model.state_dict().items()}
     window, shards = Window(model, {"text": args.text_loss_weight}, args.train_memory), list_shards(work / "data")[:1]
-    optimizer = MuonAdamW(model.parameter_groups())
+    rates = args.matrix_lr, args.embedding_lr, args.head_lr, args.table_lr, args.scalar_lr
+    optimizer = MuonAdamW(model.parameter_groups(*rates))
     lanes = []
     for rank in range(2):
         seed_everything(1_000_003 + rank)

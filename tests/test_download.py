@@ -135,7 +135,7 @@ def test_dataset_downloads_what_training_reads(server, tmp_path, capsys, promise
     argv = ["-n", "3", "--url", server.url, "--output_dir", str(tmp_path / "fineweb"), "--workers", "2"]
     assert dataset.main(argv) == 0
     assert ("3 checked by SHA-256" if promises else "3 with no checksum") in capsys.readouterr().err
-    assert [text for _, text, _ in read_documents(list_shards(tmp_path / "fineweb"))] == [f"shard {n} row {row}" for n in range(3) for row in range(3)]
+    assert [text for _, text in read_documents(list_shards(tmp_path / "fineweb"))] == [f"shard {n} row {row}" for n in range(3) for row in range(3)]
     assert dataset.main(argv) == 0 and "3 there before" in capsys.readouterr().err
 
 

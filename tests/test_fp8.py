@@ -79,7 +79,6 @@ def test_a_model_trains_in_fp8_and_nothing_else_changes(mixer, recipe):
     kept = {name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, Linear) and type(m) is Linear}
     changed = {name.split(".")[-1] for name, m in model.named_modules() if type(m) is fp8.Float8Linear}
     assert changed == {"q", "k", "v", "proj", "fc"} and {"lm_head", "gist_value", "index_q", "index_w", "memory_k"} <= kept
-    assert not any(type(m) is fp8.Float8Linear for m in model.recall.modules())
     idx = torch.randint(0, 60, (2, 64))
     flops, losses = [], []
     for m in (plain, model):

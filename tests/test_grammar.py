@@ -15,11 +15,13 @@ from nanochat.common import run_main
 TRAINED = [kind for kind in [*grammar.KINDS, "mixed"] if kind not in grammar.HELD_KINDS]
 SOURCE = Path(grammar.__file__)
 seeds = st.integers(0, 10**6).map(str)
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=20, deadline=None)
 
 
 def has(text, *parts):
-    return all(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text, re.IGNORECASE) for part in parts)
+    """Whether a text holds all parts as whole words; a name counts only as it is written, since a code may hold its letters."""
+    flags = lambda part: re.IGNORECASE if part == part.lower() else 0
+    return all(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text, flags(part)) for part in parts)
 
 
 def asked(w, record):
@@ -86,7 +88,7 @@ def test_refused_moments_stand_in_no_entry(seed, held):
 
 
 def test_share_of_refusals():
-    qas = [qa for i in range(250) for qa in grammar.build(f"share/{i}", TRAINED)[1]["qas"]]
+    qas = [qa for i in range(150) for qa in grammar.build(f"share/{i}", TRAINED)[1]["qas"]]
     assert 0.12 <= sum(not qa["a"] for qa in qas) / len(qas) <= 0.2
     assert all(any(test(qa) for qa in qas) for test in (
         lambda qa: isinstance(qa["a"], list), lambda qa: qa.get("composed"), lambda qa: qa["a"] and not isinstance(qa["a"], list)
@@ -143,7 +145,7 @@ def test_dates_worked_out(seed):
 
 def test_what_is_held_out_is_never_used_in_training():
     train, held, forms = set(), set(), {False: set(), True: set()}
-    for i in range(150):
+    for i in range(100):
         for is_held, used in ((False, train), (True, held)):
             w, record = grammar.build(f"held/{i}", ["log"] if i % 2 else TRAINED, held=is_held)
             used |= w.used

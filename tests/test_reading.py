@@ -16,7 +16,7 @@ from nanochat.words import Lexicon, Line
 from .conftest import tiny
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
-SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER)   # all that laying out needs of a tokenizer
+SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool))   # all that laying out needs of a tokenizer
 ROWS = 9                                              # of word vectors
 
 

@@ -450,7 +450,7 @@ def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, t
 
 
 def test_makers_are_drawn_by_their_shares_and_may_make_nothing():
-    columns = {name: np.zeros(3, np.int64) for name in ("ids", "vector", "match", "rank", "age", "ordinal")}
+    columns = {name: np.zeros(3, np.int64) for name in ("ids", "vector", "match", "rank", "age", "within", "ordinal")}
     drawn = []
 
     def maker(token, makes=True):

@@ -215,14 +215,14 @@ def test_one_question(call, state):
     code, out, err = call(query, *QUERY, "-p", "What did the user prefer at t=2?")
     assert code == 0 and out.strip() and out.count("\n") >= 1
     lines = err.splitlines()
-    assert lines and all(line.startswith((PLAIN, "not sure: confidence 0.")) for line in lines) and DIM not in err
+    assert lines and all(line.startswith((PLAIN, "not sure: confidence 0.", "put together:")) for line in lines) and DIM not in err
     assert any(text in err for text in TIMELINE) and "[data.txt:" in err
 
 
 def test_json_of_one_question(call, state):
     code, out, err = call(query, *QUERY, "-p", "What did the user prefer at t=2?", "--json")
     got = json.loads(out)
-    assert code == 0 and err == "" and set(got) == {"question", "answer", "confidence", "episodes", "seconds"}
+    assert code == 0 and err == "" and set(got) == {"question", "answer", "confidence", "composed", "episodes", "seconds"}
     assert 0 < got["confidence"] <= 1 and got["seconds"] > 0 and got["episodes"]
     for e in got["episodes"]:
         assert e["text"] == TIMELINE[e["episode"] - 1] and 0 < e["score"] <= 1 and e["source"] == f"data.txt:{e['episode']}"
