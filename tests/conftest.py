@@ -30,10 +30,10 @@ def tokenizer():
 
 
 def tiny(tokenizer, **fields):
-    """A small THENGPT for the words of the tokenizer, untrained, always the same. What it says it copies, wherever there is something to copy."""
+    """A small THENGPT for the words of the tokenizer, untrained, always the same. What it says it copies, where it can."""
     torch.manual_seed(0)
-    special = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "end", "user", "assistant", "pad")}
-    model = THENGPT(THENConfig(**{**dict(vocab_size=tokenizer.vocab_size, n_ordinary=min(tokenizer.special_tokens.values()), **special,
-                                         n_layer=4, n_kv_head=1, n_embd=32, gist_dim=16), **fields}))
+    words = dict(vocab_size=tokenizer.vocab_size, n_ordinary=min(tokenizer.special_tokens.values()))
+    words |= {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "end", "user", "assistant", "pad")}
+    model = THENGPT(THENConfig(**{**words, **dict(n_layer=4, n_kv_head=1, n_embd=32, gist_dim=16), **fields}))
     model.init_weights()
     return model

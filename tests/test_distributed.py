@@ -70,7 +70,8 @@ def alone(work):
     for rank in range(2):
         seed_everything(1_000_003 + rank)
         asked = question_data(args, model, tokenizer, shards, Ranks(rank, 2))[0]((0, 0))
-        lanes.append([StreamLoader(shards, tokenizer, 2, 64, rank, 2), model.empty_state(2), torch.get_rng_state(), asked])
+        lived = StreamLoader(shards, tokenizer, 2, 64, rank, 2)
+        lanes.append([lived, model.empty_state(2), torch.get_rng_state(), asked])
     rows = []
     for step in range(3):
         total = 0

@@ -45,8 +45,9 @@ def check(title, mixers=MIXERS):
 def build(mixer, dtype=torch.float64, **overrides):
     """Two write layers and a read layer, twice. Nothing is left at zero or constant, so that nothing is equal by default."""
     special = dict(n_ordinary=ORDINARY, bos_id=BOS, end_id=END, user_id=USER, assistant_id=ASSISTANT, pad_id=PAD)
-    model = THENGPT(THENConfig(**{**dict(vocab_size=64, n_layer=6, n_head=2, n_kv_head=2 if mixer == "kda" else 1, n_embd=32, ratio=2,
-                                         write_mixer=mixer, window=32, gist_dim=16, index_heads=2, index_dim=8), **special, **overrides}))
+    size = dict(vocab_size=64, n_layer=6, n_head=2, n_kv_head=2 if mixer == "kda" else 1, n_embd=32, ratio=2, window=32)
+    size |= dict(gist_dim=16, index_heads=2, index_dim=8)
+    model = THENGPT(THENConfig(**{**special, **size, "write_mixer": mixer, **overrides}))
     model.init_weights()
     with torch.no_grad():
         model.lm_head.weight.mul_(200)
@@ -329,8 +330,8 @@ def horizon(mixer):
     first, second, third = copies(model, 3)
     _, state = train(model, first, 1, model.empty_state(2))
     loss, state = train(model, second, 2, state)
-    write_side = {"wte.weight", "gist_value.weight", "gist_gate.weight", "gist_slot", "index_k.0.weight", "index_k.1.weight",
-                  "blocks.0.attn.k.weight", "blocks.1.mlp.fc.weight"}
+    write_side = {"wte.weight", "gist_value.weight", "gist_gate.weight", "gist_slot", "index_k.0.weight",
+                  "index_k.1.weight", "blocks.0.attn.k.weight", "blocks.1.mlp.fc.weight"}
     got = reached(loss, first)
     assert write_side <= got, f"no gradient in {sorted(write_side - got)} of the segment before"
     assert "lm_head.weight" not in got and "lm_head.weight" in reached(loss, second)

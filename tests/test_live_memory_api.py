@@ -207,7 +207,8 @@ def test_confidence_is_the_probability_of_the_words_and_of_their_end(live, monke
     tea, end = memory.tokenizer.encode(" tea")[0], memory.tokenizer.end_id
     says(monkeypatch, (tea, -1, 0.5), (end, -1, 0.25))
     answer = memory.ask(QUESTION)
-    assert (answer.text, answer.confidence, answer.episodes) == ("tea", 0.125, []), "what is said rather than copied has no source"
+    assert (answer.text, answer.confidence) == ("tea", 0.125)
+    assert answer.episodes == [], "what is said rather than copied has no source"
     says(monkeypatch, (tea, -1, 0.5))
     assert memory.ask(QUESTION).confidence == 0.5, "cut short, it has no end"
 
@@ -221,15 +222,18 @@ def test_the_sources_are_what_was_copied_by_the_share_of_it(live, monkeypatch):
     of = lambda id, n: (window.ordinal[0] == id - 1).nonzero()[n, 0]
     copied = [(of(2, n), 0.6) for n in (-4, -3)] + [(of(3, -3), 0.4)]
     steps = [(int(window.ids[0, place]), int(place), p) for place, p in copied]
-    says(monkeypatch, *steps[:2], (memory.tokenizer.encode(" and")[0], -1, 0.9), steps[2], (memory.tokenizer.end_id, -1, 0.9))
+    between, end = (memory.tokenizer.encode(" and")[0], -1, 0.9), (memory.tokenizer.end_id, -1, 0.9)
+    says(monkeypatch, *steps[:2], between, steps[2], end)
     answer = memory.ask(QUESTION)
-    assert [(e.id, e.text, pytest.approx(e.score)) for e in answer.episodes] == [(2, TIMELINE[1], 0.75), (3, TIMELINE[2], 0.25)]
+    sources = [(e.id, e.text, pytest.approx(e.score)) for e in answer.episodes]
+    assert sources == [(2, TIMELINE[1], 0.75), (3, TIMELINE[2], 0.25)]
     words = memory.tokenizer.decode([token for token, *_ in steps[:2]]).strip()
     last = memory.tokenizer.decode([steps[2][0]]).strip()
     assert answer.text == f"{words} and {last}", "what is copied in runs stands with spaces between"
 
 
-@pytest.mark.parametrize("question, message", [("", "empty question"), (" \n", "empty question"), ("why " * 2000, "it may have 256")])
+@pytest.mark.parametrize("question, message",
+                         [("", "empty question"), (" \n", "empty question"), ("why " * 2000, "it may have 256")])
 def test_a_question_that_can_not_be_asked_is_refused(live, question, message):
     memory = live()
     memory.ingest(TIMELINE)

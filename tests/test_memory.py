@@ -88,11 +88,12 @@ def test_a_vector_is_kept_as_its_direction(bits):
 
 @pytest.mark.parametrize("vocab_size, bits", [(2048, 8), (2048, 4), (70000, 8)])
 def test_a_record_holds_a_trace(vocab_size, bits):
-    layout = Layout({**GEOMETRY, "vocab_size": vocab_size, "id_bytes": 2 if vocab_size < 65536 else 4, "gist": [1, 8, bits]})
+    id_bytes = 2 if vocab_size < 65536 else 4
+    layout = Layout({**GEOMETRY, "vocab_size": vocab_size, "id_bytes": id_bytes, "gist": [1, 8, bits]})
     unit = lambda *shape: torch.nn.functional.normalize(torch.randn(1, 5000, *shape), dim=-1)
     number = lambda high, *shape: torch.randint(high, (1, 5000, *shape), dtype=torch.int32)
-    traces = Traces(ids=number(vocab_size, 16), words=number(2 ** 16, 16), gist=unit(8) * 8 ** 0.5, index=unit(1, 4) * 2,
-                    episode=number(9), position=number(9), valid=torch.full((1, 5000), 16, dtype=torch.int32))
+    traces = Traces(ids=number(vocab_size, 16), words=number(2 ** 16, 16), gist=unit(8) * 8 ** 0.5,
+                    index=unit(1, 4) * 2, episode=number(9), position=number(9), valid=number(1))
     traces.ids[0, :, -1] = 2044
     records = layout.pack(traces)
     assert records.shape == (5000, layout.stride) and layout.stride == 16 * layout.id_type.itemsize + 32 + 4 + bits

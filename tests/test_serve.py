@@ -68,7 +68,8 @@ def test_two_processes_answer_for_two_users(model, states):
 
 
 def test_a_worker_sees_what_has_changed_and_closes_what_is_old(model, states, tmp_path):
-    worker = serve.Worker(engine.load_model(model, dtype="fp32"), serve.build_parser().parse_args(flags(model, states, "--open-states", "1")), threads=1)
+    args = serve.build_parser().parse_args(flags(model, states, "--open-states", "1"))
+    worker = serve.Worker(engine.load_model(model, dtype="fp32"), args, threads=1)
     read = lambda user: worker.answer(user, QUESTION)["episodes"][0]["text"]
     assert "Oslo" in read("alice") and "Quito" in read("bob") and len(worker.open) == 1
     held = next(iter(worker.open.values()))

@@ -61,7 +61,8 @@ def test_the_page_asks_nothing_of_the_network_and_runs_nothing_of_the_memory(kep
     assert "default-src 'none'" in text and not re.search(r"(?:src|href)\s*=|url\(|https?:|@import|fetch\(|innerHTML|\beval\b", text.replace("src=x onerror", ""))
     assert text.count("<script") == 2 and "<img" not in text, "what stands in the memory is data"
     data = data_of(text)
-    assert "".join(data["episodes"][3][0]) == data["questions"][1]["question"] == HOSTILE, "{{data}}, too, is what it was"
+    told, asked = "".join(data["episodes"][3][0]), data["questions"][1]["question"]
+    assert told == asked == HOSTILE, "{{data}}, too, is what it was"
 
 
 def test_the_newest_of_many(kept, call):
