@@ -47,6 +47,8 @@ PARTS = {"model": ("step", "model", "meta"), "optim": ("step", "optimizer"), "st
 MANIFEST = re.compile(r"meta_(\d{6,})\.json")
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
 LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp")
+# tables that are most of a small model are shipped as 8-bit integers, their scale a row under the same name and this
+TABLES, SCALE = ("wte.weight", "lm_head.weight"), ":scale"
 
 
 class Checkpoint(NamedTuple):
@@ -248,8 +250,8 @@ def export_model(
 ) -> dict:
     """
     Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
-    manifest. `dtype` converts floating-point weights (bf16 halves the file); `reading`, fields of its configuration that
-    are other than in training; `average`, another model: the weights are the mean of both (of one before and after it was
+    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the tables of TABLES, which are kept as
+    8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training; `average`, another model: the weights are the mean of both (of one before and after it was
     trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a field that the model does not
     have, and for two models of different shapes.
     """
@@ -266,10 +268,14 @@ def export_model(
     if unknown := set(reading or ()) - set(config):
         raise UserError(f"{path}: this model has no {', '.join(sorted(unknown))}", code=2)
     config.update(reading or {})
-    weights = {
-        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-        for name, tensor in source["model"].items()
-    }
+    weights = {}
+    for name, tensor in source["model"].items():
+        if dtype and name in TABLES and tensor.is_floating_point():
+            scale = tensor.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            weights |= {name: (tensor.float() / scale).round().to(torch.int8), name + SCALE: scale}
+        else:
+            convert = dtype and tensor.is_floating_point() and not name.endswith(SCALE)
+            weights[name] = tensor.to(dtype) if convert else tensor
     target = directory / "model.pt"
     tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=source["meta"])
     publish_file(tmp, target)
@@ -279,6 +285,10 @@ def export_model(
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
     """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape."""
+    weights = {
+        name: tensor.float() * weights[name + SCALE] if name + SCALE in weights else tensor
+        for name, tensor in weights.items() if not name.endswith(SCALE)
+    }
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

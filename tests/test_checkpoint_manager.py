@@ -366,6 +366,20 @@ def test_exported_models_load_from_their_directory(tmp_path):
     refused("model.pt: missing", cm.load_model_file, tmp_path / "half")
 
 
+def test_tables_are_shipped_as_integers(tmp_path):
+    model = torch.nn.Module()
+    model.wte, model.fc = torch.nn.Embedding(50, 8), torch.nn.Linear(8, 8)
+    save(tmp_path / "run", model_state=model.state_dict())
+    cm.export_model(tmp_path / "run" / "model_000500.pt", tmp_path / "half", dtype=torch.bfloat16)
+    cm.export_model(tmp_path / "half", tmp_path / "again", dtype=torch.bfloat16)   # what is shipped can be shipped on
+    shipped = cm.load_model_file(tmp_path / "half")["model"]
+    assert same(shipped, cm.load_model_file(tmp_path / "again")["model"]) and shipped["wte.weight"].dtype == torch.int8
+    before = model.wte.weight.detach().clone()
+    torch.nn.init.zeros_(model.wte.weight)
+    cm.load_weights(model, shipped, "half")
+    assert ((model.wte.weight - before).abs() <= before.abs().amax(1, keepdim=True) / 254 + 1e-6).all()
+
+
 def test_weights_digest_knows_values_names_and_dtypes_only():
     weights = {"a": torch.randn(4, 6), "b": torch.tensor(2.0), "c": torch.zeros(0)}
     digest = cm.weights_digest(weights)
