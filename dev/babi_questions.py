@@ -2,13 +2,11 @@
 
     python dev/babi_questions.py --babi DIR --held-out DIR --output data/base/babi.jsonl [--qa qa1 qa5]
 
---babi holds qaN_train.txt and qaN_valid.txt, --held-out BABILong's qaN_0k.jsonl, ..., stories of bAbI's, too. Beside
-other questions, what was learned stays (base_train --share babi=0.5). Each memory is a source of its own: stories are
-of the same people, the lines of another would be newer. So base_train's held-out questions of them are none.
+--babi holds qaN_train.txt and qaN_valid.txt, --held-out BABILong's qaN_0k.jsonl, ..., stories of bAbI's, too. A memory
+is a source of its own: the lines of another would be newer. base_train --share babi=0.5 mixes them with other sources.
 """
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -21,14 +19,14 @@ from nanochat.dataset import read_lines  # noqa: E402
 def stories(path):
     """The stories of a bAbI file: lists of (lines told by then, the question as reading_data.py has it)."""
     out, told, place = [], (), {}
-    for number, _, text in (row.strip().partition(" ") for _, row in read_lines(path)):
+    for number, text, *asked in (row.strip().replace(" ", "\t", 1).split("\t") for _, row in read_lines(path)):
         if number == "1":
             out, told, place = [*out, []], (), {}
-        text, *asked = (field.strip() for field in text.split("\t"))
         if asked:
-            says = lambda i: bool(re.search(rf"\b{re.escape(asked[0])}\b", told[i]))
-            evidence = sorted((place[n] for n in asked[1].split()), key=says)    # the answer stands in the last
-            out[-1].append((told, {"q": text, "a": asked[0], "evidence": evidence, "composed": not says(evidence[-1])}))
+            says = lambda i: asked[0] in told[i].rstrip(".").split()
+            proof = sorted((place[n] for n in asked[1].split()), key=says)   # the answer stands in the last
+            qa = {"q": text.strip(), "a": asked[0], "evidence": proof, "composed": not says(proof[-1])}
+            out[-1].append((told, qa))
         else:
             place[number], told = len(told), (*told, text)
     return out
@@ -57,7 +55,6 @@ def main(argv=None):
         raise UserError(f"the files are not bAbI's and BABILong's ({type(error).__name__}: {error})") from error
     atomic_write(args.output, lambda file: file.writelines(map(str.encode, rows)))
     print(f"{args.output}: {len(rows):,} questions of {', '.join(args.qa)}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

