@@ -25,14 +25,13 @@ def stories(path):
         if asked:
             says = lambda i: asked[0] in told[i].rstrip(".").split()
             proof = sorted((place[n] for n in asked[1].split()), key=says)   # the answer stands in the last
-            qa = {"q": text.strip(), "a": asked[0], "evidence": proof, "composed": not says(proof[-1])}
-            out[-1].append((told, qa))
+            out[-1].append((told, {"q": text.strip(), "a": asked[0], "evidence": proof, "composed": not says(proof[-1])}))
         else:
             place[number], told = len(told), (*told, text)
     return out
 
 
-def asked(babi, held_out, name):
+def questions(babi, held_out, name):
     """A task's training questions, (lines told by then, question), but for stories that an evaluation tells, too."""
     held = {told for story in stories(Path(babi) / f"{name}_valid.txt") for told, _ in story}
     for path in [*Path(held_out).rglob(f"{name}_*k.jsonl")] or [Path(held_out) / f"{name}_0k.jsonl"]:
@@ -50,7 +49,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         rows = [json.dumps({"src": f"babi-{name}-{n}", "sents": told, "qas": [qa]}) + "\n"
-                for name in args.qa for n, (told, qa) in enumerate(asked(args.babi, args.held_out, name))]
+                for name in args.qa for n, (told, qa) in enumerate(questions(args.babi, args.held_out, name))]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"the files are not bAbI's and BABILong's ({type(error).__name__}: {error})") from error
     atomic_write(args.output, lambda file: file.writelines(map(str.encode, rows)))

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # The three phases on a box with H100s, or any NVIDIA GPUs:  bash dev/speedrun_h100.sh
-# Environment, data, pretraining on all GPUs, the Cairo timeline ingested, the recall score. Not yet run on a GPU. What is done is not done again: started
-# anew after an interruption (a spot instance), it goes on where it was.
+# Environment, data, pretraining on all GPUs, the Cairo timeline ingested, the recall score. Not yet run on a GPU. What
+# is done is not done again: started anew after an interruption (a spot instance), it goes on where it was.
 #
-# DEPTH (8), GPUS (all there are), STREAMS (64: --device-batch-size; 24 GB: 16, 12 GB: 8), BATCH (524288 tokens a step, rounded to what streams and GPUs
-# divide), PROSE_SHARDS (3 of FineWeb-Edu, 0: none), LIFE_SHARDS (27) of LIVES (1000), the first PLAIN_SHARDS (4) of them plain ones, DATA (data/base),
-# TAG (d8), WANDB_PROJECT (none), FLAGS (more of base_train's, like "--fp8" or "--num-iterations 2000")
+#   DEPTH         8
+#   GPUS          all there are
+#   STREAMS       64, --device-batch-size; 24 GB: 16, 12 GB: 8
+#   BATCH         524288 tokens a step, rounded to what streams and GPUs divide
+#   PROSE_SHARDS  3 of FineWeb-Edu
+#   MEMORIES      20000 of the grammar
+#   QUESTIONS     files of people's questions (form: nanochat/reading_data.py), several in one string; none
+#   DATA          data/base; TAG (d8), WANDB_PROJECT (none), FLAGS (more of base_train's, like "--fp8")
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -24,22 +29,12 @@ echo "== data"
 if [ ! -e "$DATA" ]; then
     NEW="$DATA.new"   # it gets its name when it is whole
     rm -rf "$NEW"
-    "$PY" dev/gen_base_data.py --output-dir "$NEW/synthetic" --shards "${LIFE_SHARDS:-27}" --lives-per-shard "${LIVES:-1000}" \
-        --plain-shards "${PLAIN_SHARDS:-4}" --seed 0 --question-share 0.5
-    if [ "$PROSE_SHARDS" -gt 0 ]; then
-        "$PY" -m nanochat.dataset -n "$PROSE_SHARDS"
-        PROSE=()
-        for n in $(seq -f %05g 0 $((PROSE_SHARDS - 1))); do PROSE+=("data/fineweb/shard_$n.parquet"); done
-        "$PY" dev/repackage_data_reference.py --input "${PROSE[@]}" --output "$NEW/prose" --docs-per-shard 5000 --val-fraction 0
-    fi
-    # prose and lives take turns by name, and the last shard, which is held out, holds lives
-    n=0
-    for life in "$NEW"/synthetic/*.parquet; do
-        prose="$(printf "prose/shard_%05d.parquet" "$n")"
-        [ ! -e "$NEW/$prose" ] || ln -s "$prose" "$NEW/$(printf %05d "$n")_1_prose.parquet"
-        ln -s "synthetic/$(basename "$life")" "$NEW/$(printf %05d "$n")_2_synthetic.parquet"
-        n=$((n + 1))
-    done
+    "$PY" -m nanochat.dataset -n "$PROSE_SHARDS"
+    PROSE=()
+    for n in $(seq -f %05g 0 $((PROSE_SHARDS - 1))); do PROSE+=("data/fineweb/shard_$n.parquet"); done
+    "$PY" dev/repackage_data_reference.py --input "${PROSE[@]}" --output "$NEW"
+    "$PY" dev/grammar.py --memories "${MEMORIES:-20000}" --output "$NEW/grammar.jsonl"
+    for file in ${QUESTIONS:-}; do cp "$file" "$NEW/"; done
     mv "$NEW" "$DATA"
 fi
 

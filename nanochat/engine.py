@@ -310,6 +310,6 @@ def routing(model, tokenizer, state, question):
 
 def episode_text(traces, tokenizer, ordinal):
     """The text of an episode, from the token ids in its traces (B = 1); '' if there is none."""
-    here = (traces.episode[0] == ordinal).nonzero().flatten()
-    ids = traces.ids[0, here].flatten().tolist()
+    begin, end = torch.searchsorted(traces.episode[0].contiguous(), torch.tensor([ordinal, ordinal + 1], dtype=torch.int32, device=traces.episode.device)).tolist()
+    ids = traces.ids[0, torch.arange(begin, end)].flatten().tolist()
     return tokenizer.decode([i for i in ids if i not in (tokenizer.bos_id, tokenizer.end_id, tokenizer.pad_id)])

@@ -17,7 +17,7 @@ from nanochat.common import Help, flag, run_main
 from nanochat.dataset import list_shards, read_texts
 from nanochat.tokenizer import MARKERS, PATTERN, SPECIAL_NAMES, Tokenizer, save_tokenizer
 
-# Marks that get a token of their own even where the input has few: split into bytes, they would be letters to nobody.
+# Marks that get a token of their own even where the input has few.
 TYPOGRAPHY = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"
 
 

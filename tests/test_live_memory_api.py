@@ -1,6 +1,5 @@
 """nanochat/live_memory.py: what is said can be asked at once, is on disk, is forgotten exactly, and is not written where that was asked for."""
 import json
-import os
 import threading
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat import engine, reading, tiers
-from nanochat.common import UserError, repo_root
+from nanochat.common import UserError
 from nanochat.live_memory import LiveMemory
 from nanochat.memory import Store, Writer
 from nanochat.state import CHUNK
