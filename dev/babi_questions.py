@@ -24,8 +24,8 @@ def stories(path):
             out, told, place = [*out, []], (), {}
         if asked:
             says = lambda i: asked[0] in told[i].rstrip(".").split()
-            proof = sorted((place[n] for n in asked[1].split()), key=says)   # the answer stands in the last
-            out[-1].append((told, {"q": text.strip(), "a": asked[0], "evidence": proof, "composed": not says(proof[-1])}))
+            why = sorted((place[n] for n in asked[1].split()), key=says)   # the answer stands in the last
+            out[-1].append((told, {"q": text.strip(), "a": asked[0], "evidence": why, "composed": not says(why[-1])}))
         else:
             place[number], told = len(told), (*told, text)
     return out

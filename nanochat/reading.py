@@ -259,20 +259,22 @@ def loss(model, window, answer):
 def greedy(model, window, max_tokens=32):
     """
     Yields, token by token of the likeliest answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1 where the token was generated.
-    No character is cut: a copy begins where one does, and goes on to its end.
+    No character is cut: a copy begins where one does, and goes on to its end. No answer is empty, or holds a special token.
     """
     reading, device = read(model, window), window.ids.device
     ids, source = torch.full((len(window.ids), 1), model.config.assistant_id, device=device), torch.full((len(window.ids), 1), -1, device=device)
     past, T = reading.past, window.ids.shape[1]
-    places, within = torch.arange(T, device=device), window.within > 0
+    places, within, begins = torch.arange(T, device=device), window.within > 0, window.ids == model.config.bos_id
+    special = torch.arange(model.config.vocab_size, device=device) >= model.config.n_ordinary
     for at in range(max_tokens):
         y, past = say(model, reading, ids, source, at, past)
         place, gate = model.reader.copy(y, reading.keys, reading.open)
         said = torch.log_softmax(model.head(y[:, 0]), dim=-1) + F.logsigmoid(-gate)
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
-        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following), -1e9)
-        log_p, choice = torch.cat([place, said.masked_fill(must, -1e9)], dim=1).max(1, keepdim=True)
+        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following) | begins, -1e9)
+        log_p, choice = torch.cat([place, said.masked_fill(must | special, -1e9)], dim=1).max(1, keepdim=True)
+        special[model.config.end_id] = False   # from the second token on
         source = torch.where(choice < T, choice, -1)
         ids = torch.where(choice < T, window.ids.gather(1, choice.clamp(max=T - 1)), choice - T)
         yield ids[:, 0], source[:, 0], log_p[:, 0]
