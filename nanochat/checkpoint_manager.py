@@ -47,8 +47,8 @@ PARTS = {"model": ("step", "model", "meta"), "optim": ("step", "optimizer"), "st
 MANIFEST = re.compile(r"meta_(\d{6,})\.json")
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
 LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp")
-# tables that are most of a small model are shipped as 8-bit integers, their scale a row under the same name and this
-TABLES, SCALE = ("wte.weight", "lm_head.weight"), ":scale"
+# the largest matrices of a small model are shipped as 8-bit integers, their scale a row under the same name and this
+LARGE, SCALE = ("wte.weight", "lm_head.weight", "mlp.fc.weight", "mlp.proj.weight"), ":scale"
 
 
 class Checkpoint(NamedTuple):
@@ -247,11 +247,12 @@ def export_model(
     dtype: torch.dtype | None = None,
     reading: dict | None = None,
     average: str | os.PathLike | None = None,
+    note: str = "",
 ) -> dict:
     """
     Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
-    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the tables of TABLES, which are kept as
-    8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training; `average`, another model: the weights are the mean of both (of one before and after it was
+    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are kept as
+    8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training; `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both (of one before and after it was
     trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a field that the model does not
     have, and for two models of different shapes.
     """
@@ -270,17 +271,20 @@ def export_model(
     config.update(reading or {})
     weights = {}
     for name, tensor in source["model"].items():
-        if dtype and name in TABLES and tensor.is_floating_point():
+        if dtype and name.endswith(LARGE) and tensor.is_floating_point():
             scale = tensor.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
             weights |= {name: (tensor.float() / scale).round().to(torch.int8), name + SCALE: scale}
         else:
             convert = dtype and tensor.is_floating_point() and not name.endswith(SCALE)
             weights[name] = tensor.to(dtype) if convert else tensor
+    meta = dict(source["meta"], **({"note": note} if note else {}))
+    if "args" in meta:   # where files lay on one machine says nothing on another
+        meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value for name, value in meta["args"].items()}
     target = directory / "model.pt"
-    tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=source["meta"])
+    tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=meta)
     publish_file(tmp, target)
     run = source["run"] or run_record()  # the run that made the weights, not this copy
-    return _write_manifest(directory / "model.json", source["step"], {"model": entry}, source["meta"], run)
+    return _write_manifest(directory / "model.json", source["step"], {"model": entry}, meta, run)
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:

@@ -16,6 +16,7 @@ def main(argv=None):
     flag(parser, "--output-path", required=True, help="the directory")
     flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: read_topk=128")
     flag(parser, "--average", metavar="MODEL", help="the mean of the weights and of these: of a model before and after it was trained further")
+    flag(parser, "--note", default="", metavar="TEXT", help="what else model.json is to say of how they were made: the data and its licences")
     args = parser.parse_args(argv)
     reading = settings(args.set)
     for name, value in reading.items():
@@ -24,7 +25,7 @@ def main(argv=None):
     import torch
 
     from nanochat.checkpoint_manager import export_model
-    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading, average=args.average)
+    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading, average=args.average, note=args.note)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0
 
