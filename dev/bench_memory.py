@@ -4,7 +4,8 @@ What the memory on disk costs: a user's turn, a store of many traces, ingest. On
     python dev/bench_memory.py [--model-path data/then-d6] [--users 1000] [--traces 6250 62500 625000]
     python dev/bench_memory.py --users 0 --traces --prose pretrain.jsonl --tokens 10000000
 
-Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its own, for its peak RSS.
+Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its
+own, for its peak RSS.
 --prose: documents {"text": …}, one a line, of which --tokens are ingested, and before that 100,000 for comparison; every line of a text is an episode.
 """
 import argparse

@@ -31,7 +31,8 @@ def main(argv=None):
     first, whole, last = [], [], len(memory)
     for n in range(args.questions + 1):
         asked, said = time.perf_counter(), []
-        memory.ask(f"Where was the user at t={1 + n * last // (args.questions + 1)}?", lambda piece: said.append(time.perf_counter()))
+        question = f"Where was the user at t={1 + n * last // (args.questions + 1)}?"
+        memory.ask(question, lambda piece: said.append(time.perf_counter()))
         whole.append(time.perf_counter() - asked)
         first.append((said or [time.perf_counter()])[0] - asked)
     turns = []
@@ -40,7 +41,8 @@ def main(argv=None):
         memory.say(f"At t={100_000 + n} I was in Lisbon, and it rained.")
         turns.append(time.perf_counter() - began_turn)
     out = {"threads": torch.get_num_threads(), "episodes": last, "traces": len(memory._view.content.checks), "import_s": imported - began, "open_s": opened - imported,
-           "first_word_ms": 1e3 * statistics.median(first[1:]), "answer_ms": 1e3 * statistics.median(whole[1:]), "turn_ms": 1e3 * statistics.median(turns[1:])}
+           "first_word_ms": 1e3 * statistics.median(first[1:]), "answer_ms": 1e3 * statistics.median(whole[1:]),
+           "turn_ms": 1e3 * statistics.median(turns[1:])}
     if args.json:
         print(json.dumps({name: round(value, 3) for name, value in out.items()}))
         return 0

@@ -1,5 +1,5 @@
 """
-Training speed: plain GPT, THENGPT with sliding-window and with KDA write layers, same depth, same batch of prose, in one run.
+Training speed: plain GPT, THENGPT with sliding-window and with KDA write layers, same depth, same prose, in one run.
 
     python -m dev.bench_train [--depth 4] [--rounds 6] [--memory 2048]
 
@@ -30,7 +30,8 @@ def main(argv=None):
     device, dtype = choose_device()[0], choose_dtype(choose_device()[0])[0]
     tokenizer = Tokenizer.load()
     B, T, K = args.streams, args.slots, args.segments
-    text = "\n".join(f"Line {i} tells of thing {7 * i} and of where it was put on day {i % 31}." for i in range(T * K // 16))   # fills a row
+    line = "Line {} tells of thing {} and of where it was put on day {}.".format
+    text = "\n".join(line(i, 7 * i, i % 31) for i in range(T * K // 16))   # fills a row
     slots = life_slots(document_tokens(tokenizer, text), tokenizer.pad_id)
     rows = [{k: torch.from_numpy(v[:T * K]) for k, v in slots.items()}] * B
     segments = [{k: torch.stack([r[k][i * T:(i + 1) * T] for r in rows]).to(device) for k in rows[0]} for i in range(K)]

@@ -13,8 +13,8 @@ from nanochat.state import CHUNK
 
 def life_slots(episodes, pad_id):
     """
-    Lay the episodes (lists of ids) of a life out on the grid. Returns int64 arrays over slots: ids (pad_id where empty), targets (the next token of the episode,
-    -1 = none).
+    Lay the episodes (lists of ids) of a life out on the grid. Returns int64 arrays over slots: ids (pad_id where empty),
+    targets (the next token of the episode, -1 = none).
     """
     sizes = [-(-len(ids) // CHUNK) * CHUNK for ids in episodes]
     slots = {"ids": np.full(sum(sizes), pad_id, np.int64), "targets": np.full(sum(sizes), -1, np.int64)}
@@ -34,7 +34,8 @@ def furthest(positions):
 def dealt_anew(reached, batch_size, segment):
     """The data position of any loader whose rows all begin with the documents from `reached` on."""
     epoch, *place = reached
-    return {"rows": [{"document": None, "at": 0} for _ in range(batch_size)], "next": place, "turn": 0, "epoch": epoch, "segment": segment}
+    rows = [{"document": None, "at": 0} for _ in range(batch_size)]
+    return {"rows": rows, "next": place, "turn": 0, "epoch": epoch, "segment": segment}
 
 
 class StreamLoader:

@@ -1,4 +1,5 @@
-"""Documents of prose on disk: zstd parquet shards with a column `text` (string). Each line of a document that is not blank is an episode.
+"""Documents of prose on disk: zstd parquet shards with a column `text` (string). Each line that is not blank is an
+episode.
 
     python -m nanochat.dataset -n 8     downloads shards of FineWeb-Edu: prose, some 100 MB each
 """
@@ -81,7 +82,7 @@ def write_shards(docs, directory, docs_per_shard, row_group_size=ROW_GROUP_SIZE,
 
 
 def document_tokens(tokenizer, text, max_tokens=1024):
-    """The episodes of a document, as lists of ids from <|bos|> to <|end|>. One that would exceed `max_tokens` ids is cut between words."""
+    """The episodes of a document: lists of ids from <|bos|> to <|end|>, cut between words at `max_tokens` ids."""
     if max_tokens < 3:
         raise ValueError(f"max_tokens is {max_tokens}: an episode needs <|bos|>, <|end|> and one more token")
     paragraphs = [line.strip() for line in text.split("\n")]
@@ -115,7 +116,8 @@ def read_texts(path, field="text"):
 
 
 def read_lines(path):
-    """Stream (number, line) of the lines of a text file that are not blank, also of one packed as .xz, .gz or .zst. ValueError as read_texts."""
+    """Stream (number, line) of the lines of a text file that are not blank, also of one packed as .xz, .gz or .zst.
+    ValueError as read_texts."""
     path = Path(path)
     try:
         with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
@@ -132,7 +134,7 @@ def _read_rows(path, start, column="text"):
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if "evidence" in names:
-                raise ShardError(f"{path} is of the old form, which holds questions: they are JSON lines now (dev/grammar.py)")
+                raise ShardError(f"{path} is of the old form, with questions: they are JSON lines now (dev/grammar.py)")
             if column not in names:
                 raise ShardError(f"{path} has no column {column!r}; its columns: {', '.join(names)}")
             kind = file.schema_arrow.field(column).type

@@ -10,7 +10,8 @@ from nanochat.state import CHUNK
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     directory = tmp_path_factory.mktemp("shards")
-    docs = ["\n".join(f"Step {step}: document {n} says {'so ' * (step % 9)}." for step in range(20 + n)) for n in range(14)]
+    says = lambda n, step: f"Step {step}: document {n} says {'so ' * (step % 9)}."
+    docs = ["\n".join(says(n, step) for step in range(20 + n)) for n in range(14)]
     write_shards([*docs, "Some prose.\nIn two paragraphs."], directory, 5)
     return list_shards(directory)
 
@@ -41,7 +42,8 @@ def test_streams_hold_whole_lives(shards, tokenizer):
         due = (targets[:-1] >= 0).nonzero().flatten()
         assert (targets[due] == ids[due + 1]).all()
         said = tokenizer.decode([i for i in ids.tolist() if i < tokenizer.bos_id])
-        assert f"Step 0: document {row} says .Step 1: document {row} says so .Step 2" in said   # in order, nothing left out
+        # in order, nothing left out
+        assert f"Step 0: document {row} says .Step 1: document {row} says so .Step 2" in said
     assert batches[0]["new_life"].all() and not batches[1]["new_life"].any()
 
 
