@@ -13,7 +13,7 @@ from nanochat.state import CHUNK
 
 def life_slots(episodes, pad_id):
     """
-    Lay the episodes (lists of ids) of a life out on the grid. Returns int64 arrays over slots: ids (pad_id where empty),
+    Lay the episodes (lists of ids) of a life out on the grid. Returns int64 arrays over slots: ids (pad_id if empty),
     targets (the next token of the episode, -1 = none).
     """
     sizes = [-(-len(ids) // CHUNK) * CHUNK for ids in episodes]
