@@ -62,7 +62,7 @@ def main(argv=None):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             state = detach_state(state, args.memory) if mixer else None
-            return float(loss)
+            return float(loss.detach())
         return name, step, []
 
     candidates = [candidate("GPT"), candidate("THENGPT swa", "swa"), candidate("THENGPT kda", "kda")]
