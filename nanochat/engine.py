@@ -17,10 +17,11 @@ from nanochat.common import UserError, choose_device, choose_dtype
 from nanochat.distributed import Ranks
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.record import Layout, geometry
+from nanochat.scoring import holds
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
-from nanochat.words import WORD, Lexicon, fold
+from nanochat.words import Lexicon
 
 SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 16        # episodes that are read at once, as long as they have no more than
@@ -276,13 +277,8 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
         yield rest
     total = sum(mass.values())
     ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
-    stands = any(folded(text) in folded(told(state, tokenizer, e, times)) for e in mass)
+    stands = any(holds(told(state, tokenizer, e, times), text) for e in mass)
     return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began, bool(text) and text != REFUSAL and not stands)
-
-
-def folded(text):
-    """A text as it is compared: its words, folded, a space between them."""
-    return f" {' '.join(fold(word) for word in WORD.findall(text))} "
 
 
 def answer(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):

@@ -109,7 +109,7 @@ class GPT(nn.Module):
                 ("mixers", sum(count(b.attn) for b in self.blocks)), ("mlps", sum(count(b.mlp) for b in self.blocks))]
         return rows + [("total", count(self))]
 
-    def parameter_groups(self, matrix_lr=0.02, embedding_lr=0.3, head_lr=0.004, table_lr=0.001, scalar_lr=0.01):
+    def parameter_groups(self, matrix_lr=0.02, embedding_lr=0.3, head_lr=0.004, table_lr=0.002, scalar_lr=0.01):
         """Muon on the matrices of the blocks and of the copy, AdamW on the rest: embeddings, traces, features of reading, gains and gates."""
         # by what they do, not by their sizes: a weight is in the same group at every depth. A row of beta or index_w
         # is one head's gate
