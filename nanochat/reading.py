@@ -197,19 +197,24 @@ class Reading:
     past: list              # of (k, v) of each block
 
 
+def through(model, x, cos, sin, mask, past):
+    """x (B, T, D) through all blocks, each over its (k, v) of `past`, None = nothing: the normalised final hidden states, and the past of what follows."""
+    after = []
+    for block, kv in zip(model.blocks, past):
+        y, kv = block.attn.over(norm(x), cos, sin, mask, kv)
+        after.append(kv)
+        x = x + y
+        x = x + block.mlp(norm(x))
+    return norm(x), after
+
+
 def read(model, window):
     """The Reading of a Window by a THENGPT."""
     x = model.embed(window.ids)
     x = norm(x + model.reader.features(window, x.dtype))
     seen = torch.zeros(window.ids.shape, dtype=x.dtype, device=x.device).masked_fill_(window.ordinal == -2, float("-inf"))[:, None, None]
     cos, sin = rotary(torch.arange(x.shape[1], device=x.device)[None], model.head_dim, x.dtype)
-    past = []
-    for block in model.blocks:
-        y, kv = block.attn.over(norm(x), cos, sin, seen)
-        past.append(kv)
-        x = x + y
-        x = x + block.mlp(norm(x))
-    x = norm(x)
+    x, past = through(model, x, cos, sin, seen, [None] * len(model.blocks))
     return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past)
 
 
@@ -227,13 +232,7 @@ def say(model, reading, ids, source, at, past):
     mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later.expand(B, 1, -1, -1)], dim=-1)
     length = (reading.seen == 0).sum(-1).view(B, 1)   # after its own window: the padding of others is none of its places
     cos, sin = rotary(length + order[at:], model.head_dim, x.dtype)
-    after = []
-    for block, kv in zip(model.blocks, past):
-        y, kv = block.attn.over(norm(x), cos, sin, mask, kv)
-        after.append(kv)
-        x = x + y
-        x = x + block.mlp(norm(x))
-    return norm(x), after
+    return through(model, x, cos, sin, mask, past)
 
 
 def loss(model, window, answer):
