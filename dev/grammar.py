@@ -28,7 +28,7 @@ if not __package__:  # started as a script, not with -m
 
 from nanochat.common import UserError, atomic_write, flag, run_main  # noqa: E402
 
-REFUSALS = 0.17     # share of the questions that have no answer, about
+REFUSALS = 0.15     # share of the questions that have no answer, about
 FILLER = 0.3        # share of the memories with lines that tell nothing
 MOST_VALUES = 6     # a question with more right values is not asked
 REF, CHOICE = re.compile(r"\$([a-z_]+)"), re.compile(r"\{([^{}]*)\}")
@@ -79,17 +79,14 @@ class Fact:
     days: int | None = None     # from the line's own day, where the value is such a word ("yesterday") or none ("")
 
 
+ROLES = {"place": "spot", "with": "person", "clock": "clock", "for": "kin", "weekday": "weekday"}     # of a scene
 TASTES = [Thing(name, "food", {}, "ask_" + name, "ask_who_" + name) for name in ("like", "dislike")]
 
 
 def from_pattern(rng: random.Random, pattern: str) -> str:
     """A value such as the pattern says; grammar.txt lists the signs."""
-    pattern = pattern.replace("9", rng.choice(DIGITS[1:]), 1)   # a number does not begin with 0
-    return "".join(rng.choice(CHARACTERS[c]) if c in CHARACTERS else c for c in pattern)
-
-
-def poss(name: str) -> str:
-    return "my" if name == ME else name + "'s"
+    begun = pattern.replace("9", rng.choice(DIGITS[1:]), 1)     # a number does not begin with 0
+    return "".join(rng.choice(CHARACTERS[c]) if c in CHARACTERS else c for c in begun)
 
 
 class World:
@@ -125,7 +122,7 @@ class World:
 
     def slots(self, who: str, thing: Thing, v: str = "", **more) -> dict:
         o = {"thing": self.det, "spot": "the "}.get(thing.kind, "") + v
-        return {"e": who, "p": poss(who), "v": v, "o": o} | thing.slots | more
+        return {"e": who, "p": "my" if who == ME else who + "'s", "v": v, "o": o} | thing.slots | more
 
     def values(self, who: str, thing: Thing) -> list[str]:
         return [fact.value for fact in self.facts.get((who, thing.name), ())]
@@ -157,7 +154,7 @@ class World:
             v = (self.values(e, thing) or [self.value(thing.kind)])[0]
             self.ask(thing.rev, self.slots(e, thing, v), ("who", thing.name, v))
             if thing.ask == thing2.ask == "ask":
-                slots = self.slots(e, thing, q=poss(e2), b=thing2.name)
+                slots = self.slots(e, thing, q=self.slots(e2, thing2)["p"], b=thing2.name)
                 self.ask("ask_two", slots, (e, thing.name), (e2, thing2.name))
 
     def new(self, kind: str, like: str = "") -> str:
@@ -180,9 +177,9 @@ class World:
             name, _, kind = self.expand(f"${words}", {}).partition(":")
             if len(out) < n and name not in self.known:
                 self.known.add(name)
-                base, past, pp = (3 * name.split("/"))[:3]     # the forms of a verb; an attribute has no use for them
-                slots = {"base": base, "past": past, "pp": pp, "what": "whom" if kind == "person" else "what"}
-                out.append(Thing(base, kind, slots | {"a": name, "as": name + "s"}, *rules))
+                verb = dict(zip(("base", "past", "pp"), 3 * name.split("/")))      # an attribute has no use for these
+                slots = verb | {"what": "whom" if kind == "person" else "what", "a": name, "as": name + "s"}
+                out.append(Thing(verb["base"], kind, slots, *rules))
         return out
 
     def value(self, kind: str, near: str = "", unlike=()) -> str:
@@ -211,30 +208,26 @@ class World:
             return None
         q = self.expand(f"${rule}", slots).strip()
         if self.rng.random() < 0.9:     # people also ask without capitals and marks
-            end = "." if q.split()[0] in ORDERS else "?"
-            q = (q if q.startswith(slots.get("v") or "?") else q[0].upper() + q[1:]) + end
+            q = (q if q.startswith(slots.get("v") or "?") else q[0].upper() + q[1:]) + "?."[q.split()[0] in ORDERS]
         texts = [v if v in fact.line.text else v[0].upper() + v[1:] for v, fact in zip(values, found)]
-        out = {"q": q, "a": texts if texts[1:] else "".join(texts), "evidence": [place[fact.line] for fact in found],
+        before = self.facts[via][:1] if via and texts else []
+        out = {"q": q, "a": texts if texts[1:] else "".join(texts), "evidence": [place[f.line] for f in before + found],
                "answers": [", ".join(texts)] if texts[1:] else list(dict.fromkeys(texts + values))}
-        if via and texts:
-            out["evidence"].insert(0, place[self.facts[via][0].line])
         if found and found[0].days is not None and found[0].line.time >= 0:
             day = EPOCH + datetime.timedelta(found[0].line.time // DAY + found[0].days)
-            answers = [form.format(d=day) for form in FULL_DATES]
-            out |= {"a": answers[0], "answers": answers, "composed": True}
+            out |= {"a": f"{day}", "answers": [form.format(d=day) for form in FULL_DATES], "composed": True}
         return out
 
     def questions(self, n: int, place: dict) -> list[dict]:
         """At most n of the questions that could be asked, some of them without an answer."""
-        out, seen, asks = [], set(), ([], [])
+        out, asks = {}, ([], [])
         for ask in self.rng.sample(self.asks, len(self.asks)):
             asks[all(key in self.facts for key in ask[0])].append(ask)
         while len(out) < n and any(asks):
             keys, rule, slots, how = asks[bool(asks[1]) and not (asks[0] and self.rng.random() < REFUSALS)].pop()
-            if (rule, keys) not in seen and (qa := self.answer(place, keys, rule, slots, **how)):
-                seen.add((rule, keys))
-                out.append(qa)
-        return out
+            if (rule, keys) not in out and (qa := self.answer(place, keys, rule, slots, **how)):
+                out[rule, keys] = qa
+        return list(out.values())
 
 
 # The kinds. Each adds one part of about `size` lines, and the questions that could be asked.
@@ -263,9 +256,8 @@ def moments(w: World, n: int) -> tuple[str, str, list[tuple[str, str]]]:
     begin, pace = rng.choice((0, 1, rng.randrange(10 ** rng.randint(2, 5)))), rng.choice((1, 1, 2, 5))
     before = from_pattern(rng, rng.choice(("^-", "^^-", "^^", "9^-"))) if family == "id" else ""
     texts = [f"{before}{begin + i}" for i in range(n)]
-    if family == "clock":
-        texts = [f"{at // 60 % 24:02}:{at % 60:02}" for at in range(begin, begin + n * pace, pace)]
-    return family, w.pick("unit"), [(text, text) for text in texts]
+    clocks = [f"{at // 60 % 24:02}:{at % 60:02}" for at in range(begin, begin + n * pace, pace)]
+    return family, w.pick("unit"), [(text, text) for text in (clocks if family == "clock" else texts)]
 
 
 def log_style(w: World, family: str, what: str) -> tuple[str, str, str, str]:
@@ -299,10 +291,9 @@ def log(w: World, size: int) -> None:
         slots = w.slots(e, *cells[0], m=m, unit=unit, kv=kv, had=kv.replace(" was ", " "))
         line = w.add(w.sentence(template, slots))
         for thing, v in cells:
-            w.tell(line, v, e, thing.name, i)
-            w.tell(line, v, "any", thing.name, i)
-            w.tell(line, e, "which", thing.name, v, i)
-            w.tell(line, m, "mark", e, thing.name, v)
+            for told, *key in ((v, e, thing.name, i), (v, "any", thing.name, i), (e, "which", thing.name, v, i),
+                               (m, "mark", e, thing.name, v)):
+                w.tell(line, told, *key)
     # the moments whose neighbours are all there are asked for
     alone = {i: sum(i + d not in there for d in (-2, -1, 1, 2)) for i in there}
     best = sorted(rng.sample(sorted(there), min(len(there), 100)), key=alone.get)[:40]
@@ -327,9 +318,8 @@ def update(w: World, size: int) -> None:
         order += [(e, thing) for thing in several for _ in range(rng.choice((1, 2, 2, 3, 4)))]
     rng.shuffle(order)
     for e, thing in order:
-        told, old = w.values(e, thing), "".join(w.values(e, thing)[-1:])
-        avoid = told + refused[e, thing]    # what was only talked about never becomes the value
-        v = w.value(thing.kind, old, avoid)
+        told = w.values(e, thing)     # what was only talked about never becomes the value
+        v = w.value(thing.kind, old := "".join(told[-1:]), avoid := told + refused[e, thing])
         w.say("change" if told else "say", e, thing, v, old=old)
         if rng.random() < 0.2:
             refused[e, thing].append(w.value(thing.kind, v, [*avoid, v]))
@@ -351,8 +341,8 @@ def lists(w: World, size: int) -> None:
     for e, thing in rng.sample(cells, min(n, len(cells))):
         told = w.values(e, thing)
         w.say("say_more", e, thing, w.value(thing.kind, "".join(told[-1:]), told))
-    objects = {verb: sorted({w.value(verb.kind) for _ in range(2 + (size - n) // 8)}) for verb in verbs}
-    deeds = [(e, verb, v) for e in names for verb in verbs for v in objects[verb]]
+    objects = lambda verb: sorted({w.value(verb.kind) for _ in range(2 + (size - n) // 8)})
+    deeds = [(e, verb, v) for verb in verbs for v in objects(verb) for e in names]
     for e, verb, v in rng.sample(deeds, min(len(deeds), size - n)):
         w.say("bare", e, verb, v)
     w.ask_about(names, things if n > size / 2 else verbs)
@@ -370,15 +360,15 @@ def hop(w: World, size: int) -> None:
             for thing in more[link]:
                 if rng.random() < 0.8:
                     w.say("say", target, thing, w.value(thing.kind))
-                slots = w.slots(e, link, a=thing.name, rel=link.name)
-                w.ask("ask_hop_verb" if verb else "ask_hop", slots, (target, thing.name), via=(e, link.name))
+                rule, slots = "ask_hop" + "_verb" * verb, w.slots(e, link, a=thing.name, rel=link.name)
+                w.ask(rule, slots, (target, thing.name), via=(e, link.name))
         w.ask_about(*rng.choice((([target], more[link]), ([e], links))), n=1)
     rng.shuffle(w.parts[-1])
 
 
 def taste(w: World, e: str, rule: str, turn: str = "$text") -> None:
     """Somebody likes something or does not."""
-    told, thing = w.values(e, TASTES[0]) + w.values(e, TASTES[1]), w.rng.choice(TASTES)
+    told, thing = [value for thing in TASTES for value in w.values(e, thing)], w.rng.choice(TASTES)
     if len(told) < MOST_VALUES:
         w.say(thing.name + rule, e, thing, w.value("food", unlike=told), turn)
 
@@ -396,13 +386,10 @@ def talk(w: World, size: int) -> None:
             taste(w, who, "_i", turn)
         elif draw < 0.72:
             w.say("did_i", who, did, w.value(did.kind), turn)
-        elif draw < 0.9:
-            v = w.value(seen.kind)
-            w.tell(w.say("claim", other, seen, v, turn), who, "said", other, v)
-            for v in (v, w.value(seen.kind)):
-                w.ask("ask_said", w.slots(other, seen, v), ("said", other, v))
         else:
-            w.add(w.expand(turn, {"text": w.sentence("$filler", {})}))
+            w.tell(w.say("claim", other, seen, v := w.value(seen.kind), turn), who, "said", other, v)
+            v = rng.choice((v, w.value(seen.kind)))
+            w.ask("ask_said", w.slots(other, seen, v), ("said", other, v))
     w.ask_about(names, [*things, did, seen, *TASTES])
 
 
@@ -411,13 +398,12 @@ def own(w: World, size: int) -> None:
     rng, n = w.rng, w.rng.randint(size // 3, size)
     names = facts(w, n, ("kin",), "kin_attr", [ME])
     for _ in range((size - n + 1) // 2):
-        e, what, spot = rng.choice(names), w.pick("things"), w.pick("spot")
+        e, what, (spot, other) = rng.choice(names), w.pick("things"), rng.choices(RULES[w.held]["spot"][:6], k=2)
         taste(w, e, "_i" if e == ME else "_s")
+        v = rng.choice((str(rng.randint(2, 60)), w.pick("number_word")))
         if ("count", what, spot) not in w.facts:
-            v = rng.choice((str(rng.randint(2, 60)), w.pick("number_word")))
             w.tell(w.add(w.sentence("$count", {"things": what, "spot": spot, "v": v})), v, "count", what, spot)
-        for asked in (spot, w.pick("spot")):
-            w.ask("ask_count", {"things": what, "spot": asked}, ("count", what, asked))
+        w.ask("ask_count", {"things": what, "spot": other}, ("count", what, other))
     w.ask_about(names, TASTES, 20)
     rng.shuffle(w.parts[-1])
 
@@ -431,29 +417,45 @@ def when(w: World, size: int) -> None:
         v, other = w.value(verb.kind), w.value(verb.kind)
         rule = rng.choice(("dated", "dated", "near_day", "near_day", "next_day", "bare" if w.timed else "dated"))
         key = "next" if rule == "next_day" else "day", e, verb.name, v
-        if key in w.facts:
-            continue
         if rule == "dated":
             day, days = w.start - datetime.timedelta(30 + rng.randrange(12)), ""
-            value, beside = (form.format(d=day + datetime.timedelta(n)) for n in (0, rng.choice((-1, 1))))
-            for d in (value, beside):
-                w.ask("ask_on_day", w.slots(e, verb, d=d), (e, verb.name, d))
+            value, d = (form.format(d=day + datetime.timedelta(n)) for n in (0, rng.choice((-1, 0, 0, 1))))
+            w.ask("ask_on_day", w.slots(e, verb, d=d), (e, verb.name, d))
         else:
             value, _, days = w.pick(rule + "_word").partition(":")
-        line = w.say(rule, e, verb, v, d=value, rel=value)
-        line.time = 0 if w.timed and days else line.time    # the day is counted from it
-        w.tell(line, value, *key, days=int(days) if days else None)
-        w.tell(line, v, e, verb.name, value)
+        if key not in w.facts:
+            line = w.say(rule, e, verb, v, d=value, rel=value)
+            line.time = 0 if w.timed and days else line.time    # the day is counted from it
+            w.tell(line, value, *key, days=int(days) if days else None)
+            w.tell(line, v, e, verb.name, value)
         w.ask("ask_day_next" if rule == "next_day" else "ask_day", w.slots(e, verb, v), key)
         w.ask("ask_day", w.slots(e, verb, other), ("day", e, verb.name, other))
+
+
+def scene(w: World, size: int) -> None:
+    """Who did what, where, with or for whom, at what time, on which day: several in a line, each asked for."""
+    rng, names, verbs = w.rng, [w.new("person") for _ in range(2 + size // 4)], w.things("verb", 3)
+    for _ in range(size):
+        e, verb, roles = rng.choice(names), rng.choice(verbs), rng.sample(sorted(ROLES), rng.randint(1, 4))
+        slots, cut = w.slots(e, verb, v := w.value(verb.kind)), rng.choice((0, 0, 1))
+        told = {role: w.value(ROLES[role]) for role in roles if ("v", e, verb.name, v) not in w.facts}
+        if rest := [w.expand(f"$scene_{role}", {"x": x}) for role, x in told.items()]:
+            slots |= {"x": rest[0], "rest": " ".join(rest[cut:])}
+            line = w.add(w.sentence(("$scene", "$scene_lead")[cut], slots))
+            for key, value in [("v", v), *told.items()]:
+                w.tell(line, value, key, e, verb.name, v)
+            for (role, x), said in zip(told.items(), rest):
+                w.tell(line, v, "what", role, e, verb.name, x)
+                w.ask("scene_what", slots | {"x": said}, ("what", role, e, verb.name, x))
+            for role in ROLES:
+                w.ask(f"scene_ask_{role}", slots, (role, e, verb.name, v))
 
 
 def roles(w: World, size: int, name: str, kind: str) -> None:
     """A relation of three: who, to whom, what. Asked for each of them, and the wrong way round."""
     names = [w.new("person") for _ in range(3 + size // 3)]
     for _ in range(size):
-        x, y = w.rng.sample(names, 2)
-        v = w.value(kind)
+        (x, y), v = w.rng.sample(names, 2), w.value(kind)
         line = w.add(w.sentence(f"${name}_say", {"x": x, "y": y, "v": v, "o": "the " + v}))
         for value, *key in ((x, "x", y, v), (y, "y", x, v), (v, "v", x, y)):
             w.tell(line, value, name, *key)
@@ -463,7 +465,7 @@ def roles(w: World, size: int, name: str, kind: str) -> None:
 
 
 KINDS = {"facts": facts, "keys": lambda w, size: facts(w, size, ("person", "org"), "secret"), "log": log,
-         "update": update, "list": lists, "hop": hop, "talk": talk, "own": own, "when": when,
+         "update": update, "list": lists, "hop": hop, "talk": talk, "own": own, "when": when, "scene": scene,
          "lend": lambda w, n: roles(w, n, "lend", "thing"), "beat": lambda w, n: roles(w, n, "beat", "game")}
 HELD_KINDS = "lend", "beat"
 WEIGHTS = {"log": 3, "keys": 2, "update": 2, "mixed": 3}
@@ -492,8 +494,8 @@ def build(seed: str, kinds: list[str], held: bool = False, lines: int = 0) -> tu
             now += rng.choice((60, 3600, 40000)) * rng.randint(1, 5)
             line.time = line.time or now
         record["times"] = [line.time for line in told]
-    count = 24 if size >= 300 else min(6, 1 + size // 2)
-    return w, record | {"qas": w.questions(count, {line: i for i, line in enumerate(told)})}
+    place = {line: i for i, line in enumerate(told)}
+    return w, record | {"qas": w.questions(24 if size >= 300 else min(6, 1 + size // 2), place)}
 
 
 def main() -> int:
@@ -506,8 +508,7 @@ def main() -> int:
     flag(parser, "--lines", type=int, default=0, help="about how many lines a memory has (0: drawn, 3 to 200)")
     args = parser.parse_args()
     allowed = [kind for kind in [*KINDS, "mixed"] if args.held_out or kind not in HELD_KINDS]
-    kinds = args.kinds or allowed
-    if wrong := sorted(set(kinds) - set(allowed)):
+    if wrong := sorted(set(kinds := args.kinds or allowed) - set(allowed)):
         raise UserError(f"--kinds takes {', '.join(allowed)}, not '{wrong[0]}'", code=2)
     if args.memories < 1 or args.lines < 0:
         raise UserError("--memories must be at least 1, --lines at least 0", code=2)

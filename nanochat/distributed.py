@@ -119,8 +119,8 @@ def shard(model, device):
         fully_shard(block.mlp, mesh=mesh)
         register_fsdp_forward_method(block.attn, "over")
     fully_shard(model, mesh=mesh, ignored_params=numbers)
-    if hasattr(model, "reading_loss"):
-        register_fsdp_forward_method(model, "reading_loss")
+    if hasattr(model, "reading_losses"):
+        register_fsdp_forward_method(model, "reading_losses")
 
 
 def average(p):

@@ -53,6 +53,8 @@ class THENConfig(GPTConfig):
     index_dim: int = 32
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
+    nearby: int = 0              # places of a reading window that a block mixes before it attends, an odd number; 0 = none
+    both_ways: bool = True       # a reading window sees itself in both directions; false: only what stands before, for comparison
     text_fraction: float = 0.35  # training only: the language-model loss is taken on so many of the slots, ordinary tokens first
     word_vectors: int = 1        # rows of the word vectors, an input of reading; row 0 is zero
     word_dim: int = 50
@@ -325,9 +327,9 @@ class THENGPT(GPT):
 
     # -- training --------------------------------------------------------------------------------------------------------
 
-    def reading_loss(self, window, answer):
-        """Minus the log-likelihood of answers to windows: see reading.loss."""
-        return reading.loss(self, window, answer)
+    def reading_losses(self, window, answer):
+        """See reading.losses."""
+        return reading.losses(self, window, answer)
 
     def losses(self, idx, targets, state, weights):
         B, T = idx.shape

@@ -49,13 +49,14 @@ class Window:
 class Answer:
     """
     What is to be said, of B questions, padded with ids -1: ids (B, A) int64, `source` (B, A, G) int64 the places of the window that a token may be copied from, padded
-    with -1; where all are -1 it is to be generated.
+    with -1; where all are -1 it is to be generated. masked (B, T) int64: the ids of the words that are masked in the window, -1 elsewhere.
     """
     ids: torch.Tensor
     source: torch.Tensor
+    masked: torch.Tensor
 
     def to(self, device):
-        return Answer(self.ids.to(device), self.source.to(device))
+        return Answer(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def said_before(seconds):
@@ -92,7 +93,7 @@ def select(order, lengths, budget):
 
 def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     """
-    The columns of a window {name: (T,) int array}, and {index of a line: where its first token stands}. question, lines: words.Line; order: indices
+    The columns of a window {name: (T,) int array}, the hash of each token's word among them, and {index of a line: where its first token stands}. question, lines: words.Line; order: indices
     of lines, best first. What is too long is cut at the end.
     """
     q = slice(0, min(QUESTION, budget // 2))
@@ -111,7 +112,7 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     ids, word, stem, vector = (np.concatenate(part) for part in parts.values())
     head = len(ids) - sum(lengths)
     number = np.repeat(np.arange(len(kept)), lengths)
-    columns = {"ids": ids, "vector": vector, "within": tokenizer.within[ids].astype(int), "match": matches(word, stem, head, number, len(kept))}
+    columns = {"ids": ids, "word": word, "vector": vector, "within": tokenizer.within[ids].astype(int), "match": matches(word, stem, head, number, len(kept))}
     for name, values in (("rank", [place[i] for i in kept]), ("age", range(len(kept), 0, -1))):
         columns[name] = np.concatenate([np.zeros(head, int), np.repeat(bucket(np.array(values, int), STEPS), lengths)])
     columns["ordinal"] = np.concatenate([np.full(head, -1), np.repeat(np.array(kept, int), lengths)])
@@ -157,6 +158,7 @@ class ReadingHead(nn.Module):
         self.copied = Linear(D, D)               # to the next token of the answer: what stands where the last one was copied from
         self.query, self.key, self.key_before = (Linear(D, D) for _ in range(3))
         self.gate = Linear(D, 1)
+        self.nearby = nn.ParameterList([torch.empty(config.nearby, D) for _ in range(config.n_layer if config.nearby else 0)])   # convolutions, depthwise
 
     def init_weights(self):
         self.word_vectors.zero_()   # a module built on the meta device holds anything
@@ -166,6 +168,8 @@ class ReadingHead(nn.Module):
         for module in (self.word, self.copied, self.query, self.key, self.key_before):
             nn.init.normal_(module.weight, std=module.in_features ** -0.5)
         nn.init.zeros_(self.gate.weight)
+        for weight in self.nearby:
+            nn.init.zeros_(weight)
 
     def words(self):
         """The words that have a vector, row 1 first."""
@@ -197,10 +201,26 @@ class Reading:
     past: list              # of (k, v) of each block
 
 
-def through(model, x, cos, sin, mask, past):
-    """x (B, T, D) through all blocks, each over its (k, v) of `past`, None = nothing: the normalised final hidden states, and the past of what follows."""
-    after = []
-    for block, kv in zip(model.blocks, past):
+def mix(x, weight, there, reach):
+    """
+    x (B, T, D) and a weighted sum of what stands around each place, channel by channel: weight (K, D) of the places from `reach` before it on.
+    there (B, T, 1): padding, where false, adds nothing. (Short convolutions beside attention: Allen-Zhu 2025, arXiv 2512.17351, "Canon layers".)
+    """
+    around = F.pad(norm(x).masked_fill(~there, 0), (0, 0, reach, reach))
+    for k, row in enumerate(weight.to(x.dtype)):
+        x = x + around[:, k:k + x.shape[1]] * row
+    return x
+
+
+def through(model, x, cos, sin, mask, past, there=None):
+    """
+    x (B, T, D) through all blocks, each over its (k, v) of `past`, None = nothing: the normalised final hidden states, and the past of what follows.
+    there (B, T, 1) of a window: where it is no padding; None = x is an answer.
+    """
+    after, reach = [], model.config.nearby // 2
+    for i, (block, kv) in enumerate(zip(model.blocks, past)):
+        if there is not None and model.config.nearby:
+            x = mix(x, model.reader.nearby[i] if model.config.both_ways else model.reader.nearby[i][:reach + 1], there, reach)
         y, kv = block.attn.over(norm(x), cos, sin, mask, kv)
         after.append(kv)
         x = x + y
@@ -212,9 +232,14 @@ def read(model, window):
     """The Reading of a Window by a THENGPT."""
     x = model.embed(window.ids)
     x = norm(x + model.reader.features(window, x.dtype))
-    seen = torch.zeros(window.ids.shape, dtype=x.dtype, device=x.device).masked_fill_(window.ordinal == -2, float("-inf"))[:, None, None]
+    there = window.ordinal != -2
+    seen = torch.zeros(there.shape, dtype=x.dtype, device=x.device).masked_fill_(~there, float("-inf"))[:, None, None]
     cos, sin = rotary(torch.arange(x.shape[1], device=x.device)[None], model.head_dim, x.dtype)
-    x, past = through(model, x, cos, sin, seen, [None] * len(model.blocks))
+    mask = seen
+    if not model.config.both_ways:
+        order = torch.arange(x.shape[1], device=x.device)
+        mask = seen.masked_fill(order > order[:, None], float("-inf"))
+    x, past = through(model, x, cos, sin, mask, [None] * len(model.blocks), there[..., None])
     return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past)
 
 
@@ -235,8 +260,11 @@ def say(model, reading, ids, source, at, past):
     return through(model, x, cos, sin, mask, past)
 
 
-def loss(model, window, answer):
-    """Minus the log-likelihood of answers, a mean over questions, and the shares {name: tensor} of first tokens that are right."""
+def losses(model, window, answer):
+    """
+    {"read": minus the log-likelihood of answers, a mean over questions; "mask": of masked words, a mean over tokens}, and the shares {name: tensor} of first tokens
+    that are right.
+    """
     reading = read(model, window)
     first = torch.full_like(answer.ids[:, :1], model.config.assistant_id)
     ids = torch.cat([first, answer.ids[:, :-1].clamp(min=0)], dim=1)
@@ -251,13 +279,16 @@ def loss(model, window, answer):
     log_p = copied[copies].sum() + said
     right = (place[:, 0].argmax(-1, keepdim=True) == answer.source[:, 0]).any(-1) & (gate[:, 0] > 0)
     begins = copies[:, 0]
-    return -log_p / len(ids), {"begin": (right & begins).sum() / begins.sum().clamp(min=1), "gate": ((gate[:, 0] > 0) == begins).float().mean()}
+    masked = answer.masked >= 0
+    words = F.cross_entropy(model.head(reading.hidden[masked]), answer.masked[masked], reduction="sum") / masked.sum().clamp(min=1)
+    return {"read": -log_p / len(ids), "mask": words}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1), "gate": ((gate[:, 0] > 0) == begins).float().mean()}
 
 
 @torch.no_grad()
 def greedy(model, window, max_tokens=32):
     """
-    Yields, token by token of the likeliest answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1 where the token was generated.
+    Yields, token by token of answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1 where the token was generated. Of each token it is
+    decided first whether it is copied, by the gate, then what it is: several places that may be right do not lose to one refusal that is likelier than each of them.
     No character is cut: a copy begins where one does, and goes on to its end. No answer is empty, or holds a special token.
     """
     reading, device = read(model, window), window.ids.device
@@ -272,7 +303,8 @@ def greedy(model, window, max_tokens=32):
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
         place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following) | begins, -1e9)
-        log_p, choice = torch.cat([place, said.masked_fill(must | special, -1e9)], dim=1).max(1, keepdim=True)
+        copies = must | (gate > 0) & (place > -1e8).any(1, keepdim=True)
+        log_p, choice = torch.cat([place.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)], dim=1).max(1, keepdim=True)
         special[model.config.end_id] = False   # from the second token on
         source = torch.where(choice < T, choice, -1)
         ids = torch.where(choice < T, window.ids.gather(1, choice.clamp(max=T - 1)), choice - T)
@@ -280,7 +312,7 @@ def greedy(model, window, max_tokens=32):
 
 
 def steps(model, window, max_tokens=32):
-    """Yields (token id, place in the window or -1, probability) of the likeliest answer to one question, up to and with <|end|>."""
+    """Yields (token id, place in the window or -1, probability) of the answer to one question, see greedy, up to and with <|end|>."""
     for ids, source, log_p in greedy(model, window, max_tokens):
         yield int(ids), int(source), float(log_p.exp())
         if int(ids) == model.config.end_id:
@@ -288,7 +320,7 @@ def steps(model, window, max_tokens=32):
 
 
 def answers(model, window, max_tokens=32):
-    """The likeliest answers to B questions: for each a list of (token id, place), without <|end|>."""
+    """The answers to B questions, see greedy: for each a list of (token id, place), without <|end|>."""
     out, done = [[] for _ in window.ids], [False] * len(window.ids)
     for ids, source, _ in greedy(model, window, max_tokens):
         for b, (token, place) in enumerate(zip(ids.tolist(), source.tolist())):

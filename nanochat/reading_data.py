@@ -1,5 +1,5 @@
 """
-What reading is learned from: memories with questions, JSON lines {"src", "sents", "qas": [{"q", "a", "evidence"}]}, and questions made from prose.
+What reading is learned from: memories with questions, JSON lines {"src", "sents", "qas": [{"q", "a", "evidence"}]}.
 
 "a" stands word for word in the line sents[evidence[-1]]; a list of values, each in the line of the same place in "evidence"; "" has no answer in the
 memory; with "composed": true it stands nowhere. "disfluent" is the same question, stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
@@ -7,7 +7,6 @@ memory; with "composed": true it stands nowhere. "disfluent" is the same questio
 import itertools
 import json
 import random
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +16,11 @@ import torch
 from nanochat import finding
 from nanochat.common import UserError
 from nanochat.dataset import read_lines
-from nanochat.reading import Answer, batch, dated, lay_out, said_before
+from nanochat.reading import NOT_A_WORD, Answer, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
 
 MOST = 12_000    # questions of a source that count for its share: a large one is not to drown the others
-SENTENCE = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]*[A-Z0-9])")
 HELD = 64        # of so many memories one is held out
-PROSE = 2 ** 28  # characters of prose that questions are made from, at most
-PASSAGE = 1400   # characters of a passage that a question is made from
 
 
 @dataclass
@@ -106,8 +102,7 @@ def held_out(sources, tokenizer, count):
     held = {name: memories[::HELD] for name, memories in sources.items()}
     for name, memories in sources.items():
         sources[name] = [memory for i, memory in enumerate(memories) if i % HELD] or memories
-    r, make = random.Random(0), Asked(held, tokenizer)
-    return list(itertools.islice(filter(None, (make(r) for _ in itertools.count())), count))
+    return drawn_by(Asked(held, tokenizer), random.Random(0), count)
 
 
 def find(question, lines):
@@ -127,12 +122,12 @@ def generated(text, tokenizer):
 
 class Asked:
     """Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a random.Random. sources: see load."""
-    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.08, others=6, shares=None):
+    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None, masked=0.0):
         """
         budgets: tokens of windows; withheld: of answered questions, the share whose evidence is taken away; others: memories of the same source beside it, at
-        most; shares: {how names of sources begin: what share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
+        most; masked: see mask; shares: {how names of sources begin: what share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
         """
-        self.sources, self.tokenizer, self.budgets, self.withheld, self.others = sources, tokenizer, budgets, withheld, others
+        self.sources, self.tokenizer, self.budgets, self.withheld, self.others, self.masked = sources, tokenizer, budgets, withheld, others, masked
         self.every = {name: [(memory, q) for memory in memories for q in memory.questions] for name, memories in sources.items()}
         self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
 
@@ -156,7 +151,8 @@ class Asked:
             columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
             if not begin.keys() >= set(evidence):
                 return None
-        return example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
+        made = example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
+        return mask(made, self.masked, r, self.tokenizer) if made and self.masked else made
 
 
 def source_shares(counts, shares):
@@ -186,97 +182,51 @@ def example(columns, begin, lines, parts, composed, tokenizer):
     return columns, [*tokens, (tokenizer.end_id, [])]
 
 
-class Cloze:
+def mask(example, share, r, tokenizer):
     """
-    Examples made from prose (recurring span selection, Ram et al. 2021): a sentence with "what" in the place of a span that other sentences of its passage
-    say, too, is the question; they are the memory.
+    An example some words of whose episodes are masked, in every second window `share` of them. Their ids are in its column "masked", -1 elsewhere. What is to be
+    copied is masked as often as the rest, or else no masked word would be an answer. (Masked language modelling, Devlin et al. 2019, arXiv 1810.04805, of whole words.)
     """
-    def __init__(self, texts, lexicon, tokenizer, budgets=(192, 256, 384), frequent=300):
-        """texts: documents. frequent: a span whose words are all among the first so many word vectors is none."""
-        self.lexicon, self.tokenizer, self.budgets, self.frequent = lexicon, tokenizer, budgets, frequent
-        self.passages, left = [], PROSE
-        for text in texts:
-            self.passages += passages(text)
-            if (left := left - len(text)) < 0:
-                break
-        if not self.passages:
-            raise UserError(f"no passage of {PASSAGE:,} characters in the prose to make questions from: more of it, or --cloze-share 0")
-
-    def __call__(self, r):
-        lines = [self.lexicon.line(sentence) for sentence in r.choice(self.passages)]
-        spans = [places for key, places in spans_of(lines).items() if len({i for i, _, _ in places}) > 1 and self.telling(lines, places[0])]
-        if not spans:
-            return None
-        # longer ones are fewer, and say more: the longest of four
-        there = max(r.sample(spans, min(len(spans), 4)), key=lambda places: places[0][2] - places[0][1])
-        i, a, b = r.choice(there)
-        text = lines[i].text.encode("utf-8", "replace")
-        left, right = (part.decode("utf-8", "replace") for part in (text[:lines[i].start[a]], text[lines[i].end[b - 1]:]))
-        question = self.lexicon.line(f"{left.rstrip()} what{right}")
-        rest = [(j - (j > i), x, y) for j, x, y in there if j != i]
-        lines = lines[:i] + lines[i + 1:]
-        columns, begin = lay_out(question, lines, find(question, lines), self.tokenizer, r.choice(self.budgets))
-        rest = [(j, x, y) for j, x, y in rest if j in begin and begin[j] + y <= len(columns["ids"])]
-        if not rest:
-            return None
-        j, x, y = r.choice(rest)
-        tokens = [(int(lines[j].ids[t]), [begin[j] + t]) for t in range(x, y)]
-        tokens[0][1].extend(begin[k] + u for k, u, _ in rest if (k, u) != (j, x))   # where a copy begins is free
-        return columns, [*tokens, (self.tokenizer.end_id, [])]
-
-    def telling(self, lines, place):
-        i, a, b = place
-        rows = lines[i].vector[a:b][lines[i].word[a:b] > 0]
-        return bool(((rows == 0) | (rows > self.frequent)).any())
-
-
-def passages(text):
-    """Lists of sentences, of PASSAGE characters or a little more."""
-    out, part, size = [], [], 0
-    for sentence in SENTENCE.split(" ".join(text.split())):
-        if 20 < len(sentence) < 500:
-            part.append(sentence)
-            size += len(sentence)
-        if size > PASSAGE:
-            out.append(part)
-            part, size = [], 0
-    return out
-
-
-def spans_of(lines):
-    """{words of a span (1 to 4 of them, hashes): [(line, first token, after its last token)]}."""
-    where = {}
-    for i, line in enumerate(lines):
-        edges = np.flatnonzero(np.diff(line.word, prepend=0, append=0))
-        runs = [(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist()) if line.word[a] > 0]
-        for n in range(1, 5):
-            for at in range(len(runs) - n + 1):
-                a, b = runs[at][0], runs[at + n - 1][1]
-                where.setdefault(tuple(line.word[x] for x, _ in runs[at:at + n]), []).append((i, a, b))
-    return where
+    columns, tokens = example
+    run = np.diff(columns["word"], prepend=0).astype(bool).cumsum()
+    draw = np.random.default_rng(r.getrandbits(64)).random(run[-1] + 1) < (share if r.random() < 0.5 else 0)
+    there = draw[run] & (columns["word"] > 0) & (columns["ordinal"] >= 0)
+    put = {"ids": tokenizer.pad_id, "vector": 0, "match": NOT_A_WORD}
+    return columns | {name: np.where(there, value, columns[name]) for name, value in put.items()} | {"masked": np.where(there, columns["ids"], -1)}, tokens
 
 
 def collate(examples):
     """A reading.Window and reading.Answer of several examples."""
-    longest = max(len(tokens) for _, tokens in examples)
+    longest, wide = max(len(tokens) for _, tokens in examples), max(len(columns["ids"]) for columns, _ in examples)
     most = max([len(at) for _, tokens in examples for _, at in tokens])
     ids, source = np.full((len(examples), longest), -1, np.int64), np.full((len(examples), longest, max(most, 1)), -1, np.int64)
     for b, (_, tokens) in enumerate(examples):
         for t, (token, at) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(at)] = at
-    return batch([columns for columns, _ in examples]), Answer(torch.from_numpy(ids), torch.from_numpy(source))
+    masked = np.full((len(examples), wide), -1, np.int64)
+    for row, (columns, _) in zip(masked, examples):
+        row[:len(columns["ids"])] = columns.get("masked", -1)
+    return batch([columns for columns, _ in examples]), Answer(*map(torch.from_numpy, (ids, source, masked)))
+
+
+def drawn_by(make, r, count):
+    """`count` examples of make(r). UserError where hardly any can be made."""
+    made = list(itertools.islice(filter(None, (make(r) for _ in range(100 * count))), count))
+    if len(made) < count:
+        raise UserError("the questions can't be learned from: of hardly any does the evidence fit a window")
+    return made
 
 
 class Batches:
     """
-    An endless iterator of (reading.Window, reading.Answer) of about `tokens` tokens. makers: [(function of a random.Random -> example or None, share)].
+    An endless iterator of (reading.Window, reading.Answer) of about `tokens` tokens. make: function of a random.Random -> example or None, as Asked.
     `position` is a plain value, with which another goes on with the very next batch.
 
     Examples of like length are put together: `ahead` of them are drawn at once, by numbers of their own, sorted, cut, and dealt in random order.
     """
-    def __init__(self, makers, seed, tokens=8192, ahead=512, position=(0, 0)):
-        self.makers, self.seed, self.tokens, self.ahead = makers, seed, tokens, ahead
+    def __init__(self, make, seed, tokens=8192, ahead=512, position=(0, 0)):
+        self.make, self.seed, self.tokens, self.ahead = make, seed, tokens, ahead
         (self.round, self.turn), self.dealt = position, None
 
     @property
@@ -296,12 +246,7 @@ class Batches:
 
     def deal(self):
         r = random.Random(f"{self.seed} {self.round}")
-        makers, shares = zip(*self.makers)
-        drawn = []
-        while len(drawn) < self.ahead:
-            if made := r.choices(makers, shares)[0](r):
-                drawn.append(made)
-        drawn.sort(key=lambda e: len(e[0]["ids"]))
+        drawn = sorted(drawn_by(self.make, r, self.ahead), key=lambda e: len(e[0]["ids"]))
         cut, begin = [], 0
         for end in range(1, len(drawn) + 1):
             if end == len(drawn) or len(drawn[end][0]["ids"]) * (end + 1 - begin) > self.tokens:

@@ -22,7 +22,7 @@ class Window(nn.Module):
     that of answering `asked`, (reading.Window, reading.Answer); its parts {name: 0-d tensor}, detached, "total" among them; and the state after the window, cut from
     the graph, with its newest `max_traces` traces. One forward, so that DDP and FSDP2 see the window as a whole.
 
-    weights: of the losses "text", "index" and "read". carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
+    weights: of the losses "text", "index", "read" and "mask". carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
 
     fixed=True: the state has room for `max_traces` from the beginning (see `begin`), and how much of it is filled is in its tensors. No shape ever
     changes then, and a step that is compiled stays one graph while the memory grows.
@@ -42,8 +42,9 @@ class Window(nn.Module):
     def forward(self, segments, state, asked=None):
         loss, parts, state = self.live(segments, state) if segments else (0.0, {}, state)
         if asked is not None:
-            read, shares = self.model.reading_loss(*asked)
-            loss, parts = loss + self.weights.get("read", 1.0) * read, {**parts, "read": read.detach(), **shares}
+            losses, shares = self.model.reading_losses(*asked)
+            loss += sum(self.weights.get(name, 1.0) * part for name, part in losses.items())
+            parts = {**parts, **{name: part.detach() for name, part in losses.items()}, **shares}
         return loss, {**parts, "total": loss.detach()}, state
 
     def live(self, segments, state):

@@ -89,7 +89,7 @@ def test_refused_moments_stand_in_no_entry(seed, held):
 
 def test_share_of_refusals():
     qas = [qa for i in range(150) for qa in grammar.build(f"share/{i}", TRAINED)[1]["qas"]]
-    assert 0.12 <= sum(not qa["a"] for qa in qas) / len(qas) <= 0.2
+    assert 0.1 <= sum(not qa["a"] for qa in qas) / len(qas) <= 0.19
     assert all(any(test(qa) for qa in qas) for test in (
         lambda qa: isinstance(qa["a"], list), lambda qa: qa.get("composed"), lambda qa: qa["a"] and not isinstance(qa["a"], list)
         and not qa.get("composed") and len(qa["evidence"]) == 2))

@@ -31,7 +31,7 @@ def wake(model):
     return model.double().requires_grad_(False)
 
 
-def build(mixer="swa"):
+def build(mixer="swa", **settings):
     """A small THENGPT that copies some of what it says, and generates the rest."""
     heads = 2 if mixer == "kda" else 1
     torch.manual_seed(1)
@@ -39,7 +39,7 @@ def build(mixer="swa"):
                                write_mixer=mixer, window=32, n_ordinary=ORDINARY, bos_id=BOS, end_id=END,
                                user_id=USER, pad_id=PAD,
                                assistant_id=ASSISTANT, gist_dim=16, index_heads=2, index_dim=8, word_vectors=ROWS,
-                               word_dim=6))
+                               word_dim=6, **{"nearby": 5, **settings}))
     model.init_weights()
     model.lm_head.weight.data.mul_(1000)
     return wake(model)
@@ -80,14 +80,20 @@ def some_answer(columns, seed, n=5):
     return [*out, (END, [])]
 
 
-def padded(answers):
+def padded(answers, window=None):
+    """An Answer; to a window of which nothing is masked."""
     longest, most = max(map(len, answers)), max(len(places) for tokens in answers for _, places in tokens)
     ids, source = torch.full((len(answers), longest), -1), torch.full((len(answers), longest, max(most, 1)), -1)
     for b, tokens in enumerate(answers):
         for t, (token, places) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(places)] = torch.tensor(places, dtype=torch.int64)
-    return Answer(ids, source)
+    return Answer(ids, source, None if window is None else torch.full_like(window.ids, -1))
+
+
+def losses(model, columns, answers):
+    window = reading.batch(columns)
+    return model.reading_losses(window, padded(answers, window))
 
 
 def said(answers):
@@ -208,8 +214,8 @@ def test_a_batch_is_filled_up_at_the_end():
     columns = [some_columns(1), some_columns(2, 3, ()), some_columns(3, 0, (20,))]
     window = reading.batch(columns)
     for b, c in enumerate(columns):
-        for name, values in c.items():
-            row = getattr(window, name)[b].tolist()
+        for name in vars(window):
+            values, row = c[name], getattr(window, name)[b].tolist()
             assert row == values.tolist() + [-2 if name == "ordinal" else 0] * (len(row) - len(values))
     moved = window.to("cpu")
     assert isinstance(moved, Window) and torch.equal(moved.ordinal, window.ordinal)
@@ -238,8 +244,8 @@ def test_windows_are_read_and_answered_alike_alone_and_in_a_padded_batch(mixer):
         near(places[b, :A, :T], place[0])
         near(gates[b, :A], gate[0])
         near(model.head(ys[b, :A]), model.head(y[0]))
-        total += reading.loss(model, reading.batch([c]), padded([tokens]))[0]
-    near(reading.loss(model, reading.batch(columns), padded(answers))[0], total / len(columns))
+        total += losses(model, [c], [tokens])[0]["read"]
+    near(losses(model, columns, answers)[0]["read"], total / len(columns))
 
 
 def test_a_window_sees_itself_in_both_directions_and_each_of_its_features():
@@ -251,6 +257,14 @@ def test_a_window_sees_itself_in_both_directions_and_each_of_its_features():
         table[0, -1] = (table[0, -1] + 2) % count
         after = reading.read(model, Window(**{**vars(window), name: table}))
         assert (after.hidden - before.hidden)[0].abs().amax(-1).min() > 1e-9, name   # every token sees the last
+
+
+@pytest.mark.parametrize("settings, seen", [({"both_ways": False}, 0), ({"both_ways": False, "nearby": 0}, 0), ({}, 1)])
+def test_one_direction_sees_nothing_that_stands_later(settings, seen):
+    model, window = build(**settings), some_window(3)
+    other = Window(*(getattr(window, f).clone() for f in ("ids", "vector", "match", "rank", "age", "within", "ordinal")))
+    other.ids[0, -1] = (other.ids[0, -1] + 1) % ORDINARY
+    assert torch.equal(reading.read(model, window).hidden[:, :-1], reading.read(model, other).hidden[:, :-1]) != seen
 
 
 def test_an_answer_is_one_thing_however_it_is_cut_and_sees_nothing_later():
@@ -302,15 +316,27 @@ def test_the_loss_is_the_likelihood_step_by_step():
     model = build()
     columns = [some_columns(1), some_columns(2, 3, ()), some_columns(3, 4, (12, 2))]
     answers = [some_answer(c, seed, n) for seed, (c, n) in enumerate(zip(columns, (4, 1, 6)))]
-    got, shares = reading.loss(model, reading.batch(columns), padded(answers))
+    got, shares = losses(model, columns, answers)
     assert any(len(places) == 2 for tokens in answers for _, places in tokens)
     want = [sum(map(math.log, chances(model, reading.batch([c]), tokens))) for c, tokens in zip(columns, answers)]
-    assert abs(float(got) + sum(want) / 3) < 1e-8 * abs(sum(want))
+    assert abs(float(got["read"]) + sum(want) / 3) < 1e-8 * abs(sum(want)) and got["mask"] == 0
     begins = [bool(tokens[0][1]) for tokens in answers]
     first = [next(step_by_step(model, reading.batch([c]), tokens)) for c, tokens in zip(columns, answers)]
     right = [int(p.argmax()) in tokens[0][1] and g > 0.5 for (p, g, _), tokens in zip(first, answers)]
     assert float(shares["gate"]) == pytest.approx(sum((g > 0.5) == b for (_, g, _), b in zip(first, begins)) / 3)
     assert float(shares["begin"]) == pytest.approx(sum(r and b for r, b in zip(right, begins)) / max(sum(begins), 1))
+
+
+def test_masked_words_are_told_from_what_stands_around_them():
+    model, columns = build(), [some_columns(1), some_columns(2, 3, (5, 8))]
+    window = reading.batch(columns)
+    answer = padded([some_answer(c, seed) for seed, c in enumerate(columns)], window)
+    at = [(0, 7), (0, 9), (1, 8)]
+    for b, t in at:
+        answer.masked[b, t], window.ids[b, t] = window.ids[b, t], PAD
+    hidden = reading.read(model, window).hidden
+    want = [torch.log_softmax(model.head(hidden[b, t]), -1)[answer.masked[b, t]] for b, t in at]
+    near(model.reading_losses(window, answer)[0]["mask"], -sum(want) / 3)
 
 
 def test_an_answer_that_begins_right_is_counted_as_right():
@@ -323,10 +349,9 @@ def test_an_answer_that_begins_right_is_counted_as_right():
         model.reader.gate.weight.copy_(y[0])   # sure that it copies
     best, worst = int(p.argmax()), int(p.masked_fill(p == 0, 2).argmin())
     for place, share in ((best, 1.0), (worst, 0.0)):
-        answer = padded([[(int(columns["ids"][place]), [place]), (END, [])]])
-        _, shares = reading.loss(model, reading.batch([columns]), answer)
+        _, shares = losses(model, [columns], [[(int(columns["ids"][place]), [place]), (END, [])]])
         assert float(shares["begin"]) == share and float(shares["gate"]) == 1
-    assert float(reading.loss(model, reading.batch([columns]), padded([[(3, []), (END, [])]]))[1]["gate"]) == 0
+    assert float(losses(model, [columns], [[(3, []), (END, [])]])[1]["gate"]) == 0
 
 
 @pytest.mark.parametrize("mixer", ["swa", "kda"])
@@ -335,8 +360,7 @@ def test_all_of_the_reader_and_every_block_learns(mixer):
     columns = [some_columns(1), some_columns(2, 3, (5, 8))]
     answers = [some_answer(c, seed, 6) for seed, c in enumerate(columns)]
     assert {bool(places) for tokens in answers for _, places in tokens[:-1]} == {True, False}
-    value, _ = model.reading_loss(reading.batch(columns), padded(answers))
-    value.backward()
+    losses(model, columns, answers)[0]["read"].backward()
     named = dict(model.named_parameters())
     wanted = [name for name in named if name.startswith("reader.")] + ["wte.weight", "lm_head.weight"]
     parts = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc", "mlp.proj")
@@ -344,7 +368,7 @@ def test_all_of_the_reader_and_every_block_learns(mixer):
     for name in wanted:
         grad = named[name].grad
         assert grad is not None and torch.isfinite(grad).all() and grad.abs().max() > 1e-12, name
-    assert len([name for name in wanted if name.startswith("reader.")]) == 9   # a new part of it is told here
+    assert len([name for name in wanted if name.startswith("reader.")]) == 12   # a new part of it is told here
 
 
 # saying ---------------------------------------------------------------------------------------------------------------
@@ -362,7 +386,7 @@ def build_ending(window):
     return model
 
 
-def test_the_greedy_answer_is_the_likeliest_at_each_step_and_the_same_in_a_batch():
+def test_a_token_is_copied_if_the_gate_says_so_and_the_likeliest_then_the_same_in_a_batch():
     model = build_ending(some_window(0, 4, (6, 3)))
     columns = [some_columns(seed, 4, (6, 3)) for seed in range(5)]
     columns += [some_columns(9, 3, ()), some_columns(10, 6, (14, 2))]
@@ -378,7 +402,7 @@ def test_the_greedy_answer_is_the_likeliest_at_each_step_and_the_same_in_a_batch
             p = p.masked_fill(torch.from_numpy(c["ids"] == BOS), 0)          # a special token is never said, but the end, and that not at once
             v = v.masked_fill(torch.tensor([i >= ORDINARY and (i != END or at == 0) for i in range(len(v))]), 0)
             assert chance == pytest.approx(float(g * p[place] if place >= 0 else (1 - g) * v[token]), rel=1e-9)
-            assert chance == pytest.approx(max(float(g * p.max()), float((1 - g) * v.max())), rel=1e-9)
+            assert chance == pytest.approx(float(g * p.max() if g > 0.5 and p.max() > 0 else (1 - g) * v.max()), rel=1e-9)
             assert place < 0 or c["ordinal"][place] >= 0 and c["ids"][place] == token
         kinds |= {place >= 0 for _, place, _ in steps}
         ends += ended
@@ -390,7 +414,7 @@ def test_without_episodes_nothing_is_copied():
     assert (window.ordinal < 0).all()
     steps = list(reading.steps(model, window, 6))
     assert steps and all(place == -1 and 0 < chance <= 1 for _, place, chance in steps)
-    value, _ = reading.loss(model, window, padded([[(4, []), (END, [])]]))
+    value = model.reading_losses(window, padded([[(4, []), (END, [])]], window))[0]["read"]
     assert torch.isfinite(value)
     near(value, -torch.tensor(sum(map(math.log, chances(model, window, [(4, []), (END, [])]))), dtype=torch.float64))
     assert math.isfinite(reading.log_likelihood(model, window, [[4]])[0])

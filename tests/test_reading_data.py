@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import reading_data
+from nanochat import reading, reading_data
 from nanochat.common import UserError
 from nanochat.reading import text_of
-from nanochat.reading_data import Asked, Batches, Cloze, Question, collate, held_out, load, memory_of, question_files
+from nanochat.reading_data import Asked, Batches, Question, collate, held_out, load, mask, memory_of, question_files
 from nanochat.task_data import REFUSAL
-from nanochat.words import Lexicon, fold
+from nanochat.words import Lexicon
 
 NAMES = "Zoë Anna Иван 明子 Omar Lars José Chloé".split()
 TOWNS = "Kyōto,São Paulo,New York,Łódź,Luxor,Nice,東京,Brno".split(",")
@@ -186,8 +186,8 @@ def test_where_there_is_nothing_to_ask_one_line_says_so(tmp_path, lexicon, token
     path = written(tmp_path / "a.jsonl", [item(0) | {"qas": []}])
     with pytest.raises(UserError, match=r"a\.jsonl"):
         load([path], lexicon)
-    with pytest.raises(UserError, match="--cloze-share 0"):
-        Cloze(["Too short."], lexicon, tokenizer)
+    with pytest.raises(UserError, match="hardly any"):
+        next(Batches(lambda r: None, 0, ahead=5))
 
 
 # what is asked --------------------------------------------------------------------------------------------------------
@@ -322,84 +322,28 @@ def test_what_is_held_out_is_not_learned_from_and_always_the_same(lexicon, token
     assert rest == [f"Did it rain on day {n}?" for n in range(130) if n % reading_data.HELD] and len(left["b"]) == 1
 
 
-# made from prose ------------------------------------------------------------------------------------------------------
+# masked words ---------------------------------------------------------------------------------------------------------
 
 
-def prose(seed, sentences=40):
-    """Sentences that are all different, and that say some names again and again."""
-    r, out = random.Random(seed), []
-    for n in range(sentences):
-        a, b = r.sample(["Marie Curie", "Zoë", "New York", "the river Łyna", "1,867 men", "Kyōto"], 2)
-        out.append(f"{r.choice(['In winter', 'Once', 'Later'])} {a} was seen with {b} by visitor {n} of {seed}.")
-    return " ".join(out)
-
-
-def test_prose_is_cut_into_passages_of_whole_sentences():
-    text = prose(0, 60)
-    parts = reading_data.passages(text)
-    assert len(parts) > 1 and " ".join(itertools.chain(*parts)) == text[:len(" ".join(itertools.chain(*parts)))]
-    for part in parts:
-        size = sum(map(len, part))
-        assert reading_data.PASSAGE < size <= reading_data.PASSAGE + 500 and all(s.endswith(".") for s in part)
-    assert reading_data.passages("Short. " * 500) == reading_data.passages("x" * 3000) == []
-
-
-def test_a_span_left_out_is_copied_from_another_sentence(lexicon, tokenizer):
-    documents = [prose(seed) for seed in range(3)]
-    cloze, r, made, several = Cloze(documents, lexicon, tokenizer), random.Random(0), 0, 0
-    sentences = {s for text in documents for part in reading_data.passages(text) for s in part}
-    for _ in range(60):
-        if (one := cloze(r)) is None:
-            continue
-        made += 1
-        columns, tokens = one
-        consistent(columns, tokens)
-        question, episodes = texts(columns, tokenizer)
-        left, right = (part.strip() for part in question.split("what"))
-        (asked,) = [s for s in sentences if s.startswith(left) and s.endswith(right) and len(s) > len(left) + len(right)
-                    and fold(s[len(left):len(s) - len(right)].strip()) == fold(spoken(tokenizer, tokens))]
-        assert asked not in episodes and all(text in sentences for text in episodes)
-        assert all(places for _, places in tokens[:-1]) and all(len(places) == 1 for _, places in tokens[1:-1])
-        places = [places[0] for _, places in tokens[:-1]]
-        assert places == list(range(places[0], places[0] + len(places)))
-        several += len(tokens[0][1]) > 1
-        for place in tokens[0][1]:   # wherever it may begin, the same is said
-            own = columns["ordinal"][place:] == columns["ordinal"][place]
-            rest = tokenizer.decode(columns["ids"][place:][own].tolist())
-            assert fold(rest.strip()).startswith(fold(spoken(tokenizer, tokens)))
-    assert made > 20 and several
-
-
-def test_spans_are_all_runs_of_one_to_four_words(lexicon):
-    lines = [lexicon.line(text) for text in ("Zoë saw a red, red-hot kettle.", "saw A cat")]
-    spans = reading_data.spans_of(lines)
-    said = lambda i, a, b: lines[i].text.encode()[lines[i].start[a]:lines[i].end[b - 1]].decode().strip()
-    there = {(i, fold(said(i, a, b))) for places in spans.values() for i, a, b in places}
-    assert {(0, "zoe"), (0, "zoe saw a red"), (0, "saw a"), (0, "red, red"), (0, "hot kettle")} <= there
-    assert {(1, "saw a"), (1, "a cat")} <= there
-    assert all(len(text.split()) <= 4 for _, text in there)
-    (both,) = [places for places in spans.values() if {said(*place).lower() for place in places} == {"saw a"}]
-    assert {i for i, _, _ in both} == {0, 1}
-
-
-def test_frequent_words_alone_are_no_span(tokenizer):
-    lexicon = Lexicon(tokenizer, ["the", "was", "seen", "zoe"])
-    cloze = Cloze([prose(0)], lexicon, tokenizer, frequent=3)
-    telling = lambda text: cloze.telling([lexicon.line(text)], (0, 0, len(lexicon.line(text))))
-    assert not telling("was seen") and not telling("the, was")
-    assert telling("Zoë") and telling("was Zoë") and telling("the xylophone")
-
-
-def test_no_more_prose_is_taken_than_so_much(lexicon, tokenizer, monkeypatch):
-    monkeypatch.setattr(reading_data, "PROSE", 3000)
-    read = []
-
-    def documents():
-        for seed in range(100):
-            read.append(seed)
-            yield prose(seed, 30)
-
-    assert Cloze(documents(), lexicon, tokenizer).passages and len(read) < 5
+def test_masked_words_are_whole_and_stand_in_episodes(lexicon, tokenizer):
+    ask, r = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer), random.Random(0)
+    shares, whole = [], 0
+    for _ in range(200):
+        columns, tokens = ask(r)
+        masked, same = mask((columns, tokens), 0.5, r, tokenizer)
+        assert same == tokens and masked.keys() == columns.keys() | {"masked"}
+        there = masked["masked"] >= 0
+        assert (masked["masked"][there] == columns["ids"][there]).all() and (masked["ids"][there] == tokenizer.pad_id).all()
+        assert (masked["vector"][there] == 0).all() and (masked["match"][there] == reading.NOT_A_WORD).all()
+        for name in columns:
+            assert (masked[name][~there] == columns[name][~there]).all()
+        assert (columns["ordinal"][there] >= 0).all() and (columns["word"][there] > 0).all()
+        word = columns["word"]
+        for t in np.flatnonzero(there[:-1] != there[1:]):   # a word is masked from its beginning to its end
+            assert word[t] != word[t + 1]
+        shares.append(there.sum() / ((columns["ordinal"] >= 0) & (word > 0)).sum())
+        whole += not there.any()
+    assert 0.2 < np.mean(shares) < 0.3 and 80 < whole < 120   # every second window
 
 
 # batches --------------------------------------------------------------------------------------------------------------
@@ -407,14 +351,16 @@ def test_no_more_prose_is_taken_than_so_much(lexicon, tokenizer, monkeypatch):
 
 def test_examples_are_put_together_and_filled_up(lexicon, tokenizer):
     ask, r = Asked({"a": [memory_of(item(n), lexicon) for n in range(3)]}, tokenizer), random.Random(0)
-    examples = [ask(r) for _ in range(6)] + [Cloze([prose(1)], lexicon, tokenizer)(random.Random(n)) for n in range(6)]
-    examples = [one for one in examples if one]
+    examples = [ask(r) for _ in range(6)]
+    examples += [mask(ask(r), 1.0, r, tokenizer) for _ in range(6)]
     window, answer = collate(examples)
     assert window.ids.dtype == answer.ids.dtype == answer.source.dtype == torch.int64
     assert answer.source.shape[:2] == answer.ids.shape == (len(examples), max(len(tokens) for _, tokens in examples))
     for b, (columns, tokens) in enumerate(examples):
         assert window.ids[b, :len(columns["ids"])].tolist() == columns["ids"].tolist()
         assert (window.ordinal[b, len(columns["ids"]):] == -2).all()
+        masked = columns["masked"].tolist() if "masked" in columns else [-1] * len(columns["ids"])
+        assert answer.masked[b].tolist() == masked + [-1] * (window.ids.shape[1] - len(masked))
         rest = answer.ids.shape[1] - len(tokens)
         assert answer.ids[b].tolist() == [token for token, _ in tokens] + [-1] * rest
         want = [places for _, places in tokens] + [[]] * rest
@@ -427,9 +373,8 @@ def equal(a, b):
 
 
 def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, tokenizer):
-    ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer)
-    makers = [(ask, 0.8), (Cloze([prose(2)], lexicon, tokenizer), 0.2)]
-    start = lambda seed=5, position=(0, 0): Batches(makers, seed, tokens=700, ahead=10, position=position)
+    ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer, masked=0.2)
+    start = lambda seed=5, position=(0, 0): Batches(ask, seed, tokens=700, ahead=10, position=position)
     stream, positions, whole = start(), [], []
     assert iter(stream) is stream
     while stream.round < 3:
@@ -447,19 +392,3 @@ def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, t
     assert all(window.ids.numel() <= 700 or len(window.ids) == 1 for window, _ in whole)
     longest = [window.ids.shape[1] for (window, _), position in zip(whole, positions) if position[0] == 0]
     assert len(longest) > 1
-
-
-def test_makers_are_drawn_by_their_shares_and_may_make_nothing():
-    columns = {name: np.zeros(3, np.int64) for name in ("ids", "vector", "match", "rank", "age", "within", "ordinal")}
-    drawn = []
-
-    def maker(token, makes=True):
-        def make(r):
-            drawn.append(token)
-            return (columns, [(token, [])]) if makes or r.random() < 0.5 else None
-        return make
-
-    stream = Batches([(maker(1), 0.75), (maker(2, makes=False), 0.25), (maker(3), 0)], 0, tokens=30, ahead=200)
-    said = [int(i) for _ in range(20) for i in next(stream)[1].ids[:, 0]]
-    assert len(said) == 200 and stream.position == (1, 0) and set(said) == {1, 2} and drawn.count(3) == 0
-    assert 0.65 < drawn.count(1) / len(drawn) < 0.85 and len(drawn) == 200 + drawn.count(2) - said.count(2)
