@@ -7,10 +7,10 @@ Checkpoints that are whole or not there. A step of a run is four files in one di
     meta_000500.json   the manifest, written last: size and SHA-256 of the others, `meta`, the run record
 
 Of several ranks each writes what it has lived through (state_000500.3.pt is that of rank 3), the first one the rest. Where the model is sharded, there
-is a directory shards_000500 of torch.distributed.checkpoint in place of optim_000500.pt, and model_000500.pt all the same.
+is a directory shards_000500 (see distributed.py) in place of optim_000500.pt, and model_000500.pt all the same.
 
 A step without its manifest does not exist. A model alone, to be shipped, is a directory with `model.pt` and
-`model.json`, its manifest, made by `export_model`. Everything is read with weights_only=True: no file can run code.
+`model.json`, its manifest, made by `export_model`. Every .pt file is read by plain_file.py: no file can run code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import random
 import re
 import shutil
@@ -33,18 +32,24 @@ from nanochat.common import (
     atomic_write,
     base_dir,
     fsync_dir,
+    open_file,
     publish_file,
+    read_small,
     resolve_input,
     run_record,
     sha256_file,
     stage_file,
 )
 from nanochat.distributed import Ranks
+from nanochat.plain_file import STORAGES, first_line, load_plain
 
 FORMAT = "live-memory-checkpoint"
 VERSION = 1
 PARTS = {"model": ("step", "model", "meta"), "optim": ("step", "optimizer"), "state": ("step", "train_state")}
 MANIFEST = re.compile(r"meta_(\d{6,})\.json")
+LISTED = re.compile(r"(?:shards_\d{6,}/)?\w[\w.]*")  # a name in a manifest: it stays in the directory
+MANIFEST_BYTES = 2**22
+LOOK_BACK = 2**13  # slots, of a model that is read: what it carries along grows with them, its weights do not
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
 LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp")
 # the largest matrices of a small model are shipped as 8-bit integers, their scale a row under the same name and this
@@ -96,13 +101,15 @@ def _remove(path: Path) -> None:
 
 def _portable(value, where: str):
     """
-    A copy of nested dicts, lists and tuples fit to be saved: tensors detached, on the CPU, and cloned when they are
-    views of a bigger storage, which torch.save would write whole. TypeError for what weights_only could not read back.
+    A copy of nested dicts, lists and tuples fit to be saved: tensors detached, on the CPU, and cloned where their storage
+    is bigger than they are (torch.save would write it whole) or smaller (expanded). TypeError for what could not be read.
     """
     if isinstance(value, Tensor):
+        if value.dtype not in STORAGES.values():
+            raise TypeError(f"{where} is a tensor of {value.dtype}, which a checkpoint cannot hold")
         value = value.detach().cpu()
-        drags = value.untyped_storage().nbytes() > value.numel() * value.element_size()
-        return value.clone(memory_format=torch.contiguous_format) if drags else value
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole else value.clone(memory_format=torch.contiguous_format)
     if isinstance(value, dict):
         return {
             _portable(key, f"a key of {where}"): _portable(item, f"{where}[{key!r}]") for key, item in value.items()
@@ -287,18 +294,45 @@ def export_model(
     return _write_manifest(directory / "model.json", source["step"], {"model": entry}, meta, run)
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
-    """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape."""
-    weights = {
-        name: tensor.float() * weights[name + SCALE] if name + SCALE in weights else tensor
-        for name, tensor in weights.items() if not name.endswith(SCALE)
-    }
+def build_model(cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike) -> torch.nn.Module:
+    """
+    A `cls` of the configuration `config(**fields)` in a file, on the CPU, with the weights of that file. Shapes are
+    compared before memory is taken: a few bytes may name any size. UserError, with `where` it is from, if they do not fit.
+    """
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        settings = config(**fields)
+        if settings.n_layer > len(weights) or getattr(settings, "window", 0) > LOOK_BACK:
+            raise ValueError(f"more layers than weights, or a window of more than {LOOK_BACK:,} slots")
+        with torch.device("meta"):
+            model = cls(settings)
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise UserError(f"{where} is of another version of this code, or damaged: its configuration makes no model ({first_line(error)})") from error
+    check_shapes(model, weights, where)
+    model.to_empty(device="cpu")
+    load_weights(model, weights, where)
+    return model
+
+
+def check_shapes(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
+    """UserError unless weights, of which some may have a scale a row, have the names and shapes of those of a model."""
+    there = {name: tensor.shape for name, tensor in weights.items() if not name.endswith(SCALE)}
+    scales = {name.removesuffix(SCALE): tensor.shape for name, tensor in weights.items() if name.endswith(SCALE)}
+    fit = there == {name: tensor.shape for name, tensor in model.state_dict().items()}
+    # a scale of any other shape, or of what is no matrix, would be multiplied out
+    if not fit or any(len(there.get(name, ())) != 2 or shape != (there[name][0], 1) for name, shape in scales.items()):
         raise UserError(
             f"{where} is of another model configuration (give the flags it was trained with) or of another version of this code"
-        ) from error
+        )
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
+    """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape."""
+    check_shapes(model, weights, where)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            if not name.endswith(SCALE):
+                own[name].copy_(tensor.float() * weights[name + SCALE] if name + SCALE in weights else tensor)
 
 
 def _remove_step(directory: Path, step: int) -> None:
@@ -333,21 +367,34 @@ def keep_last(directory: str | os.PathLike, k: int) -> list[int]:
 
 def _read_manifest(path: Path) -> dict:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
+        manifest = json.loads(read_small(path, MANIFEST_BYTES).decode("utf-8"))
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: damaged manifest, not valid JSON ({e})") from e
     _check_format(manifest, path)
     if manifest.get("sha256") != _manifest_digest(manifest):
         raise UserError(f"{path}: damaged or edited manifest, its SHA-256 does not fit its content")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
+        raise UserError(f"{path}: lists something else than files of this directory, with their sizes and SHA-256")
     return manifest
+
+
+def _is_entry(entry) -> bool:
+    kinds = {"name": str, "bytes": int, "sha256": str}
+    return (
+        isinstance(entry, dict)
+        and all(type(entry.get(key)) is kind for key, kind in kinds.items())
+        and LISTED.fullmatch(entry["name"]) is not None
+    )
 
 
 def _check_format(content, path: Path) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a Live Memory checkpoint")
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
         raise UserError(
-            f"{path}: checkpoint format version {content.get('version')}, this program reads version {VERSION}"
+            f"{path}: checkpoint format version {str(version)[:20]}, this program reads version {VERSION}"
         )
 
 
@@ -363,23 +410,20 @@ def _verify(path: Path, entry: dict) -> None:
 
 
 def _read_part(path: Path, kind: str, map_location) -> dict:
-    with open(path, "rb") as f:
-        if f.read(4) != b"PK\x03\x04":
-            raise UserError(f"{path}: not a Live Memory checkpoint (not a file of torch.save)")
-    try:
-        # a file without a manifest may hold anything, and torch has no one exception for what it cannot read
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as e:  # torch's own text recommends to load without weights_only: never
-        raise UserError(f"{path}: not a Live Memory checkpoint, or damaged (it holds more than plain data)") from e
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as e:
-        reason = str(e).strip().split("\n")[0]
-        raise UserError(f"{path}: not a Live Memory checkpoint, or damaged ({reason})") from e
+    with open(open_file(path), "rb") as f:
+        content = load_plain(f, path, "Live Memory checkpoint", map_location)
     _check_format(content, path)
     if content.get("kind") != kind:
         raise UserError(f"{path}: holds the '{content.get('kind')}' part of a checkpoint, not the '{kind}' part")
     if absent := [key for key in PARTS[kind] if key not in content]:
         raise UserError(f"{path}: damaged, '{absent[0]}' is not in it")
+    if kind == "model" and not _are_weights(content["model"]):
+        raise UserError(f"{path}: damaged, 'model' is not tensors by name")
     return content
+
+
+def _are_weights(value) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 def _is_complete(directory: Path, step: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import errno
 import functools
 import hashlib
 import json
@@ -17,6 +18,7 @@ import platform
 import random
 import re
 import secrets
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +230,53 @@ def choose_dtype(device: torch.device, name: str = "auto") -> tuple[torch.dtype,
     if name not in names:
         raise UserError(f"unknown dtype '{name}' ({reason}): use auto, fp32, bf16 or fp16", code=2)
     return names[name], reason
+
+
+# -----------------------------------------------------------------------------
+# Files that are files: what lies under a name may have been put there by somebody else
+
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+
+
+def open_file(path: str | os.PathLike, flags: int = os.O_RDONLY, follow: bool = True) -> int:
+    """
+    A descriptor, as of os.open. UserError, at once, for a fifo, a socket or a device: opened in the usual way, they are
+    waited for. With follow=False for a link as well. IsADirectoryError for a directory.
+    """
+    try:
+        fd = os.open(path, flags | NONBLOCK | (0 if follow else NOFOLLOW), 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: a link, which could lead anywhere: remove it") from error
+        if error.errno == errno.ENXIO:
+            raise UserError(f"{path}: not a file, but a fifo, a socket or a device") from error
+        raise
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise UserError(f"{path}: not a file, but a fifo, a socket or a device")
+
+
+def create_file(path: str | os.PathLike) -> int:
+    """
+    A descriptor, to read and write, of a new file of mode 0600. What lies under this name is the remains of a crash, or
+    a link that somebody has put there: the name is removed, and nothing is written through it.
+    """
+    Path(path).unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o600)
+
+
+def read_small(path: str | os.PathLike, most: int) -> bytes:
+    """The bytes of a file, see `open_file`. UserError where it has more than `most`: read as text it takes many times as much."""
+    with open(open_file(path), "rb") as f:
+        data = f.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{path}: larger than the {most:,} bytes that such a file may have")
+    return data
 
 
 # -----------------------------------------------------------------------------

@@ -3,13 +3,17 @@ Several processes, one a GPU, by torch's own means: `torchrun --standalone --npr
 
     DDP          every rank holds the model, lives its own streams with its own state, and gradients are averaged
     FSDP2        --fsdp: weights, gradients and optimizer are sharded, a layer is whole only while it runs
-    checkpoints  of FSDP are sharded as well (torch.distributed.checkpoint), and can be read by another number of ranks
+    checkpoints  of FSDP are sharded as well, and can be read by another number of ranks: a directory of
+                 rank_00003.pt   this rank's rows of every sharded tensor
+                 whole.pt        what is not sharded
+                 index.json      of each sharded tensor, its rows by rank
 
 What a rank has lived through (state, data position, random generators) belongs to that rank: with another number of ranks it is
 dropped and the streams are dealt anew. Without torchrun there is one rank, and everything here does nothing. CPUs talk through gloo, GPUs
 through nccl. Not yet run on a GPU.
 """
 import gc
+import json
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +21,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from nanochat.common import UserError
+from nanochat.common import UserError, atomic_write, open_file, read_small
+from nanochat.optim import local
+from nanochat.plain_file import load_plain
+
+INDEX_BYTES = 2 ** 22   # of index.json at most
 
 
 @dataclass(frozen=True)
@@ -168,25 +176,76 @@ def total_norm(tensors):
 
 def save_shards(model, optimizer, directory):
     """Weights and optimizer of an FSDP model into a directory, by every rank its own part."""
-    import torch.distributed.checkpoint as dcp
-    dcp.save(_tensors(model, optimizer), checkpoint_id=directory)
+    sharded, whole, rows = _tensors(model, optimizer)
+    rank = dist.get_rank()
+    own = {name: local(t).detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in sharded.items()}
+    atomic_write(_rank_file(directory, rank), lambda file: torch.save(own, file))
+    if rank == 0:
+        atomic_write(directory / "whole.pt", lambda file: torch.save({name: t.detach().cpu().clone() for name, t in whole.items()}, file))
+        atomic_write(directory / "index.json", lambda file: file.write(json.dumps(rows).encode()))
 
 
 def load_shards(model, optimizer, directory):
     """What save_shards wrote, whatever the number of ranks then was. UserError where it is not of this model."""
-    import torch.distributed.checkpoint as dcp
-    content = _tensors(model, optimizer)
+    sharded, whole, rows = _tensors(model, optimizer)
+    if not (directory / "index.json").exists():
+        raise UserError(f"{directory}: no index.json, so these shards are of another version of this code: begin a new run with their weights (--init-from)")
+    other = f"{directory}: cannot be read as the shards of this model"
     try:
-        dcp.load(content, checkpoint_id=directory)   # in place: the tensors are those of model and optimizer
-    except (dcp.api.CheckpointException, RuntimeError) as error:
-        raise UserError(f"{directory}: cannot be read as the shards of this model ({str(error).strip().splitlines()[0]})") from error
+        there = json.loads(read_small(directory / "index.json", INDEX_BYTES))
+        if there.keys() != rows.keys() or not all(type(n) is int and n >= 0 for counts in there.values() for n in counts):
+            raise UserError(f"{other}: they hold other tensors")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{other}: index.json is damaged") from error
+    if any(sum(there[name]) != len(t) for name, t in sharded.items()):
+        raise UserError(f"{other}: their tensors have other numbers of rows")
+
+    def fill(target, part):
+        if not isinstance(part, torch.Tensor) or part.shape != target.shape or part.dtype != target.dtype:
+            raise UserError(f"{other}: a tensor is missing, or of another shape or type")
+        target.copy_(part)
+
+    with torch.no_grad():
+        found = _read(directory / "whole.pt")
+        for name, t in whole.items():
+            fill(t, found.get(name))
+        rank = dist.get_rank()
+        for saved in range(max(map(len, there.values()), default=0)):
+            found = None
+            for name, t in sharded.items():
+                # the rows from `begin` on are in the file of `saved`, those from `mine` on are this rank's
+                begin, count, mine = sum(there[name][:saved]), sum(there[name][saved:saved + 1]), sum(rows[name][:rank])
+                first, last = max(begin, mine), min(begin + count, mine + rows[name][rank])
+                if first < last:
+                    found = _read(_rank_file(directory, saved)) if found is None else found
+                    part = found.get(name)
+                    if not isinstance(part, torch.Tensor) or part.ndim == 0 or len(part) != count:
+                        raise UserError(f"{other}: a tensor is missing, or of another shape or type")
+                    fill(local(t)[first - mine:last - mine], part[first - begin:last - begin])
     for name, p in model.named_parameters():
         if "step" in optimizer.state[p]:
-            optimizer.state[p]["step"] = int(content["optimizer"][name]["step"])
+            optimizer.state[p]["step"] = int(whole[f"optimizer.{name}.step"])
+
+
+def _rank_file(directory, rank):
+    return directory / f"rank_{rank:05d}.pt"
+
+
+def _read(path):
+    with open(open_file(path), "rb") as file:
+        found = load_plain(file, path, "shard of a Live Memory checkpoint")
+    return found if isinstance(found, dict) else {}
 
 
 def _tensors(model, optimizer):
+    """{name: tensor} of what is sharded by rows and of what every rank has whole, and {name: rows by rank} of the first. All ranks must call."""
     optimizer.allocate()
-    return {"model": dict(model.state_dict()),
-            "optimizer": {name: {key: value if isinstance(value, torch.Tensor) else torch.tensor(value) for key, value in optimizer.state[p].items()}
-                          for name, p in model.named_parameters()}}
+    every = {f"model.{name}": t for name, t in model.state_dict().items()}
+    for name, p in model.named_parameters():
+        every |= {f"optimizer.{name}.{key}": torch.as_tensor(value) for key, value in optimizer.state[p].items()}
+    sharded = {name: t for name, t in every.items() if local(t) is not t}
+    whole = {name: t for name, t in every.items() if name not in sharded}
+    counts = torch.tensor([len(local(t)) for t in sharded.values()], device=_device())
+    by_rank = [torch.empty_like(counts) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_rank, counts)
+    return sharded, whole, dict(zip(sharded, torch.stack(by_rank, dim=1).tolist()))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nanochat import finding, reading
-from nanochat.checkpoint_manager import load_model_file, load_weights, weights_digest
+from nanochat.checkpoint_manager import build_model, load_model_file, weights_digest
 from nanochat.common import UserError, choose_device, choose_dtype
 from nanochat.distributed import Ranks
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
@@ -52,11 +52,7 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     if saved["meta"]["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"{path} was trained with another tokenizer ({saved['meta']['tokenizer'][:12]}…, here {tokenizer.fingerprint[:12]}…)")
     cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
-    try:
-        model = cls(config(**saved["meta"]["config"]["config"]))
-    except TypeError as error:   # a field that there is no more
-        raise UserError(f"{path} is of another version of this code ({error})") from error
-    load_weights(model, saved["model"], path)
+    model = build_model(cls, config, saved["meta"]["config"]["config"], saved["model"], path)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})", "step": saved["step"],

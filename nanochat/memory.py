@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanochat.common import UserError, fsync_dir
+from nanochat.common import UserError, create_file, fsync_dir, open_file
 from nanochat.memory_file import HEADER, MAGIC, Content, beside, crc, expect, header, identity, traces_path
 from nanochat.record import Layout
 from nanochat.tiers import tiered
@@ -67,7 +67,7 @@ class Store:
 
     def read_content(self):
         try:
-            with open(self.path, "rb") as file:
+            with open(open_file(self.path), "rb") as file:
                 return Content.read(file, self.path), stamp(file.fileno())
         except (FileNotFoundError, IsADirectoryError) as error:
             raise UserError(f"{self.path}: no such state file") from error
@@ -182,7 +182,7 @@ def open_traces(path, pending):
     here = traces_path(path)
     for name in ([beside(here)] if pending else []) + [here]:
         try:
-            return os.open(name, os.O_RDONLY)
+            return open_file(name, follow=name == here)
         except FileNotFoundError:
             pass
     return None
@@ -229,7 +229,7 @@ class Writer(Store):
     def lock(self, here):
         """Opens S.traces with a lock. It is the file that has the lock, not the name: a deletion may have put another file there meanwhile."""
         while True:
-            self.fd = os.open(here, os.O_RDWR | os.O_CREAT, 0o600)
+            self.fd = open_file(here, os.O_RDWR | os.O_CREAT, follow=here.exists())   # nothing is made through a link
             lock(self.fd, self.path)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self.fd), os.stat(here)):
@@ -254,7 +254,7 @@ class Writer(Store):
         self.content = self.read_content()[0]
         if self.content.pending:
             if beside(here).exists():
-                fd = os.open(beside(here), os.O_RDWR)
+                fd = open_file(beside(here), os.O_RDWR, follow=False)
                 lock(fd, self.path)
                 os.close(self.fd)
                 self.fd = fd
@@ -293,7 +293,7 @@ class Writer(Store):
     def write_content(self, content):
         staged = beside(self.path)
         try:
-            with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            with open(create_file(staged), "wb") as file:
                 content.write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -314,7 +314,7 @@ class Writer(Store):
     def rewrite(self, content, blocks):
         """Replaces everything, in one commit: content, but for its checksums; blocks, the records, an iterable of (n, stride) uint8."""
         here, layout, checks = traces_path(self.path), Layout(content.identity["geometry"]), []
-        fd = os.open(beside(here), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        fd = create_file(beside(here))
         try:
             lock(fd, self.path)
             write_all(fd, header(content.identity, layout))

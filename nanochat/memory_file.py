@@ -1,11 +1,10 @@
 """
 What S.pt says of a memory, and what S.traces begins with (docs/state-format.md).
 
-S.pt is read with weights_only=True: no file can run code. It is written from plain columns and one string, so that the same content is the same bytes.
+S.pt is read by plain_file.py: no file can run code. It is written from plain columns and one string, so that the same content is the same bytes.
 """
 import hashlib
 import json
-import pickle
 import struct
 import zlib
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,9 @@ import numpy as np
 import torch
 
 from nanochat.common import UserError
+from nanochat.plain_file import first_line, load_plain
 from nanochat.record import Layout, geometry
+from nanochat.state import CHUNK
 
 FORMAT = "live-memory-state"
 VERSION = 3
@@ -90,20 +91,13 @@ class Content:
 
     @classmethod
     def read(cls, file, path):
-        """Of an open S.pt; UserError where it is not whole, or of another format. No file can run code (weights_only)."""
-        if file.read(4) != b"PK\x03\x04":
-            raise UserError(f"{path}: not a Live Memory state (not a file of torch.save)")
-        file.seek(0)
-        try:
-            plain = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:   # torch's own text recommends to load without weights_only: never
-            raise UserError(f"{path}: not a Live Memory state, or damaged (it holds more than plain data)") from error
-        except Exception as error:   # damaged bytes may make the unpickler raise anything
-            raise UserError(f"{path}: truncated or damaged, or not a Live Memory state ({first_line(error)})") from error
+        """Of an open S.pt; UserError where it is not whole, or of another format."""
+        plain = load_plain(file, path, "Live Memory state")
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             raise UserError(f"{path}: not a Live Memory state")
-        if plain.get("version") != VERSION:
-            raise UserError(f"{path}: state format version {plain.get('version')}, this program reads version {VERSION}: ingest the text again")
+        version = plain.get("version")
+        if type(version) is not int or version != VERSION:
+            raise UserError(f"{path}: state format version {str(version)[:20]}, this program reads version {VERSION}: ingest the text again")
         try:
             if plain["sha256"] != digest(plain):
                 raise UserError(f"{path}: damaged, its SHA-256 does not fit its content")
@@ -116,8 +110,9 @@ class Content:
         """Of what `write` wrote. ValueError and the like where it is not that: a digest can be forged."""
         meta = json.loads(plain["meta"])
         names, pending = meta.pop("names"), meta.pop("pending")
-        if set(meta) != {"weights", "tokenizer", "config", "geometry"} or not 0 < Layout(meta["geometry"]).stride < 2 ** 31:
+        if set(meta) != {"weights", "tokenizer", "config", "geometry"} or not all(type(meta[name]) is str for name in ("weights", "tokenizer", "config")):
             raise ValueError("no identity of a model")
+        Layout(meta["geometry"])
         content = cls(meta)
         columns = {name: plain[name].numpy() for name in content.columns()}
         for name, column in content.columns().items():
@@ -125,6 +120,8 @@ class Content:
                 raise ValueError(f"{name} is not a column of {column.dtype}")
         columns["checks"] = columns["checks"].view(np.uint32)
         content = cls(meta, **columns, names=[str(name) for name in names], pending=bool(pending))
+        if len(content.buffer) >= CHUNK:
+            raise ValueError("an open chunk that is full")
         if any(len(column) != len(content) for column in (content.source, content.line, content.time)):
             raise ValueError("columns of unequal length")
         if (content.traces < 1).any() or content.first[-1] != len(content.checks):
@@ -132,10 +129,6 @@ class Content:
         if ((content.source < -1) | (content.source >= len(names))).any():
             raise ValueError("a source has no name")
         return content
-
-
-def first_line(error):
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def digest(plain):

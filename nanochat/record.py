@@ -18,6 +18,7 @@ from nanochat.state import CHUNK, Traces
 
 # in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read from the few that it picks
 BITS = {"index": 8, "gist": 4}
+LARGEST = 2 ** 16   # bytes of a record at most, 400 times those of the default model: a forged file could name any number
 BLOCK = 512    # traces converted at once: what the conversion needs beside its result stays in the cache
 
 
@@ -51,12 +52,16 @@ class Layout:
     """
     def __init__(self, geometry):
         g = self.geometry = geometry
+        if g["chunk"] != CHUNK or g["id_bytes"] not in (2, 4):
+            raise ValueError("not the geometry of a record")
         self.id_type = np.dtype(f"<u{g['id_bytes']}")
         self.types = {"ids": self.id_type, "words": np.dtype("<u2")}
         sizes = {"ids": g["chunk"] * g["id_bytes"], "words": g["chunk"] * 2}
         self.vectors = {}
         for name in BITS:
             count, dim, bits = g[name]
+            if any(type(n) is not int or n < 0 for n in (count, dim, bits)) or bits not in (4, 8):
+                raise ValueError(f"{name}: not vectors of a record")
             if bits == 4 and dim % 2:
                 raise ValueError(f"{name}: 4 bits need an even number of dimensions, not {dim}")
             self.vectors[name] = count, dim, bits, math.sqrt(dim)
@@ -65,6 +70,8 @@ class Layout:
         for name, size in sizes.items():
             self.fields[name] = self.stride, size
             self.stride += size
+        if self.stride > LARGEST:
+            raise ValueError(f"a record of {self.stride:,} bytes, more than {LARGEST:,}")
 
     def pack(self, traces):
         """Traces (B = 1) -> (N, stride) uint8."""
