@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import lzma
+import os
 import sys
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -18,8 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.common import Help, UserError, atomic_write, flag, run_main
+from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
 from nanochat.download import fetch
+from nanochat.parquet_pages import largest_page
 
 # FineWeb-Edu, 100B tokens, shuffled, repackaged by Andrej Karpathy: the shards nanochat trains on
 FINEWEB = "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main"
@@ -27,6 +29,7 @@ FINEWEB_SHARDS = 1823
 
 ROW_GROUP_SIZE = 1024
 _READ_ROWS = 64  # rows decoded at a time: a few MB even when documents are books
+_READ_BYTES = 2**26  # of which, together with twice the size of the file, a page, a line or a block of text has so many at most
 
 
 class ShardError(ValueError):
@@ -107,8 +110,9 @@ def read_texts(path, field="text"):
     if kind not in (".jsonl", ".json", ".ndjson", ".txt"):
         raise ValueError(f"{path}: unknown kind of file; expected .jsonl, .txt (or these with .xz, .gz, .zst) or .parquet")
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
-            yield from _text_blocks(file) if kind == ".txt" else _json_texts(file, path, field)
+        with _open_text(path) as file:
+            lines = _bounded_lines(file, path)
+            yield from _text_blocks(lines, path) if kind == ".txt" else _json_texts(lines, path, field)
     except (EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or not UTF-8 text: {error}") from error
     except OSError as error:
@@ -120,8 +124,8 @@ def read_lines(path):
     ValueError as read_texts."""
     path = Path(path)
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+        with _open_text(path) as file:
+            yield from ((number, line) for number, line in enumerate(_bounded_lines(file, path), 1) if line.strip())
     except (EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or not UTF-8 text: {error}") from error
     except OSError as error:
@@ -131,7 +135,7 @@ def read_lines(path):
 def _read_rows(path, start, column="text"):
     """Yield the texts of the rows of one shard from row `start`, without reading row groups before it."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open(open_file(path), "rb") as pages, pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if "evidence" in names:
                 raise ShardError(f"{path} is of the old form, with questions: they are JSON lines now (dev/grammar.py)")
@@ -150,14 +154,21 @@ def _read_rows(path, start, column="text"):
                 else:
                     groups.append(group)
             row = before
-            for batch in file.iter_batches(batch_size=_READ_ROWS, row_groups=groups, columns=[column]):
-                skip = max(0, start - row)
-                texts = batch.column(column).slice(skip).to_pylist()
-                if None in texts:
-                    raise ShardError(f"{path} row {row + skip + texts.index(None)} has no text")
-                yield from texts
-                row += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+            for group in groups:
+                columns = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
+                page = max(largest_page(pages, chunk) for chunk in columns if chunk.path_in_schema == column)
+                if page > _most(path):
+                    raise ShardError(f"{path}: a page of {page:,} bytes is out of proportion to the file: write it with smaller row groups")
+                # of a dictionary, each row may be all of a page; rows are held twice, as columns and as texts
+                rows = max(1, min(_READ_ROWS, _READ_BYTES // max(2 * page, 1)))
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[column]):
+                    skip = max(0, start - row)
+                    texts = batch.column(column).slice(skip).to_pylist()
+                    if None in texts:
+                        raise ShardError(f"{path} row {row + skip + texts.index(None)} has no text")
+                    yield from texts
+                    row += batch.num_rows
+    except (pa.ArrowException, OSError, UserError) as error:
         raise ShardError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
 
 
@@ -188,15 +199,30 @@ def _cut(tokenizer, ids, limit):
     return limit
 
 
-def _open_zst(path, mode, encoding):
-    return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), encoding=encoding)
+_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".zst": lambda file: pa.input_stream(file, compression="zstd")}
 
 
-_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".zst": _open_zst}
+def _open_text(path):
+    file = open(open_file(path), "rb")
+    return io.TextIOWrapper(_OPENERS.get(path.suffix, lambda packed: packed)(file), encoding="utf-8")
 
 
-def _json_texts(file, path, field):
-    for number, line in enumerate(file, 1):
+def _most(path):
+    """What is held of a file at once, in bytes: a few bytes of a packed file may stand for any number."""
+    return 2 * os.stat(path).st_size + _READ_BYTES
+
+
+def _bounded_lines(file, path):
+    most, number = _most(path), 0
+    while line := file.readline(most + 1):
+        number += 1
+        if len(line) > most:
+            raise ValueError(f"{path} line {number}: longer than {most:,} characters, out of proportion to the file")
+        yield line
+
+
+def _json_texts(lines, path, field):
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 text = json.loads(line)[field]
@@ -207,10 +233,17 @@ def _json_texts(file, path, field):
             yield text
 
 
-def _text_blocks(file):
-    for filled, lines in itertools.groupby(file, key=lambda line: bool(line.strip())):
+def _text_blocks(lines, path):
+    most = _most(path)
+    for filled, block in itertools.groupby(lines, key=lambda line: bool(line.strip())):
         if filled:
-            yield "".join(lines).rstrip("\n")
+            held, size = [], 0
+            for line in block:
+                held.append(line)
+                size += len(line)
+                if size > most:
+                    raise ValueError(f"{path}: more than {most:,} characters without a blank line, out of proportion to the file")
+            yield "".join(held).rstrip("\n")
 
 
 def main(argv=None):

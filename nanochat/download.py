@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 
-from nanochat.common import UserError, fsync_dir, sha256_file
+from nanochat.common import NOFOLLOW, UserError, fsync_dir, open_file, sha256_file
 
 BLOCK = 1 << 20
 GONE = (401, 403, 404, 410, 451)   # to ask again would not help
@@ -57,6 +57,8 @@ def fetch(url, path, attempts=6, timeout=30.0, pause=1.0, progress=None):
         progress(size - counted)
         counted = size
 
+    if os.path.lexists(part):
+        os.close(open_file(part, follow=False))   # a link or a fifo may have been put there
     while failures < attempts:
         if failures:
             time.sleep(pause * 2 ** (failures - 1))
@@ -93,7 +95,7 @@ def _receive(url, part, have, timeout, count):
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         have = have if answer.status == 206 else 0
-        with open(part, "ab" if have else "wb") as file:
+        with open(part, "ab" if have else "wb", opener=lambda name, flags: os.open(name, flags | NOFOLLOW, 0o666)) as file:
             count(have)
             while block := answer.read1(BLOCK):
                 file.write(block)

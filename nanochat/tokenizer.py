@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from nanochat.common import atomic_write, repo_root
+from nanochat.common import atomic_write, read_small, repo_root
 
 DEFAULT_DIR = repo_root() / "data" / "tokenizer"
+FILE_BYTES = 2**23  # of each file at most: some 500,000 tokens
 
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPECIAL_NAMES = ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|pad|>",
@@ -90,16 +91,19 @@ class Tokenizer:
     def load(cls, path=None):
         """Load a tokenizer directory; by default the one shipped with the repository.
 
-        Raises ValueError with one line when it is missing, damaged, or does not match its fingerprint.
+        Raises ValueError with one line when it is missing, damaged, or does not match its fingerprint, UserError when
+        one of its files is too large, or no file.
         """
         directory = DEFAULT_DIR if path is None else Path(path)
         try:
-            config = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
-            lines = (directory / "ranks.txt").read_text(encoding="ascii").split("\n")
+            config = json.loads(read_small(directory / "tokenizer.json", FILE_BYTES).decode("utf-8"))
+            lines = read_small(directory / "ranks.txt", FILE_BYTES).decode("ascii").splitlines()
             ranks = {base64.b64decode(token, validate=True): int(index)
                      for token, index in (line.split() for line in lines if line)}
             pattern, specials = config["pattern"], config["special_tokens"]
             matches = config["fingerprint"] == fingerprint_of(ranks, pattern, specials)
+            if sorted([*ranks.values(), *specials.values()]) != list(range(len(ranks) + len(specials))):
+                raise ValueError("its ids are not 0, 1, …")
         except OSError as error:
             raise ValueError(f"no tokenizer in {directory} ({error.strerror}): "
                              "run python -m scripts.tok_train to make one") from error

@@ -15,7 +15,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from nanochat.common import Help, UserError, atomic_write, flag, run_main
+from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
 from nanochat.text import iso, printable, shortened
 from nanochat.users import add_user, moment, state_path
 
@@ -351,6 +351,11 @@ def import_tar(args, path):
     from nanochat.memory_file import HEADER, Content, crc, header
     from nanochat.record import Layout
 
+    def expected(entry, name):
+        if entry is None or entry.name != name or not entry.isreg() or entry.issparse():
+            raise tarfile.TarError(f"{name} is not where it must be, or is no plain file")
+        return entry
+
     def blocks(file, content, layout):
         if file.read(HEADER.size) != header(content.identity, layout):
             raise UserError(f"{args.file}: damaged, its S.traces does not belong to its S.pt")
@@ -365,15 +370,16 @@ def import_tar(args, path):
             yield rows
 
     try:
-        with tarfile.open(args.file) as tar:
-            small, records = tar.extractfile("S.pt"), tar.extractfile("S.traces")
-            content = Content.read(io.BytesIO(small.read()), args.file)
+        # "r:": a packed one may unpack to any size, and export writes none
+        with open(open_file(args.file), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            small, records = (tar.extractfile(expected(tar.next(), name)) for name in ("S.pt", "S.traces"))
+            content = Content.read(small, args.file)
             if path.exists() and not confirmed(args, f"replace {path} by the {len(content):,} episodes of {args.file}") or args.dry_run:
                 return
             with Writer(path, content.identity, anew=True) as memory:
                 memory.rewrite(content, blocks(records, content, Layout(content.identity["geometry"])))
-    except (tarfile.TarError, KeyError, AttributeError, EOFError) as error:
-        raise UserError(f"{args.file}: not a memory of export --binary, or damaged ({error})") from error
+    except (tarfile.TarError, KeyError, AttributeError, EOFError, ValueError, RecursionError) as error:
+        raise UserError(f"{args.file}: not a memory of export --binary, or packed, or damaged ({error})") from error
 
 
 def merge(args, path):

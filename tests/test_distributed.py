@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from nanochat import distributed
 from nanochat.checkpoint_manager import find_last_step, load_checkpoint
 from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import StreamLoader, dealt_anew, furthest
@@ -69,7 +70,7 @@ def alone(work):
     lanes = []
     for rank in range(2):
         seed_everything(1_000_003 + rank)
-        asked = question_data(args, model, tokenizer, shards, Ranks(rank, 2))[0]((0, 0))
+        asked = question_data(args, model, tokenizer, Ranks(rank, 2))[0]((0, 0))
         lived = StreamLoader(shards, tokenizer, 2, 64, rank, 2)
         lanes.append([lived, model.empty_state(2), torch.get_rng_state(), asked])
     rows = []
@@ -132,6 +133,57 @@ def test_shards_are_read_by_another_number_of_ranks(work):
     before, after = (load_checkpoint(work / "base_checkpoints/fsdp_three", step, parts=("model",)) for step in (2, 3))
     assert all(torch.equal(before.model[name], after.model[name]) for name in before.model)
     assert after.meta["shape"]["ranks"] == 3
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_shards_run_no_code_and_stay_in_their_directory(work, tmp_path):
+    """Whatever lies in the directory of a step, pickled metadata of torch's own form included: one process is enough to read it."""
+    import shutil
+    import torch.distributed as dist
+    from nanochat.distributed import load_shards
+    folder = shutil.copytree(work / "base_checkpoints/fsdp/shards_000003", tmp_path / "shards")
+    assert sorted(p.name for p in folder.iterdir()) == ["index.json", "rank_00000.pt", "rank_00001.pt", "whole.pt"]
+    assert all(torch.load(p, weights_only=True) for p in folder.glob("*.pt"))   # plain for torch, too
+    args, good = build_parser().parse_args(flags(work)), {p.name: p.read_bytes() for p in folder.iterdir()}
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        model = build_model(args, Tokenizer.load(), torch.device("cpu"), torch.float32)
+        distributed.shard(model, torch.device("cpu"))
+        optimizer = MuonAdamW(model.parameter_groups())
+
+        def read(**changed):
+            for name, data in good.items():
+                (folder / name).write_bytes(data)
+            for name, change in changed.items():
+                change(folder / {"index": "index.json", "first": "rank_00000.pt", "whole": "whole.pt", "old": ".metadata"}[name])
+            load_shards(model, optimizer, folder)
+
+        read()   # one process takes both ranks' rows
+        saved = load_checkpoint(work / "base_checkpoints/fsdp", 3, parts=("model",)).model
+        assert all(torch.equal(w.full_tensor() if hasattr(w, "full_tensor") else w, saved[name]) for name, w in model.state_dict().items())
+        evil = lambda path: torch.save(Evil(tmp_path / "ran"), path)
+        for name in ("first", "whole"):
+            with pytest.raises(UserError, match="more than plain data"):
+                read(**{name: evil})
+        read(old=evil)
+        with pytest.raises(UserError, match="no index.json"):
+            read(index=lambda path: path.unlink())
+        for text, message in ((b"{", "damaged"), (b"{}", "other tensors"), (good["index.json"].replace(b"[", b"[1e300, "), "other tensors"),
+                              (good["index.json"].replace(b"[", b"[7, "), "numbers of rows")):
+            with pytest.raises(UserError, match=message):
+                read(index=lambda path: path.write_bytes(text))
+        with pytest.raises(UserError, match="missing, or of another shape"):
+            read(first=lambda path: torch.save({}, path))
+        assert not (tmp_path / "ran").exists()
+    finally:
+        distributed.stop()
 
 
 def test_one_process_goes_on_from_two_ranks(work, monkeypatch, capsys):
