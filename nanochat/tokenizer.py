@@ -102,7 +102,7 @@ class Tokenizer:
                      for token, index in (line.split() for line in lines if line)}
             pattern, specials = config["pattern"], config["special_tokens"]
             matches = config["fingerprint"] == fingerprint_of(ranks, pattern, specials)
-            if sorted([*ranks.values(), *specials.values()]) != list(range(len(ranks) + len(specials))):
+            if matches and sorted([*ranks.values(), *specials.values()]) != list(range(len(ranks) + len(specials))):
                 raise ValueError("its ids are not 0, 1, …")
         except OSError as error:
             raise ValueError(f"no tokenizer in {directory} ({error.strerror}): "

@@ -1,5 +1,6 @@
 """Several ranks, on CPUs through gloo: the same training and ingest as in one process, and what is saved can be gone on from. No GPU has run this."""
 import json
+import pickle
 import random
 
 import pytest
@@ -172,7 +173,7 @@ def test_shards_run_no_code_and_stay_in_their_directory(work, tmp_path):
         for name in ("first", "whole"):
             with pytest.raises(UserError, match="more than plain data"):
                 read(**{name: evil})
-        read(old=evil)
+        read(old=lambda path: path.write_bytes(pickle.dumps(Evil(tmp_path / "ran"))))
         with pytest.raises(UserError, match="no index.json"):
             read(index=lambda path: path.unlink())
         for text, message in ((b"{", "damaged"), (b"{}", "other tensors"), (good["index.json"].replace(b"[", b"[1e300, "), "other tensors"),
