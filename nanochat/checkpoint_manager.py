@@ -101,8 +101,9 @@ def _remove(path: Path) -> None:
 
 def _portable(value, where: str):
     """
-    A copy of nested dicts, lists and tuples fit to be saved: tensors detached, on the CPU, and cloned where their storage
-    is bigger than they are (torch.save would write it whole) or smaller (expanded). TypeError for what could not be read.
+    A copy of nested dicts, lists and tuples fit to be saved: tensors detached, on the CPU, and cloned where their
+    storage is bigger than they are (torch.save would write it whole) or smaller (expanded). TypeError for what could
+    not be read back.
     """
     if isinstance(value, Tensor):
         if value.dtype not in STORAGES.values():
@@ -294,10 +295,13 @@ def export_model(
     return _write_manifest(directory / "model.json", source["step"], {"model": entry}, meta, run)
 
 
-def build_model(cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike) -> torch.nn.Module:
+def build_model(
+    cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike
+) -> torch.nn.Module:
     """
     A `cls` of the configuration `config(**fields)` in a file, on the CPU, with the weights of that file. Shapes are
-    compared before memory is taken: a few bytes may name any size. UserError, with `where` it is from, if they do not fit.
+    compared before memory is taken: a few bytes may name any size. UserError, with `where` it is from, where they do
+    not fit.
     """
     try:
         settings = config(**fields)
@@ -306,7 +310,10 @@ def build_model(cls: type, config: type, fields: dict, weights: dict[str, Tensor
         with torch.device("meta"):
             model = cls(settings)
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise UserError(f"{where} is of another version of this code, or damaged: its configuration makes no model ({first_line(error)})") from error
+        raise UserError(
+            f"{where} is of another version of this code, or damaged: its configuration makes no model "
+            f"({first_line(error)})"
+        ) from error
     check_shapes(model, weights, where)
     model.to_empty(device="cpu")
     load_weights(model, weights, where)
@@ -321,7 +328,8 @@ def check_shapes(model: torch.nn.Module, weights: dict[str, Tensor], where: str 
     # a scale of any other shape, or of what is no matrix, would be multiplied out
     if not fit or any(len(there.get(name, ())) != 2 or shape != (there[name][0], 1) for name, shape in scales.items()):
         raise UserError(
-            f"{where} is of another model configuration (give the flags it was trained with) or of another version of this code"
+            f"{where} is of another model configuration (give the flags it was trained with) "
+            "or of another version of this code"
         )
 
 

@@ -271,7 +271,9 @@ def create_file(path: str | os.PathLike) -> int:
 
 
 def read_small(path: str | os.PathLike, most: int) -> bytes:
-    """The bytes of a file, see `open_file`. UserError where it has more than `most`: read as text it takes many times as much."""
+    """
+    The bytes of a file, see `open_file`. UserError where it has more than `most`: as JSON it takes many times as much.
+    """
     with open(open_file(path), "rb") as f:
         data = f.read(most + 1)
     if len(data) > most:

@@ -29,7 +29,8 @@ FINEWEB_SHARDS = 1823
 
 ROW_GROUP_SIZE = 1024
 _READ_ROWS = 64  # rows decoded at a time: a few MB even when documents are books
-_READ_BYTES = 2**26  # of which, together with twice the size of the file, a page, a line or a block of text has so many at most
+# with twice the size of the file, the bytes at most of a page, a line or a block of text
+_READ_BYTES = 2**26
 
 
 class ShardError(ValueError):
@@ -158,7 +159,8 @@ def _read_rows(path, start, column="text"):
                 columns = map(file.metadata.row_group(group).column, range(file.metadata.num_columns))
                 page = max(largest_page(pages, chunk) for chunk in columns if chunk.path_in_schema == column)
                 if page > _most(path):
-                    raise ShardError(f"{path}: a page of {page:,} bytes is out of proportion to the file: write it with smaller row groups")
+                    raise ShardError(f"{path}: a page of {page:,} bytes is out of proportion to the file: "
+                                     "write it with smaller row groups")
                 # of a dictionary, each row may be all of a page; rows are held twice, as columns and as texts
                 rows = max(1, min(_READ_ROWS, _READ_BYTES // max(2 * page, 1)))
                 for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[column]):
@@ -242,7 +244,8 @@ def _text_blocks(lines, path):
                 held.append(line)
                 size += len(line)
                 if size > most:
-                    raise ValueError(f"{path}: more than {most:,} characters without a blank line, out of proportion to the file")
+                    raise ValueError(f"{path}: more than {most:,} characters without a blank line, "
+                                     "out of proportion to the file")
             yield "".join(held).rstrip("\n")
 
 

@@ -181,7 +181,8 @@ def save_shards(model, optimizer, directory):
     own = {name: local(t).detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in sharded.items()}
     atomic_write(_rank_file(directory, rank), lambda file: torch.save(own, file))
     if rank == 0:
-        atomic_write(directory / "whole.pt", lambda file: torch.save({name: t.detach().cpu().clone() for name, t in whole.items()}, file))
+        shared = {name: t.detach().cpu().clone() for name, t in whole.items()}
+        atomic_write(directory / "whole.pt", lambda file: torch.save(shared, file))
         atomic_write(directory / "index.json", lambda file: file.write(json.dumps(rows).encode()))
 
 
@@ -189,11 +190,13 @@ def load_shards(model, optimizer, directory):
     """What save_shards wrote, whatever the number of ranks then was. UserError where it is not of this model."""
     sharded, whole, rows = _tensors(model, optimizer)
     if not (directory / "index.json").exists():
-        raise UserError(f"{directory}: no index.json, so these shards are of another version of this code: begin a new run with their weights (--init-from)")
+        raise UserError(f"{directory}: no index.json, so these shards are of another version of this code: "
+                        "begin a new run with their weights (--init-from)")
     other = f"{directory}: cannot be read as the shards of this model"
     try:
         there = json.loads(read_small(directory / "index.json", INDEX_BYTES))
-        if there.keys() != rows.keys() or not all(type(n) is int and n >= 0 for counts in there.values() for n in counts):
+        numbers = [n for counts in there.values() for n in counts]
+        if there.keys() != rows.keys() or not all(type(n) is int and n >= 0 for n in numbers):
             raise UserError(f"{other}: they hold other tensors")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{other}: index.json is damaged") from error
@@ -238,7 +241,10 @@ def _read(path):
 
 
 def _tensors(model, optimizer):
-    """{name: tensor} of what is sharded by rows and of what every rank has whole, and {name: rows by rank} of the first. All ranks must call."""
+    """
+    {name: tensor} of what is sharded by rows, and of what every rank has whole; {name: rows by rank} of the first. All
+    ranks must call.
+    """
     optimizer.allocate()
     every = {f"model.{name}": t for name, t in model.state_dict().items()}
     for name, p in model.named_parameters():

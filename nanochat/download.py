@@ -95,7 +95,8 @@ def _receive(url, part, have, timeout, count):
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=timeout) as answer:
         have = have if answer.status == 206 else 0
-        with open(part, "ab" if have else "wb", opener=lambda name, flags: os.open(name, flags | NOFOLLOW, 0o666)) as file:
+        unlinked = lambda name, flags: os.open(name, flags | NOFOLLOW, 0o666)
+        with open(part, "ab" if have else "wb", opener=unlinked) as file:
             count(have)
             while block := answer.read1(BLOCK):
                 file.write(block)

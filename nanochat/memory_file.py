@@ -1,7 +1,8 @@
 """
 What S.pt says of a memory, and what S.traces begins with (docs/state-format.md).
 
-S.pt is read by plain_file.py: no file can run code. It is written from plain columns and one string, so that the same content is the same bytes.
+S.pt is read by plain_file.py: no file can run code. It is written from plain columns and one string, so that the same
+content is the same bytes.
 """
 import hashlib
 import json
@@ -97,7 +98,8 @@ class Content:
             raise UserError(f"{path}: not a Live Memory state")
         version = plain.get("version")
         if type(version) is not int or version != VERSION:
-            raise UserError(f"{path}: state format version {str(version)[:20]}, this program reads version {VERSION}: ingest the text again")
+            raise UserError(f"{path}: state format version {str(version)[:20]}, this program reads version {VERSION}: "
+                            "ingest the text again")
         try:
             if plain["sha256"] != digest(plain):
                 raise UserError(f"{path}: damaged, its SHA-256 does not fit its content")
@@ -110,9 +112,10 @@ class Content:
         """Of what `write` wrote. ValueError and the like where it is not that: a digest can be forged."""
         meta = json.loads(plain["meta"])
         names, pending = meta.pop("names"), meta.pop("pending")
-        if set(meta) != {"weights", "tokenizer", "config", "geometry"} or not all(type(meta[name]) is str for name in ("weights", "tokenizer", "config")):
-            raise ValueError("no identity of a model")
         Layout(meta["geometry"])
+        kinds = {name: type(value) for name, value in meta.items()}
+        if kinds != {"weights": str, "tokenizer": str, "config": str, "geometry": dict}:
+            raise ValueError("no identity of a model")
         content = cls(meta)
         columns = {name: plain[name].numpy() for name in content.columns()}
         for name, column in content.columns().items():

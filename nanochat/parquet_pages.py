@@ -1,8 +1,9 @@
 """
 How large the pages of a parquet file are once they are unpacked, before they are.
 
-What the footer of a file says of sizes binds nobody: pyarrow takes the memory that the header in front of each page names. So these headers are read here. They are
-structs in Thrift's compact protocol: PageHeader of parquet.thrift, field 2 the size unpacked, field 3 the size in the file.
+What the footer of a file says of sizes binds nobody: pyarrow takes the memory that the header in front of each page
+names. So these headers are read here. They are structs in Thrift's compact protocol: PageHeader of parquet.thrift,
+field 2 the size unpacked, field 3 the size in the file.
 """
 import io
 
@@ -12,7 +13,10 @@ HEADER = 2 ** 16   # bytes of a header at most: the statistics in it hold the le
 
 
 def largest_page(file, column):
-    """Bytes of the largest page, unpacked, of a column chunk (pyarrow's ColumnChunkMetaData) in an open file. UserError where its headers can't be read."""
+    """
+    Bytes of the largest page, unpacked, of a column chunk (pyarrow's ColumnChunkMetaData) in an open file. UserError
+    where its headers can't be read.
+    """
     begins = [offset for offset in (column.dictionary_page_offset, column.data_page_offset) if offset]
     at, largest = min(begins, default=0), 0
     end = at + column.total_compressed_size

@@ -1,11 +1,13 @@
 """
 What torch.save wrote, read as plain data: the one way in which this program reads a .pt file, whoever made it.
 
-Such a file is a zip archive: a pickle, and the bytes of each storage of tensors. Of the pickle only the instructions that make dicts, lists, tuples, strings,
-numbers and dense tensors are known here. So no file can run code, or call anything but what is written below.
+Such a file is a zip archive: a pickle, and the bytes of each storage of tensors. Of the pickle only the instructions
+that make dicts, lists, tuples, strings, numbers and dense tensors are known here. So no file can run code, or call
+anything but what is written below.
 
-A file takes no more memory than its size warrants: its entries are not compressed and overlap nowhere, a storage has the bytes that it says, a tensor is no larger
-than its storage, and what stands in the file once and is meant several times counts each time.
+A file takes no more memory than its size warrants: its entries are not compressed and overlap nowhere, a storage has
+the bytes that it says, a tensor is no larger than its storage, and what stands in the file once and is meant several
+times counts each time.
 """
 import math
 import pickletools
@@ -22,17 +24,19 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 LEAVES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE")
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-STORAGES = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32,
-            "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool}
+STORAGES = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+            "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+            "Bool": torch.bool}
 NAMED = {f"torch {name}Storage": dtype for name, dtype in STORAGES.items()}
-NAMED |= {f"torch {str(dtype).removeprefix('torch.')}": dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+NAMED |= {str(dtype).replace(".", " "): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 NAMED |= {"collections OrderedDict": dict, "torch device": torch.device, "torch._utils _rebuild_tensor_v2": "tensor"}
 
 
 def load_plain(file, path, what, map_location="cpu"):
     """
-    The content of `file` (open, seekable, of bytes): dicts, lists, tuples, strings, numbers, dtypes, devices, and tensors on `map_location`. UserError in one line, that `path`
-    is not a `what` ("Live Memory state"), for anything else.
+    The content of `file` (open, seekable, of bytes): dicts, lists, tuples, strings, numbers, dtypes, devices, and
+    tensors on `map_location`. UserError in one line, that `path` is not a `what` ("Live Memory state"), for anything
+    else.
     """
     if file.read(4) != b"PK\x03\x04":
         raise UserError(f"{path}: not a {what} (not a file of torch.save)")
@@ -56,7 +60,7 @@ class _Archive:
             raise ValueError("too many entries")
         self.archive, self.map_location, self.storages = zipfile.ZipFile(file), map_location, {}
         entries = self.archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries):
+        if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
             raise ValueError("its entries are compressed, which torch.save never does")
         if sum(entry.file_size for entry in entries) > size:
             raise ValueError("its entries are larger than the file")
@@ -112,7 +116,8 @@ class _Archive:
                 memo[arg] = stack[-1]
             elif name in ("BINGET", "LONG_BINGET"):
                 value = memo[arg]
-                if isinstance(value, (dict, list, tuple, torch.Tensor)):   # of containers in containers a few bytes make a billion
+                # of containers in containers a few bytes make a billion
+                if isinstance(value, (dict, list, tuple, torch.Tensor)):
                     raise ValueError("a container or tensor is in it twice")
                 self.spend(len(value) if isinstance(value, str) else 0)
                 stack.append(value)

@@ -18,7 +18,7 @@ from nanochat.state import CHUNK, Traces
 
 # in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read from the few that it picks
 BITS = {"index": 8, "gist": 4}
-LARGEST = 2 ** 16   # bytes of a record at most, 400 times those of the default model: a forged file could name any number
+LARGEST = 2 ** 16   # bytes of a record at most, 400 times those of the default model: a file could name any number
 BLOCK = 512    # traces converted at once: what the conversion needs beside its result stays in the cache
 
 

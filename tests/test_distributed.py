@@ -145,7 +145,7 @@ class Evil:
 
 
 def test_shards_run_no_code_and_stay_in_their_directory(work, tmp_path):
-    """Whatever lies in the directory of a step, pickled metadata of torch's own form included: one process is enough to read it."""
+    """Whatever lies in the directory of a step, pickled metadata of torch's own form included. One process reads it."""
     import shutil
     import torch.distributed as dist
     from nanochat.distributed import load_shards
@@ -159,16 +159,19 @@ def test_shards_run_no_code_and_stay_in_their_directory(work, tmp_path):
         distributed.shard(model, torch.device("cpu"))
         optimizer = MuonAdamW(model.parameter_groups())
 
+        names = {"index": "index.json", "first": "rank_00000.pt", "whole": "whole.pt", "old": ".metadata"}
+
         def read(**changed):
             for name, data in good.items():
                 (folder / name).write_bytes(data)
             for name, change in changed.items():
-                change(folder / {"index": "index.json", "first": "rank_00000.pt", "whole": "whole.pt", "old": ".metadata"}[name])
+                change(folder / names[name])
             load_shards(model, optimizer, folder)
 
         read()   # one process takes both ranks' rows
         saved = load_checkpoint(work / "base_checkpoints/fsdp", 3, parts=("model",)).model
-        assert all(torch.equal(w.full_tensor() if hasattr(w, "full_tensor") else w, saved[name]) for name, w in model.state_dict().items())
+        full = lambda w: w.full_tensor() if hasattr(w, "full_tensor") else w
+        assert all(torch.equal(full(w), saved[name]) for name, w in model.state_dict().items())
         evil = lambda path: torch.save(Evil(tmp_path / "ran"), path)
         for name in ("first", "whole"):
             with pytest.raises(UserError, match="more than plain data"):
@@ -176,8 +179,9 @@ def test_shards_run_no_code_and_stay_in_their_directory(work, tmp_path):
         read(old=lambda path: path.write_bytes(pickle.dumps(Evil(tmp_path / "ran"))))
         with pytest.raises(UserError, match="no index.json"):
             read(index=lambda path: path.unlink())
-        for text, message in ((b"{", "damaged"), (b"{}", "other tensors"), (good["index.json"].replace(b"[", b"[1e300, "), "other tensors"),
-                              (good["index.json"].replace(b"[", b"[7, "), "numbers of rows")):
+        begun = lambda row: good["index.json"].replace(b"[", b"[" + row + b", ")
+        for text, message in ((b"{", "damaged"), (b"{}", "other tensors"), (begun(b"1e300"), "other tensors"),
+                              (begun(b"7"), "numbers of rows")):
             with pytest.raises(UserError, match=message):
                 read(index=lambda path: path.write_bytes(text))
         with pytest.raises(UserError, match="missing, or of another shape"):

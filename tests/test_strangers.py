@@ -1,4 +1,4 @@
-"""Files from strangers: forged ones are refused in one line, run nothing, wait for nothing, and take no more memory than their size warrants."""
+"""Files from strangers: forged ones are refused in one line, run nothing, and take no more memory than is theirs."""
 import gzip
 import io
 import json
@@ -22,13 +22,14 @@ from nanochat.common import UserError, create_file, open_file, read_small, repo_
 from nanochat.dataset import list_shards, read_documents, read_lines, read_texts
 from nanochat.memory import Store, Writer
 from nanochat.memory_file import FORMAT, VERSION
-from nanochat.plain_file import load_plain
+from nanochat.plain_file import STORAGES, load_plain
 from nanochat.record import Layout
 from nanochat.tokenizer import Tokenizer
 from tests.conftest import tiny
 from tests.test_memory import GEOMETRY, IDENTITY, add, build, expected, held
 
 MB = 2 ** 20
+META = {"config": {}, "tokenizer": ""}
 
 
 def plain(data):
@@ -64,14 +65,16 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-# .pt ----------------------------------------------------------------------------------------------------------------------
+# .pt ------------------------------------------------------------------------------------------------------------------
 
 
 def test_what_torch_saves_is_read_as_torch_reads_it():
     weight = torch.randn(30, 20)
-    value = {"a": weight, "tied": weight.detach(), "turned": torch.randn(3, 5).T, "part": weight[3:7, 2:], "none": weight[:0], "number": torch.tensor(3),
-             "types": [torch.zeros(3, dtype=d) for d in (torch.bool, torch.int8, torch.int16, torch.bfloat16, torch.float16, torch.float64)],
-             3: [1, 2 ** 70, -5, 300, 1.5, True, None, "é\ud800", (), ((),), [], {}, torch.bfloat16, torch.device("cpu"), "twice", "twice"]}
+    value = {"a": weight, "tied": weight.detach(), "turned": torch.randn(3, 5).T, "part": weight[3:7, 2:],
+             "none": weight[:0], "number": torch.tensor(3),
+             "types": [torch.zeros(3, dtype=d) for d in STORAGES.values()],
+             3: [1, 2 ** 70, -5, 300, 1.5, True, None, "é\ud800", (), ((),), [], {}, "twice", "twice"],
+             "others": [torch.bfloat16, torch.device("cpu")]}
     data = saved(value)
     got = plain(data)
     assert same(got, torch.load(io.BytesIO(data), weights_only=True)) and got["a"].data_ptr() == got["tied"].data_ptr()
@@ -85,7 +88,8 @@ class Evil:
         return (open, (str(self.path), "w"))
 
 
-laughs = b"\x80\x02]q\x00" + b"".join(b"]q" + bytes([i + 1]) + b"(" + b"h" + bytes([i]) + b"h" + bytes([i]) + b"e" for i in range(40)) + b"."
+laugh = lambda i: b"]q" + bytes([i + 1]) + b"(" + b"h" + bytes([i]) + b"h" + bytes([i]) + b"e"
+laughs = b"\x80\x02]q\x00" + b"".join(map(laugh, range(40))) + b"."
 TEXT = b"X\x00\x00\x10\x00" + b"a" * MB + b"q\x00"
 WIDE = torch.zeros(100000)
 STORED = pickled({"x": torch.zeros(1000)})
@@ -142,22 +146,24 @@ def test_nothing_runs(tmp_path):
 
 
 def test_what_is_expanded_is_saved_whole(tmp_path):
-    cm.save_checkpoint(tmp_path, 1, {}, None, {"config": {}, "tokenizer": ""}, {"x": torch.ones(1).expand(5)})
+    cm.save_checkpoint(tmp_path, 1, {}, None, META, {"x": torch.ones(1).expand(5)})
     assert torch.equal(cm.load_checkpoint(tmp_path, 1).train_state["x"], torch.ones(5))
     with pytest.raises(TypeError, match="float8"):
-        cm.save_checkpoint(tmp_path, 2, {"w": torch.zeros(3).to(torch.float8_e5m2)}, None, {"config": {}, "tokenizer": ""})
+        cm.save_checkpoint(tmp_path, 2, {"w": torch.zeros(3).to(torch.float8_e5m2)}, None, META)
 
 
-# states -------------------------------------------------------------------------------------------------------------------
+# states ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"chunk": 16.0e9}, {"chunk": 8}, {"id_bytes": 3}, {"index": [1.0, 4, 8]}, {"index": [10 ** 9, 10 ** 9, 8]}, {"gist": [1, -8, 4]}, {"gist": [1, 8, 5]}])
+@pytest.mark.parametrize("change", [{"chunk": 16.0e9}, {"chunk": 8}, {"id_bytes": 3}, {"index": [1.0, 4, 8]},
+                                    {"index": [10 ** 9, 10 ** 9, 8]}, {"gist": [1, -8, 4]}, {"gist": [1, 8, 5]}])
 def test_a_record_is_of_a_sane_size(change):
     with pytest.raises(ValueError):
         Layout({**GEOMETRY, **change})
 
 
-@pytest.mark.parametrize("key, value", [("weights", 12345), ("geometry", {**GEOMETRY, "index": [2 ** 20, 64, 8]}), ("buffer", torch.zeros(16, dtype=torch.int64))])
+@pytest.mark.parametrize("key, value", [("weights", 12345), ("geometry", {**GEOMETRY, "index": [2 ** 20, 64, 8]}),
+                                        ("buffer", torch.zeros(16, dtype=torch.int64))])
 def test_a_forged_state_is_refused(tmp_path, key, value):
     from nanochat.memory_file import digest
     path = tmp_path / "S.pt"
@@ -201,7 +207,7 @@ def test_a_download_is_not_written_through_a_link(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious"
 
 
-# fifos and devices --------------------------------------------------------------------------------------------------------
+# fifos and devices ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -226,10 +232,12 @@ def test_nobody_waits_for_a_fifo(fifo, tmp_path):
     from scripts import memory
     build(tmp_path / "S.pt", [1, 2])
     readers = {
-        "F.pt": lambda path: Store(path), "S.traces": lambda path: Store(tmp_path / "S.pt"), "G.traces": lambda path: Writer(tmp_path / "G.pt", IDENTITY),
+        "F.pt": lambda path: Store(path), "S.traces": lambda path: Store(tmp_path / "S.pt"),
+        "G.traces": lambda path: Writer(tmp_path / "G.pt", IDENTITY),
         "m.tar": lambda path: memory.main(["import", str(path), "--binary", "--state-path", str(tmp_path / "new.pt")]),
-        "meta_000001.json": lambda path: cm.load_model_file(tmp_path / "model_000001.pt"), "tokenizer.json": lambda path: Tokenizer.load(tmp_path),
-        "a.parquet": lambda path: list(read_documents([path])), "a.jsonl": lambda path: list(read_lines(path)), "a.txt": lambda path: list(read_texts(path)),
+        "meta_000001.json": lambda path: cm.load_model_file(tmp_path / "model_000001.pt"),
+        "tokenizer.json": lambda path: Tokenizer.load(tmp_path), "a.parquet": lambda path: list(read_documents([path])),
+        "a.jsonl": lambda path: list(read_lines(path)), "a.txt": lambda path: list(read_texts(path)),
         ".b.bin.part": lambda path: download.fetch("http://127.0.0.1:9/b.bin", tmp_path / "b.bin", attempts=1),
     }
     for name, read in readers.items():
@@ -255,10 +263,10 @@ def test_files_are_files(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"12345" and (tmp_path / "b").read_bytes() == b""
 
 
-# manifests ----------------------------------------------------------------------------------------------------------------
+# manifests ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b.pt", "shards_000001/../x", "..", ".hidden", "", 5])
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b.pt", "shards_000001/../x", "..", ".a", "", 5])
 def test_a_manifest_names_files_of_its_directory_only(tmp_path, name):
     cm.save_checkpoint(tmp_path, 1, {}, None, {"config": {}, "tokenizer": ""})
     path = tmp_path / "meta_000001.json"
@@ -271,17 +279,21 @@ def test_a_manifest_names_files_of_its_directory_only(tmp_path, name):
     assert cm.find_last_step(tmp_path) is None
 
 
-# models -------------------------------------------------------------------------------------------------------------------
+# models ---------------------------------------------------------------------------------------------------------------
 
 
 def test_shapes_are_compared_before_weights_are_made(tokenizer):
     model = tiny(tokenizer)
     weights, fields = model.state_dict(), model.describe()["config"]
-    build_model = lambda weights=weights, **change: cm.build_model(type(model), type(model.config), {**fields, **change}, weights, "m.pt")
+
+    def build_model(weights=weights, **change):
+        return cm.build_model(type(model), type(model.config), {**fields, **change}, weights, "m.pt")
+
     got = build_model()
     assert all(torch.equal(w, weights[name]) for name, w in got.state_dict().items())
-    for change in ({"n_embd": 10 ** 7}, {"vocab_size": 10 ** 9}, {"n_layer": 10 ** 9}, {"window": 10 ** 9}, {"word_bytes": 10 ** 12}, {"gist_dim": 2 ** 62}, {"n_head": 0},
-                   {"n_layer": 2.5}, {"n_embd": "64"}, {"new_field": 1}):
+    for change in ({"n_embd": 10 ** 7}, {"vocab_size": 10 ** 9}, {"n_layer": 10 ** 9}, {"window": 10 ** 9}, 
+                   {"word_bytes": 10 ** 12}, {"gist_dim": 2 ** 62}, {"n_head": 0}, {"n_layer": 2.5}, {"n_embd": "64"},
+                   {"new_field": 1}):
         with pytest.raises(UserError, match="m.pt is of another"):
             build_model(**change)
     rows = len(weights["wte.weight"])
@@ -290,16 +302,19 @@ def test_shapes_are_compared_before_weights_are_made(tokenizer):
             build_model({**weights, "wte.weight:scale": scale})
 
 
-# memory, measured ---------------------------------------------------------------------------------------------------------
+# memory, measured -----------------------------------------------------------------------------------------------------
 
 
 def bombs(directory):
     """Small files that stand for 200 MB and more, as (what reads it, path)."""
     column = lambda dtype: torch.zeros(1, dtype=dtype).expand(50 * MB)
-    torch.save({"format": FORMAT, "version": VERSION, "meta": "{}", "traces": column(torch.int32), "time": column(torch.int64), "sha256": ""}, directory / "strides.pt")
+    columns = {"traces": column(torch.int32), "time": column(torch.int64)}
+    torch.save({"format": FORMAT, "version": VERSION, "meta": "{}", **columns, "sha256": ""}, directory / "strides.pt")
     yield "state", directory / "strides.pt"
-    with open(directory / "packed.pt", "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
-        out.writestr("archive/data.pkl", pickled({"x": torch.zeros(0, dtype=torch.uint8)}).replace(b"K\x00", b"J" + (200 * MB).to_bytes(4, "little"), 1))
+    with zipfile.ZipFile(directory / "packed.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out:
+        content = pickled({"x": torch.zeros(0, dtype=torch.uint8)})
+        out.writestr("archive/version", "3\n")
+        out.writestr("archive/data.pkl", content.replace(b"K\x00", b"J" + (200 * MB).to_bytes(4, "little"), 1))
         with out.open("archive/data/0", "w") as entry:
             for _ in range(200):
                 entry.write(bytes(MB))
@@ -308,13 +323,17 @@ def bombs(directory):
         entry = tarfile.TarInfo("S.pt")
         entry.size = 200 * MB
         out.addfile(entry, Zeros())
+        out.addfile(tarfile.TarInfo("S.traces"))
     yield "tar", directory / "m.tar.gz"
     fields = {"n_layer": 1, "n_head": 1, "n_kv_head": 1, "n_embd": 24 * 1024}
-    cm.save_checkpoint(directory / "model", 1, {"x": torch.zeros(1)}, None, {"config": {"model_class": "THENGPT", "config": fields}, "tokenizer": Tokenizer.load().fingerprint})
+    meta = {"config": {"model_class": "THENGPT", "config": fields}, "tokenizer": Tokenizer.load().fingerprint}
+    cm.save_checkpoint(directory / "model", 1, {"x": torch.zeros(1)}, None, meta)
     yield "model", directory / "model"
-    pq.write_table(pa.table({"text": ["a" * (200 * MB)]}), directory / "page.parquet", compression="zstd", use_dictionary=False)
+    table = pa.table({"text": ["a" * (200 * MB)]})
+    pq.write_table(table, directory / "page.parquet", compression="zstd", use_dictionary=False)
     yield "parquet", directory / "page.parquet"
-    pq.write_table(pa.table({"text": ["a" * (6 * MB)] * 64}), directory / "dictionary.parquet", compression="zstd", use_dictionary=["text"], dictionary_pagesize_limit=32 * MB)
+    table = pa.table({"text": ["a" * (6 * MB)] * 64})
+    pq.write_table(table, directory / "dictionary.parquet", compression="zstd", dictionary_pagesize_limit=32 * MB)
     yield "parquet", directory / "dictionary.parquet"
     with gzip.open(directory / "a.jsonl.gz", "wb", compresslevel=1) as out:
         for _ in range(200):
@@ -331,8 +350,10 @@ def defused():
     """What the child process does: each file is read, and the memory that it took is said in MB."""
     from nanochat.engine import load_model
     from scripts import memory
-    readers = {"state": Store, "model": lambda path: load_model(path, "cpu", "fp32"), "parquet": lambda path: sum(len(text) > 0 for _, text in read_documents([path])),
-               "tar": lambda path: memory.main(["import", path, "--binary", "--state-path", path + ".pt"]), "lines": lambda path: list(read_lines(path))}
+    readers = {"state": Store, "model": lambda path: load_model(path, "cpu", "fp32"),
+               "parquet": lambda path: sum(len(text) > 0 for _, text in read_documents([path])),
+               "tar": lambda path: memory.main(["import", path, "--binary", "--state-path", path + ".pt"]),
+               "lines": lambda path: list(read_lines(path))}
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().split()[0]) * 4096 + 1500 * MB,) * 2)
     for kind, path in json.loads(sys.argv[1]):
@@ -348,12 +369,14 @@ def defused():
 
 def test_memory_stays_in_proportion_to_the_file(tmp_path):
     forged = [(kind, str(path)) for kind, path in bombs(tmp_path)]
-    done = subprocess.run([sys.executable, "-c", "from tests.test_strangers import defused; defused()", json.dumps(forged)], cwd=repo_root(),
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600)
+    child = [sys.executable, "-c", "from tests.test_strangers import defused; defused()", json.dumps(forged)]
+    done = subprocess.run(child, cwd=repo_root(), env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     got = {name: (said, grown) for name, said, grown in map(json.loads, done.stdout.splitlines())}
-    messages = {"strides.pt": "larger than its storage", "packed.pt": "compressed", "m.tar.gz": "packed", "model": "another", "page.parquet": "out of proportion",
-                "dictionary.parquet": "read: 64", "a.jsonl.gz": "out of proportion"}
+    messages = {"strides.pt": "larger than its storage", "packed.pt": "compressed", "m.tar.gz": "packed",
+                "model": "another", "page.parquet": "out of proportion", "dictionary.parquet": "read: 64",
+                "a.jsonl.gz": "out of proportion"}
     assert got.keys() == messages.keys()
     for name, (said, grown) in got.items():
         assert messages[name] in said and grown < 200, (name, said, grown)
