@@ -379,4 +379,4 @@ def test_memory_stays_in_proportion_to_the_file(tmp_path):
                 "a.jsonl.gz": "out of proportion"}
     assert got.keys() == messages.keys()
     for name, (said, grown) in got.items():
-        assert messages[name] in said and grown < 200, (name, said, grown)
+        assert messages[name] in said and grown < 150, (name, said, grown)
