@@ -221,6 +221,7 @@ def test_a_session_whose_files_are_replaced_goes_on_with_those(live, here):
     memory_ = live()
     memory_.ingest(TIMELINE)
     for change in (lambda: memory_.say("Three."), lambda: memory_.forget(1)):
+        memory_.hold()
         for suffix in ("pt", "traces"):
             (here / "copy").write_bytes((here / f"T.{suffix}").read_bytes())
             (here / "copy").rename(here / f"S.{suffix}")
@@ -349,7 +350,7 @@ def test_other_damage_is_repaired_too(tmp_path, what):
             file.truncate()
     assert memory.main(["repair", "--state_path", str(path), "--yes", "--dry-run"]) == 0
     with pytest.raises(UserError):
-        Writer(path)
+        held(path)
     assert memory.main(["repair", "--state_path", str(path), "--yes"]) == 0
     assert held(path) == expected([1, 2, 3] if what in ("header", "magic") else [1, 2]) and sorted(files(tmp_path)) == ["S.pt", "S.traces"]
 
