@@ -98,18 +98,23 @@ def begun(memory, encoded, rows, exactly=False):
     return min(len(memory), len(encoded)) if same else None
 
 
-def new_episodes(memory, encoded, rows):
+def texts_of(memory):
+    """How often each text is there, by source: for `new_episodes`. UserError where a record is damaged: nothing is to be added to such a memory."""
+    return Counter((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1))
+
+
+def new_episodes(there, encoded, rows):
     """
-    Indices of the episodes to be added to all that `memory` holds: a text is new where it occurs more often in its source than the memory holds of that
-    source. encoded and rows: as for `begun`. UserError where a record of the memory is damaged: nothing is to be added to that.
+    Indices of the episodes to be added to what is there (a Counter of texts_of, which then counts them, too): a text is new where it occurs more often in
+    its source than that. encoded and rows: as for `begun`.
     """
-    there, new = Counter((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1)), []
+    seen, new = Counter(), []
     for i, (ids, (name, _, _)) in enumerate(zip(encoded, rows)):
         key = name, content_hash(ids)
-        if there[key]:
-            there[key] -= 1
-        else:
+        seen[key] += 1
+        if seen[key] > there[key]:
             new.append(i)
+    there |= seen
     return new
 
 
@@ -148,7 +153,7 @@ def main(argv=None):
         if ranks.first:
             memory = stack.enter_context(Writer(output, mine, anew=args.replace))
             if args.append:
-                new = new_episodes(memory, encoded, rows)
+                new = new_episodes(texts_of(memory), encoded, rows)
             else:
                 known = begun(memory, encoded, rows, args.replace) if memory.whole else None
                 replaced = known is None

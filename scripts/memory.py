@@ -395,13 +395,13 @@ def import_(args, path):
     from nanochat import engine
     from nanochat.memory import Writer
     from nanochat.memory_file import identity
-    from scripts.ingest import new_episodes
+    from scripts.ingest import new_episodes, texts_of
     items = read_jsonl(args.file)
     model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
     encoded = engine.episode_ids(tokenizer, [text for text, _ in items])
     rows = [row for _, row in items]
     with Writer(path, identity(model, facts)) as memory:
-        new = new_episodes(memory, encoded, rows)
+        new = new_episodes(texts_of(memory), encoded, rows)
         if args.dry_run:
             print(f"would add {len(new):,} of {len(items):,} episodes", file=sys.stderr)
             return
@@ -475,28 +475,22 @@ def merge(args, path):
 
     from nanochat.memory import Store, Writer, stamp
     from nanochat.memory_file import expect
-    from scripts.ingest import new_episodes
+    from scripts.ingest import new_episodes, texts_of
     with contextlib.ExitStack() as stack:
         first, *others = [stack.enter_context(Store(p)) for p in map(Path, args.paths)]
+        content, blocks, there = first.content, [first.blocks()], texts_of(first)
         for store in others:
-            expect(store.path, store.content.identity, first.content.identity)
-        memory = stack.enter_context(Writer(path, first.content.identity, anew=True))
-        if stamp(first.path) == memory.stamp:   # nothing of it is replaced
-            if args.dry_run:
-                return
-        elif not replacing(args, memory, f"those of {', '.join(args.paths)}"):
-            return
-        else:
-            memory.rewrite(first.content, first.blocks())
-        for store in others:
+            expect(store.path, store.content.identity, content.identity)
             rows = [store.content.row(i) for i in range(1, len(store) + 1)]
-            keep = np.zeros(len(store), bool)
-            keep[np.array(new_episodes(memory, store.episode_ids(), rows), dtype=np.int64)] = True
-            added = [(rows[i], store.content.traces[i]) for i in np.flatnonzero(keep)]
-            records = np.concatenate([*store.blocks(keep), np.zeros((0, store.layout.stride), np.uint8)])
-            memory.append(records, [n for _, n in added], [row for row, _ in added])
-            memory.commit()
-        print(f"{len(memory):,} episodes in {path}", file=sys.stderr)
+            new = new_episodes(there, store.episode_ids(), rows)
+            keep = np.isin(np.arange(len(store)), new)
+            content = content.extended(store.content.traces[keep], [rows[i] for i in new], [])
+            blocks.append(store.blocks(keep))
+        memory = stack.enter_context(Writer(path, content.identity, anew=True))
+        grows = stamp(first.path) == memory.stamp   # the first one: nothing of it goes, nobody is asked
+        if not args.dry_run if grows else replacing(args, memory, f"the {len(content):,} of {', '.join(args.paths)}"):
+            memory.rewrite(content, chain.from_iterable(blocks))
+            print(f"{len(memory):,} episodes in {path}", file=sys.stderr)
 
 
 def upgrade(args, path):

@@ -104,7 +104,7 @@ def test_answers_about_the_others_stay_as_they_were(call, here):
     (here / "data.txt").write_text("\n".join(["", *TIMELINE[1:]]))
     assert call(ingest, *INGEST)[0] == 0
     without = call(query, *QUERY, *question)[1]
-    ingested(call, here, TIMELINE)
+    ingested(call, here, TIMELINE, "--replace")
     call(memory, "delete", "1", *STATE, "--yes")
     strip = lambda out: {**json.loads(out), "seconds": 0}
     assert strip(call(query, *QUERY, *question)[1]) == strip(without)

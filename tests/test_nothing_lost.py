@@ -104,7 +104,7 @@ def test_a_state_of_another_model_is_replaced_only_if_asked(call, here, state):
     assert call(ingest, *argv, "--replace")[0] == 0 and both(here) != before and kept(here) == [(TIMELINE, 0o600)] and len(listed(call)) == 3
 
 
-def test_a_failed_import_or_merge_names_the_count_and_keeps_what_goes(call, here, state):
+def test_an_import_or_a_merge_names_the_count_and_keeps_what_goes(call, here, state):
     assert call(memory, "export", *STATE, "--binary", "--output-path", "all.tar")[0] == 0
     (here / "data.txt").write_text("One.\nTwo.\n")
     assert call(ingest, *INGEST[:-1], "T.pt")[0] == 0
@@ -115,6 +115,28 @@ def test_a_failed_import_or_merge_names_the_count_and_keeps_what_goes(call, here
     assert call(memory, "import", "all.tar", "--binary", *target, "--yes")[0] == 0
     assert texts(call, *target) == TIMELINE and kept(here, "T") == [(["One.", "Two."], 0o600)]
     assert call(memory, "merge", "T.pt", "S.pt", *target)[0] == 0 and texts(call, *target) == TIMELINE, "nothing goes: nobody is asked"
+
+
+def test_a_merge_that_is_killed_leaves_what_was_there(tmp_path, no_fsync):  # noqa: F811
+    outcomes = []
+    for call_ in range(200):
+        directory = tmp_path / str(call_)
+        directory.mkdir()
+        for name, seeds in (("A.pt", [1, 2]), ("B.pt", [3]), ("M.pt", [7, 8])):
+            build(directory / name, seeds)
+        argv = ["merge", *(str(directory / name) for name in ("A.pt", "B.pt")), "--state-path", str(directory / "M.pt"), "--yes", "--no-export"]
+
+        def merge():
+            die_at(call_)
+            memory.main(argv)
+
+        status = in_child(merge)
+        outcomes.append(held(directory / "M.pt") == expected([1, 2, 3]))
+        assert outcomes[-1] or held(directory / "M.pt") == expected([7, 8])
+        if status == 0:
+            break
+        assert status == 9
+    assert status == 0 and outcomes == sorted(outcomes) and outcomes[-1] is True
 
 
 # records without their table ----------------------------------------------------------------------------------------------
