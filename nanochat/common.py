@@ -237,7 +237,8 @@ def choose_dtype(device: torch.device, name: str = "auto") -> tuple[torch.dtype,
 def stage_file(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None], mode: int = 0o666) -> Path:
     """
     First half of `atomic_write`: `writer_fn(file)` fills a temporary file beside `path`, which is then on disk for
-    sure. Returns its path, for `publish_file`. If the writer raises, the temporary is removed. mode: of the file, less the umask.
+    sure. Returns its path, for `publish_file`. If the writer raises, the temporary is removed. mode: of the file, less
+    the umask.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +275,8 @@ def fsync_dir(directory: str | os.PathLike) -> None:
 def atomic_write(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None], mode: int = 0o666) -> None:
     """
     Writes `path` so that a reader, or a crash at any instant, sees the old file or the new one, never a part.
-    `writer_fn` gets a file open for binary writing; what it raises is passed on, the old file untouched. mode: as `stage_file`.
+    `writer_fn` gets a file open for binary writing; what it raises is passed on, the old file untouched. mode: as for
+    `stage_file`.
     """
     tmp = stage_file(path, writer_fn, mode)
     try:

@@ -6,8 +6,8 @@ A memory on disk: S.pt, small, says what is remembered; S.traces holds it, one r
 
 Commit: records are appended and on disk for sure before S.pt is replaced in one step, so a kill at any instant leaves the last commit. Readers
 take no lock: they hold the commit they opened while a writer appends. A writer holds a lock on S.traces, which the operating system
-releases when it dies. A new memory is committed empty before its first record: so records without an S.pt are never the remains of a
-crash, and are never cleared away.
+releases when it dies. A new memory is committed empty before its first record. So records without an S.pt are never
+the remains of a crash, and are never cleared away.
 
 A deletion writes both files anew, without the episode. In between, S.pt says "pending" and the records lie in S.traces.new: the
 commit is the one instant at which S.pt is replaced, and whoever opens the memory next to write ends what a crash has interrupted.
@@ -44,7 +44,10 @@ class Store:
     records are, and are checked, when they are asked for. A context manager.
     """
     def __init__(self, path, damaged=False):
-        """UserError, in one line, for files that are missing, damaged, or not of one commit. damaged: S.traces may be; `sound` says where."""
+        """
+        UserError, in one line, for files that are missing, damaged, or not of one commit. damaged: S.traces may be
+        damaged, `sound` says where.
+        """
         self.path = Path(path)
         self.content, self.fd = self.snapshot()
         self.layout = Layout(self.content.identity["geometry"])
@@ -124,8 +127,9 @@ class Store:
 
     def there(self, begin, end):
         """Records begin..end - 1 as they are in the file, (n, stride) uint8, unchecked; fewer where it ends."""
-        got = os.pread(self.fd, (end - begin) * self.layout.stride, HEADER.size + begin * self.layout.stride)
-        return np.frombuffer(got, np.uint8, len(got) // self.layout.stride * self.layout.stride).reshape(-1, self.layout.stride)
+        stride = self.layout.stride
+        got = os.pread(self.fd, (end - begin) * stride, HEADER.size + begin * stride)
+        return np.frombuffer(got, np.uint8, len(got) // stride * stride).reshape(-1, stride)
 
     def gather(self, numbers):
         """Records by number, (n,) int64 in any order, as (n, stride) uint8, each checked. The disk is asked for all of them before the first is waited for."""
@@ -142,7 +146,8 @@ class Store:
     def checked(self, rows, numbers):
         """The rows, which are those of these numbers or, of a file cut short, of the first of them."""
         if len(rows) < len(numbers):
-            raise UserError(f"{traces_path(self.path)}: truncated while it was read, record {numbers[len(rows)]} is not there")
+            missing = numbers[len(rows)]
+            raise UserError(f"{traces_path(self.path)}: truncated while it was read, record {missing} is not there")
         bad = np.flatnonzero(crc(rows) != self.content.checks[numbers])
         if len(bad):
             raise UserError(f"{traces_path(self.path)}: damaged, or not the traces of {self.path} (checksum of record {numbers[bad[0]]})")
@@ -222,9 +227,10 @@ class Writer(Store):
     """
     def __init__(self, path, identity=None, anew=False):
         """
-        identity: the memory is made if there is none, and must belong to it (see memory_file.identity). anew: it is to be replaced, or repaired, by
-        `rewrite`: it may be of another identity, and its records may be damaged (`whole` is false then, and nothing can be appended). UserError
-        as for Store, where another process writes to it, and for files that are no memory: they are never written over.
+        identity: the memory is made if there is none, and must belong to it (see memory_file.identity). anew: it is
+        to be replaced, or repaired, by `rewrite`. Then it may be of another identity, and its records may be damaged
+        (`whole` is false then, and nothing can be appended). UserError as for Store, where another process writes to
+        it, and for files that are no memory: they are never written over.
         """
         self.path, self.fd, self.whole = Path(path), None, True
         self.stamp = None    # of the S.pt that this writer has read or written
@@ -238,7 +244,9 @@ class Writer(Store):
             try:
                 self.content, self.stamp = self.read_content()
             except UserError as error:
-                raise UserError(f"{error}; it is not written over" if identity is not None else str(error), error.code) from error
+                if identity is None:
+                    raise
+                raise UserError(f"{error}; it is not written over", error.code) from error
             self.layout = Layout(self.content.identity["geometry"])
             self.recover(identity, anew)
         except BaseException:
@@ -272,15 +280,16 @@ class Writer(Store):
             return False
 
     def check_unchanged(self):
-        """UserError where another program has put other files in the place of those that are open: two memories would be mixed."""
+        """UserError where another program has put other files in the place of those that are open: not to mix two memories."""
         if stamp(self.path) != self.stamp or not self.in_place(traces_path(self.path)):
-            raise UserError(f"{self.path}: its files were replaced or moved by another program meanwhile; this change is not written, open it again")
+            raise UserError(f"{self.path}: its files were replaced or moved by another program meanwhile; "
+                            "this change is not written, open it again")
 
     def begin(self, identity):
-        """No S.pt: a memory is made, empty. UserError where there are records all the same, or the name is one of another memory's files."""
+        """No S.pt: an empty memory is made. UserError where there are records, or its files would be another memory's."""
         here = traces_path(self.path)
         if self.path.suffix in (".traces", ".new"):
-            raise UserError(f"{self.path}: {self.path.suffix} is for the files beside a state: a state is best called NAME.pt", code=2)
+            raise UserError(f"{self.path}: {self.path.suffix} is for the files beside a state: call it NAME.pt", code=2)
         for other in (self.path.with_suffix(""), self.path.with_name(self.path.name + ".pt")):
             if other != self.path and traces_path(other) == here and is_archive(other):
                 raise UserError(f"{self.path} and {other} would share {here}: use another name", code=2)
@@ -288,7 +297,8 @@ class Writer(Store):
             raise UserError(f"{here}: is in the way, and is no memory")
         for records in (here, beside(here)):
             if records.exists() and records.stat().st_size > HEADER.size:
-                raise UserError(f"{records}: holds records, and {self.path}, which says what they are, is not there: put it back, or move the records away")
+                raise UserError(f"{records}: holds records, and {self.path}, which says what they are, is not there: "
+                                "put it back, or move the records away")
             if records != here:
                 records.unlink(missing_ok=True)
         self.content, self.layout, self.made = Content(identity), Layout(identity["geometry"]), True

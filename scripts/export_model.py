@@ -11,7 +11,7 @@ READING = ("read_topk",)   # fields of a configuration that need not be as they 
 
 
 def check_output(directory, replace):
-    """UserError for a place where there is none, and for files that are there, but with `replace` for a model that was shipped."""
+    """UserError where the place is not there, and for files that are: but, with `replace`, for a model that was shipped."""
     from nanochat.checkpoint_manager import load_model_file
     if not directory.absolute().parent.is_dir():
         raise UserError(f"{directory.parent}: no such directory to write to")
@@ -19,7 +19,7 @@ def check_output(directory, replace):
         if not replace:
             raise UserError(f"{there[0]}: is there already (--replace writes over a shipped model)", code=2)
         if len(there) < 2 or not load_model_file(directory.absolute())["verified"]:
-            raise UserError(f"{directory}: what is there is not a shipped model, it is not written over: use another directory", code=2)
+            raise UserError(f"{directory}: not a shipped model, it is not written over: use another directory", code=2)
 
 
 def main(argv=None):
@@ -30,7 +30,7 @@ def main(argv=None):
     flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: read_topk=128")
     flag(parser, "--average", metavar="MODEL", help="the mean of the weights and of these: of a model before and after it was trained further")
     flag(parser, "--note", default="", metavar="TEXT", help="what else model.json is to say of how they were made: the data and its licences")
-    flag(parser, "--replace", action="store_true", help="write over the model that was shipped in this directory before")
+    flag(parser, "--replace", action="store_true", help="write over a model that was shipped in this directory")
     args = parser.parse_args(argv)
     reading = settings(args.set)
     for name, value in reading.items():

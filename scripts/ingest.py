@@ -4,8 +4,9 @@ Ingest: a frozen model reads text once, and what it remembers of it becomes a st
     python -m scripts.ingest --model_path base_checkpoints/d8/model_001000.pt --data_path data/synthetic-cairo-episodes.txt --output_path cairo_memory_state.pt
     torchrun --standalone --nproc_per_node=8 -m scripts.ingest ...     episodes are read by one process a GPU, the files are the same to the byte
 
-What the state holds of this text already is not read again: the same command twice does nothing, and one that was killed goes on where it was.
-A state that holds other episodes is left alone: --append adds to them, --replace deletes them. A file that is no state is never written over.
+What the state holds of this text already is not read again: the same command twice does nothing, and one that was
+killed goes on where it was. A state that holds other episodes is left alone: --append adds to them, --replace deletes
+them. A file that is no state is never written over.
 """
 import argparse
 import contextlib
@@ -35,7 +36,7 @@ def build_parser():
     add_user(parser)
     there = parser.add_mutually_exclusive_group()
     flag(there, "--append", action="store_true", help="keep what the state holds, add what it does not hold yet")
-    flag(there, "--replace", action="store_true", help="the state is to hold this text alone: what else it holds is deleted")
+    flag(there, "--replace", action="store_true", help="hold this text alone: what else the state holds is deleted")
     add_export(parser)
     add("--time", type=moment, default=-1, metavar="TIME", help="when this was lived, to be forgotten by: now, or ISO 8601 (default: not recorded)")
     add("--episode", choices=["line", "paragraph", "file"], default="line", help="what is remembered, and can be forgotten, as one (default: line)")
@@ -87,8 +88,9 @@ def check_output(output, files):
 
 def begun(memory, encoded, rows, exactly=False):
     """
-    How many of these episodes `memory` holds: it must begin with them, or they with it; None where they differ. encoded: token ids of each (sequences);
-    rows: its (source, line, time). When they were lived is what the memory says; exactly: their times must be the same, and the memory hold no others.
+    How many of these episodes `memory` holds: it must begin with them, or they with it; None where they differ.
+    encoded: token ids of each (sequences); rows: its (source, line, time). Times may differ, those of the memory stay.
+    exactly: times may not differ, and the memory may hold no other episodes.
     """
     compared = 3 if exactly else 2
     if exactly and len(memory) > len(encoded):
@@ -99,14 +101,14 @@ def begun(memory, encoded, rows, exactly=False):
 
 
 def texts_of(memory):
-    """How often each text is there, by source: for `new_episodes`. UserError where a record is damaged: nothing is to be added to such a memory."""
+    """Counter of (source, hash of a text), for `new_episodes`. UserError where a record is damaged: nothing is added to that."""
     return Counter((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1))
 
 
 def new_episodes(there, encoded, rows):
     """
-    Indices of the episodes to be added to what is there (a Counter of texts_of, which then counts them, too): a text is new where it occurs more often in
-    its source than that. encoded and rows: as for `begun`.
+    Indices of the episodes to be added to what is there (a Counter of texts_of, which then counts them, too): a text is
+    new where it occurs more often in its source than it is there. encoded and rows: as for `begun`.
     """
     seen, new = Counter(), []
     for i, (ids, (name, _, _)) in enumerate(zip(encoded, rows)):
@@ -158,19 +160,21 @@ def main(argv=None):
                 known = begun(memory, encoded, rows, args.replace) if memory.whole else None
                 replaced = known is None
                 if replaced and not args.replace:
-                    raise UserError(f"{output} holds {len(memory):,} episodes that are not this text: --append keeps them, --replace deletes them", code=2)
+                    raise UserError(f"{output} holds {len(memory):,} episodes that are not this text: --append keeps them, "
+                                    "--replace deletes them", code=2)
                 new = range(known or 0, len(encoded))
             if replaced:
                 keep_export(args, memory, range(1, len(memory) + 1))
                 print(f"in the place of {len(memory):,} episodes of {output}", file=sys.stderr)
         new = ranks.share(new)
         with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None if ranks.first else True) as bar:
-            what = model, tokenizer, [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks
+            what = [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks
             if replaced:   # beside what is there: a kill leaves that
-                content = Content(mine).extended([-(-len(ids) // mine["geometry"]["chunk"]) for ids in encoded], rows, [])
-                memory.rewrite(content, (records for records, _, _ in engine.commits(*what)))
+                chunk = mine["geometry"]["chunk"]
+                content = Content(mine).extended([-(-len(ids) // chunk) for ids in encoded], rows, [])
+                memory.rewrite(content, (records for records, _, _ in engine.commits(model, tokenizer, *what)))
             else:
-                engine.remember(*what[:2], memory, *what[2:])
+                engine.remember(model, tokenizer, memory, *what)
         if not ranks.first:
             return 0
         seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)

@@ -5,8 +5,8 @@ What is remembered, in words: list, search, delete, repair, carry elsewhere.
     python -m scripts.memory delete 17 20-25 --state_path S.pt
     python -m scripts.memory forget --match "the doctor" --state-dir memories --user alice
 
-An episode is deleted exactly: both files are then, to the byte, as if it had never been ingested. The episodes after it move up by one. What is
-deleted is first written to a dated file beside the state, which `import` reads; --no-export writes none.
+An episode is deleted exactly: both files are then, to the byte, as if it had never been ingested. The episodes after
+it move up by one. The text of what is deleted is first written to a dated file beside the state (not by --no-export).
 """
 import argparse
 import datetime
@@ -85,7 +85,7 @@ def build_parser():
 
 
 def add_export(parser):
-    flag(parser, "--no-export", action="store_true", help="what is deleted is not kept in a dated file first: it is gone at once")
+    flag(parser, "--no-export", action="store_true", help="keep no dated file of what is deleted: it is gone at once")
 
 
 def filled(text):
@@ -111,10 +111,11 @@ def load_tokenizer(store):
 
 
 def episodes(store, ordinals=None):
-    """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of episodes: of these ordinals, in order, or all."""
+    """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of all episodes, or of these, in order."""
     tokenizer, content = load_tokenizer(store), store.content
     ordinals = range(1, len(store) + 1) if ordinals is None else ordinals
-    runs = [[i for _, i in run] for _, run in groupby(enumerate(ordinals), lambda at: at[1] - at[0])]   # those one after the other are read together
+    # neighbours are read together
+    runs = [[i for _, i in run] for _, run in groupby(enumerate(ordinals), lambda at: at[1] - at[0])]
     for ordinal, tokens in zip(ordinals, chain.from_iterable(store.episode_ids(run[0], run[-1]) for run in runs)):
         name, line, when = content.row(ordinal)
         yield {"episode": ordinal, "text": tokenizer.decode(tokens, skip_special=True), "source": name, "line": line if line >= 0 else None, "time": iso(when),
@@ -232,15 +233,20 @@ def confirmed(args, what):
 
 
 def keep_export(args, memory, ordinals):
-    """Before these episodes are deleted: they are written to a dated file beside the memory, but for --no-export. UserError where they can't be read."""
+    """
+    Before these episodes are deleted: writes them to a dated file beside the memory, but for --no-export. UserError
+    where they can't be read.
+    """
     if args.no_export or not ordinals:
         return
-    path = memory.path.with_name(f"{memory.path.stem}.forgotten-{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S.%fZ}.jsonl")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    path = memory.path.with_name(f"{memory.path.stem}.forgotten-{now:%Y%m%dT%H%M%S.%fZ}.jsonl")
     try:
         atomic_write(path, lambda file: file.writelines(jsonl(memory, ordinals)), mode_of(memory.path))
     except UserError as error:
         raise UserError(f"{error} (--no-export: delete what can't be kept)") from error
-    print(f"the text of what goes is kept in {path}: `import` brings it back, and it is gone for good when you remove that file", file=sys.stderr)
+    print(f"the text of what goes is kept in {path}: `import` brings it back, and it is gone for good when you remove "
+          "that file", file=sys.stderr)
 
 
 def forget_these(args, path, choose):
@@ -304,7 +310,10 @@ def compact(args, path):
 
 
 def repair(args, path):
-    """Takes out the episodes with damaged records. On stdout, of each, what can still be read of it: where it is damaged stands an ellipsis."""
+    """
+    Takes out the episodes with damaged records. On stdout stands, of each, what can still be read of it, with an
+    ellipsis for each damaged record.
+    """
     from nanochat.memory import Writer
     with open_store(path, damaged=True) if args.dry_run else Writer(path, anew=True) as memory:
         sound, lost = memory.sound(), memory.damaged()
@@ -316,9 +325,11 @@ def repair(args, path):
             words = lambda ids, skip_special: "…"
         for ordinal in lost:
             begin, end = memory.content.first[ordinal - 1:ordinal + 1]
-            rest = [words(memory.layout.ids(memory.there(i, i + 1))[0].tolist(), skip_special=True) if sound[i] else "…" for i in range(begin, end)]
+            ids = lambda i: memory.layout.ids(memory.there(i, i + 1))[0].tolist()
+            rest = "".join(words(ids(i), skip_special=True) if sound[i] else "…" for i in range(begin, end))
             name, line, when = memory.content.row(ordinal)
-            show_line({"episode": ordinal, "text": "".join(rest), "source": name, "line": line if line >= 0 else None, "time": iso(when)}, args.json)
+            line = line if line >= 0 else None
+            show_line({"episode": ordinal, "text": rest, "source": name, "line": line, "time": iso(when)}, args.json)
         if not lost and (args.dry_run or memory.whole):
             print(f"{path}: no record is damaged", file=sys.stderr)
         elif confirmed(args, f"take {len(lost):,} damaged of {len(memory):,} episodes out of {path}"):
@@ -336,8 +347,9 @@ def mode_of(path):
 
 def write_beside(args, path, target, write, begins):
     """
-    Writes a file of what is in the memory at path: whole or not at all, and for the same people to read. Refused are the memory's own files, a directory that
-    is not there, and a file that is, but with --replace for one that begins with these bytes, as what is written does.
+    Writes a file of what is in the memory at path: whole or not at all, and for the same people to read. UserError for
+    the memory's own files, for a directory that is not there, and for a file that is there: but, with --replace, for one
+    that begins with the bytes `begins`, as what is written does.
     """
     from nanochat.memory_file import traces_path
     target = Path(target)
@@ -355,7 +367,8 @@ def write_beside(args, path, target, write, begins):
 
 def jsonl(store, ordinals=None):
     """The lines of an export, as bytes."""
-    return ((json.dumps({k: e[k] for k in ("text", "source", "line", "time")}) + "\n").encode() for e in episodes(store, ordinals))
+    names = ("text", "source", "line", "time")
+    return ((json.dumps({name: e[name] for name in names}) + "\n").encode() for e in episodes(store, ordinals))
 
 
 def export(args, path):
@@ -363,8 +376,9 @@ def export(args, path):
         ordinals = None
         if args.skip_damaged and (lost := store.damaged()):
             ordinals = sorted(set(range(1, len(store) + 1)).difference(lost))
-            print(f"{len(lost):,} of {len(store):,} episodes are damaged and left out: {', '.join(map(str, lost))}", file=sys.stderr)
-        write = (lambda file: write_tar(store, file)) if args.binary else lambda file: file.writelines(jsonl(store, ordinals))
+            print(f"{len(lost):,} of {len(store):,} episodes are damaged and left out: {', '.join(map(str, lost))}",
+                  file=sys.stderr)
+        write = lambda file: write_tar(store, file) if args.binary else file.writelines(jsonl(store, ordinals))
         if args.output_path == "-":
             write(sys.stdout.buffer)
         else:
@@ -431,7 +445,8 @@ def read_jsonl(path):
 
 def replacing(args, memory, by):
     """Before all of an open Writer is replaced: asks, naming the count, and keeps an export. Returns whether to go on."""
-    if len(memory) and not confirmed(args, f"replace the {len(memory):,} episodes of {memory.path} by {by}") or args.dry_run:
+    what = f"replace the {len(memory):,} episodes of {memory.path} by {by}"
+    if len(memory) and not confirmed(args, what) or args.dry_run:
         return False
     keep_export(args, memory, range(1, len(memory) + 1))
     return True
