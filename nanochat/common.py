@@ -234,17 +234,18 @@ def choose_dtype(device: torch.device, name: str = "auto") -> tuple[torch.dtype,
 # Files that are whole or not there
 
 
-def stage_file(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None]) -> Path:
+def stage_file(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None], mode: int = 0o666) -> Path:
     """
     First half of `atomic_write`: `writer_fn(file)` fills a temporary file beside `path`, which is then on disk for
-    sure. Returns its path, for `publish_file`. If the writer raises, the temporary is removed.
+    sure. Returns its path, for `publish_file`. If the writer raises, the temporary is removed. mode: of the file, less
+    the umask.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile: it creates with mode 0600, this respects the umask
     tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(tmp, "xb") as f:
+        with open(tmp, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as f:
             writer_fn(f)
             f.flush()
             os.fsync(f.fileno())
@@ -271,12 +272,13 @@ def fsync_dir(directory: str | os.PathLike) -> None:
         os.close(fd)
 
 
-def atomic_write(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None]) -> None:
+def atomic_write(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None], mode: int = 0o666) -> None:
     """
     Writes `path` so that a reader, or a crash at any instant, sees the old file or the new one, never a part.
-    `writer_fn` gets a file open for binary writing; what it raises is passed on, the old file untouched.
+    `writer_fn` gets a file open for binary writing; what it raises is passed on, the old file untouched. mode: as for
+    `stage_file`.
     """
-    tmp = stage_file(path, writer_fn)
+    tmp = stage_file(path, writer_fn, mode)
     try:
         publish_file(tmp, path)
     except BaseException:

@@ -207,6 +207,9 @@ class LiveMemory:
             if not self._read_only and gone:
                 try:
                     self._writing().delete(gone)
+                except BaseException:
+                    self._release()
+                    raise
                 finally:
                     self._read()
                     if self._writer is not None:
@@ -283,7 +286,7 @@ class LiveMemory:
     def _writing(self) -> Writer:
         if self._writer is None:
             writer = Writer(self.path, self._identity)
-            if stamp(self.path) != self._stamp:
+            if (None if writer.made else stamp(self.path)) != self._stamp:
                 try:
                     self._read()
                 except BaseException:

@@ -103,7 +103,8 @@ class Content:
         if not isinstance(plain, dict) or plain.get("format") != FORMAT:
             raise UserError(f"{path}: not a Live Memory state")
         if plain.get("version") != VERSION:
-            raise UserError(f"{path}: state format version {plain.get('version')}, this program reads version {VERSION}: ingest the text again")
+            raise UserError(f"{path}: state format version {plain.get('version')}, this program reads version {VERSION}: "
+                            "ingest the text again, into another file")
         try:
             if plain["sha256"] != digest(plain):
                 raise UserError(f"{path}: damaged, its SHA-256 does not fit its content")
@@ -173,4 +174,5 @@ def expect(path, there, here):
             raise UserError(f"{path} was made by a model of another shape ({name} is {there['geometry'].get(name)} there, {value} here)")
     for name, what in (("tokenizer", "with another tokenizer"), ("weights", "by a model with other weights"), ("config", "by a model with another configuration")):
         if there[name] != here[name]:
-            raise UserError(f"{path} was made {what} ({there[name][:12]}…, here {here[name][:12]}…): ingest the text again with this model")
+            raise UserError(f"{path} was made {what} ({there[name][:12]}…, here {here[name][:12]}…): "
+                            "ingest the text again with this model, by --replace or into another file")

@@ -41,7 +41,7 @@ def states(tmp_path, model):
 
 def remember(tmp_path, model, user, text):
     (tmp_path / f"{user}.txt").write_text(text)
-    assert ingest.main(["--model-path", model, "--data-path", str(tmp_path / f"{user}.txt"), "--state-dir", str(tmp_path / "states"), "--user", user, "--dtype", "fp32"]) == 0
+    assert ingest.main(["--model-path", model, "--data-path", str(tmp_path / f"{user}.txt"), "--state-dir", str(tmp_path / "states"), "--user", user, "--dtype", "fp32", "--replace", "--no-export"]) == 0
 
 
 def flags(model, states, *more):
