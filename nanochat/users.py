@@ -20,9 +20,8 @@ def add_user(parser):
 
 def user_path(directory, name):
     """
-    The state file of a user. UserError for a name that could leave the directory, and where a file of the state is not a
-    plain file of its own: a link, also a hard one, could lead to another user's memory, and to open a pipe could wait for
-    ever.
+    The state file of a user. UserError for a name that could leave the directory, and where a file of the state is not
+    a plain file of its own: a link, also a hard one, could lead to another user's memory; opening a pipe could hang.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"user {name!r}: a name is 1 to 64 lower-case letters, digits and . _ @ + -, "
@@ -35,7 +34,7 @@ def user_path(directory, name):
         except FileNotFoundError:
             continue
         if stat.S_ISLNK(found.st_mode) or stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-            raise UserError(f"{file}: a link, or a file of two names: it may be another user's; put a copy in its place")
+            raise UserError(f"{file}: a link, or a file of two names, maybe another user's; put a copy in its place")
         if not stat.S_ISREG(found.st_mode):
             raise UserError(f"{file}: is no file (a directory, a pipe or a device); take it away")
     return path

@@ -3,9 +3,9 @@ Query for many users: worker processes answer from a directory of states, with o
 
 One JSON object a line on stdin, or from each client of a Unix socket; one comes back for each, as soon as it is done:
 
-    {"user": "alice", "question": "Where was I?", "id": 1}    {..., "id": 1, "answer": "Zamalek", "confidence": 0.9, ...}
-    {"user": "alice", "say": "I moved to Luxor."}             {..., "remembered": 1, "total": 8}
-    {"user": "nobody", "question": "Where was I?"}            {..., "error": "one line"}
+    {"user": "alice", "question": "Where was I?", "id": 1}   {..., "id": 1, "answer": "Zamalek", "confidence": 0.9}
+    {"user": "alice", "say": "I moved to Luxor."}            {..., "remembered": 1, "total": 8}
+    {"user": "nobody", "question": "Where was I?"}           {..., "error": "one line"}
 
 With --remember, a "say" is one episode and an "ingest" an episode a line; "source" and "time" (seconds) may be given.
 Whatever else the object holds comes back, too. A user's requests are done in their order. One that fails harms no other
@@ -33,7 +33,7 @@ from nanochat.users import user_path
 from scripts.query import positive, size
 
 LINE = 1_000_000   # bytes of a request at most; more are not held
-# bytes and lines of its text at most: one commit (engine.HELD, engine.COMMIT), so that all of it is remembered, or nothing
+# bytes and lines of its text at most: one commit (engine.HELD, engine.COMMIT), so all of it is remembered, or nothing
 TEXT, LINES = 200_000, 2_048
 NAME = 1_000       # characters of a source at most
 LAST = 253_402_300_799   # the last second of the year 9999
@@ -304,8 +304,8 @@ def read_item(line, number, remember):
 
 def serve(source, sink, keepers, remember=False):
     """
-    Takes the requests of a client from a binary file and writes the replies to another one, until the first ends and all
-    is said. OSError where one of them breaks off. A client that does not read its replies lets nobody wait but itself.
+    Takes the requests of a client from a binary file and writes the replies to another one, until the first ends and
+    all is said. OSError where one of them breaks off. A client that reads no replies lets nobody wait but itself.
     """
     room, said, broken = threading.Semaphore(WAITING), queue.SimpleQueue(), []
 
