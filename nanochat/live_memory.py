@@ -253,6 +253,11 @@ class LiveMemory:
                     blocks = [*store.blocks(), *blocks]
                 stack.enter_context(Writer(path, self._identity, anew=True)).rewrite(self._view.content, blocks)
 
+    def release(self) -> None:
+        """Gives the lock back until the next change, so that another process may write meanwhile."""
+        with self._lock:
+            self._release()
+
     def close(self) -> None:
         """Gives the files back. Nothing is lost: there is nothing that is not written and was to be."""
         with self._lock:
