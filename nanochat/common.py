@@ -155,19 +155,28 @@ def repo_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+def shipped_dir() -> Path:
+    """The directory that holds `data/`, the tokenizer and the model that ship: the repository, or `nanochat/` where it was installed."""
+    inside = Path(__file__).resolve().parent
+    return inside if (inside / "data").is_dir() else inside.parent
+
+
 def base_dir() -> Path:
-    """Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root."""
+    """
+    Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root, or the current
+    directory where there is no repository, but an installed package.
+    """
     override = os.environ.get("NANOCHAT_BASE_DIR")
-    return Path(override).expanduser().absolute() if override else repo_root()
+    return Path(override).expanduser().absolute() if override else repo_root() if shipped_dir() == repo_root() else Path.cwd()
 
 
 def resolve_input(path: str | os.PathLike) -> Path:
     """
     An input path as the user wrote it: absolute, or relative to the first of these where it exists: $NANOCHAT_BASE_DIR
-    when set (it *moves* base_checkpoints), the current directory, the repository root. Returned unchanged if nowhere.
+    when set (it *moves* base_checkpoints), the current directory, what ships. Returned unchanged if nowhere.
     """
     path = Path(path).expanduser()
-    bases = [Path.cwd(), repo_root()]
+    bases = [Path.cwd(), shipped_dir()]
     if os.environ.get("NANOCHAT_BASE_DIR"):
         bases.insert(0, base_dir())
     # joining an absolute path gives that path

@@ -28,6 +28,7 @@ INDEX_POSITIONS = 8   # of a row, at which the indexers are trained
 
 
 MAY_BE_ZERO = ("nearby", "word_bytes", "n_ordinary")
+CHOICES = {"write_mixer": ("swa", "kda"), "gist_pool": ("gated", "mean")}
 
 
 @dataclass
@@ -39,13 +40,15 @@ class GPTConfig:
     n_embd: int = 256
 
     def __post_init__(self):
-        """TypeError for a field of another type, ValueError for a number below its least: a configuration may come from a file, or from --set."""
+        """TypeError for a field of another type, ValueError for a value that none can have: a configuration may come from a file, or from --set."""
         for field in fields(self):
             value, kinds = getattr(self, field.name), (int, float) if field.type is float else (field.type,)
             if type(value) not in kinds:   # not isinstance: True is an int
                 raise TypeError(f"{field.name} is {str(value)[:40]}, not of type {field.type.__name__}")
             if field.type is int and value < (0 if field.name.endswith("_id") or field.name in MAY_BE_ZERO else 1):
                 raise ValueError(f"{field.name} is {value}, too small")
+            if value not in CHOICES.get(field.name, (value,)):
+                raise ValueError(f"{field.name} is {value[:40]}, not {' or '.join(CHOICES[field.name])}")
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """What reaches a terminal, and what a shell may do to the standard streams."""
-import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from nanochat import common
 from nanochat.common import UserError, repo_root, run_main
-from nanochat.memory_file import Content
+from nanochat.memory_file import Content, header
+from nanochat.record import Layout
 from nanochat.text import printable
 from tests.test_memory_script import STATE
 from tests.test_scripts import INGEST, MODEL, QUERY, TIMELINE, Terminal, base, call, here, one_line, pipe, state  # noqa: F401  fixtures
@@ -33,9 +33,12 @@ def test_an_error_passes_no_escape_codes_to_a_terminal(monkeypatch, error):
 
 
 def test_stats_of_a_forged_memory_pass_no_escape_codes(call, here, state, monkeypatch):  # noqa: F811
-    real = Content.read.__func__
-    forged = lambda cls, *args: (content := real(cls, *args)) and content.identity.update(weights=ESCAPES) or content
-    monkeypatch.setattr(Content, "read", classmethod(forged))
+    with open("S.pt", "rb") as file:
+        content = Content.read(file, "S.pt")
+    forged = replace(content, identity={**content.identity, "weights": ESCAPES})
+    with open("S.pt", "wb") as file, open("S.traces", "r+b") as records:
+        forged.write(file)
+        records.write(header(forged.identity, Layout(forged.identity["geometry"])))
     monkeypatch.setattr(sys, "stdout", Terminal())
     assert memory.main(["stats", *STATE]) == 0
     assert "weights: \ufffd[2J" in sys.stdout.written()
@@ -69,7 +72,7 @@ def talk(monkeypatch, typed, *flags):
 @pytest.mark.parametrize("word", ["exit", "Quit", "/exit"])
 def test_words_that_end_a_conversation(call, state, monkeypatch, word):  # noqa: F811
     _, err = talk(monkeypatch, f"help\n{word}\nI am still here\n")
-    assert "/forget [ID|TEXT]" in err and "remembered" not in err
+    assert "/forget [ID|TEXT]" in err and "remembered as episode" not in err
 
 
 def test_a_question_without_its_mark_is_asked_or_said_to_be_remembered(call, state, monkeypatch):  # noqa: F811
