@@ -22,6 +22,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Callable
 
+from nanochat.text import printable
+
 if TYPE_CHECKING:
     import torch
 
@@ -42,9 +44,13 @@ def run_main(main: Callable[[], int | None]) -> int:
     Runs a script's `main` and returns its exit code: `sys.exit(run_main(main))`.
 
     UserError and OSError (missing file, no permission, full disk) become one line on stderr; an interrupt is 130; a
-    closed pipe (`... | head`) is silent, 141. Any other exception is a bug and keeps its traceback.
+    closed pipe (`... | head`) is silent, 141. Any other exception is a bug and keeps its traceback. Escape codes of file
+    names and of what files say are not passed to a terminal. A closed stdin is an empty one; a closed stdout is refused.
     """
+    closed = open_standard_streams()
     try:
+        if "stdout" in closed:
+            raise UserError("stdout is closed, and answers would be lost: redirect it, to /dev/null if nobody reads them")
         code = main()
         sys.stdout.flush()  # a closed pipe must show here, not in the interpreter's shutdown
         return code or 0
@@ -59,8 +65,20 @@ def run_main(main: Callable[[], int | None]) -> int:
         message, code = f"{e.strerror or e}{where}", 1
     except KeyboardInterrupt:
         return 130
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(printable("error: " + " ".join(message.split()), sys.stderr), file=sys.stderr)
     return code
+
+
+def open_standard_streams() -> list[str]:
+    """
+    Opens the null device in the place of each standard stream that is closed, and returns their names. Else the next file
+    that is opened would have its number, and what C libraries print would be written into that file.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        number = os.open(os.devnull, os.O_RDWR)   # the lowest number that is free
+        setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8"))
+    return closed
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -137,19 +155,28 @@ def repo_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+def shipped_dir() -> Path:
+    """The directory that holds `data/`, the tokenizer and the model that ship: the repository, or `nanochat/` where it was installed."""
+    inside = Path(__file__).resolve().parent
+    return inside if (inside / "data").is_dir() else inside.parent
+
+
 def base_dir() -> Path:
-    """Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root."""
+    """
+    Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root, or the current
+    directory where there is no repository, but an installed package.
+    """
     override = os.environ.get("NANOCHAT_BASE_DIR")
-    return Path(override).expanduser().absolute() if override else repo_root()
+    return Path(override).expanduser().absolute() if override else repo_root() if shipped_dir() == repo_root() else Path.cwd()
 
 
 def resolve_input(path: str | os.PathLike) -> Path:
     """
     An input path as the user wrote it: absolute, or relative to the first of these where it exists: $NANOCHAT_BASE_DIR
-    when set (it *moves* base_checkpoints), the current directory, the repository root. Returned unchanged if nowhere.
+    when set (it *moves* base_checkpoints), the current directory, what ships. Returned unchanged if nowhere.
     """
     path = Path(path).expanduser()
-    bases = [Path.cwd(), repo_root()]
+    bases = [Path.cwd(), shipped_dir()]
     if os.environ.get("NANOCHAT_BASE_DIR"):
         bases.insert(0, base_dir())
     # joining an absolute path gives that path

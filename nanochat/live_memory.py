@@ -28,7 +28,7 @@ from nanochat.memory import Store, Writer, read_state, stamp
 from nanochat.memory_file import HEADER, Content, crc, identity
 from nanochat.record import Layout
 from nanochat.state import Traces
-from nanochat.text import LINE_END, split_episodes
+from nanochat.text import LINE_END, UNKNOWN, split_episodes
 from nanochat.users import user_path
 
 PART = 256   # episodes whose words are read at once
@@ -354,4 +354,4 @@ class LiveMemory:
         begin, end = (first[id - 1], first[id]) if known else (first[-1], len(view.state["traces"]))
         name, line, time = view.content.row(id) if known else (None, -1, -1)
         ids = view.state["traces"].ids[0, torch.arange(int(begin), int(end))].flatten().tolist()
-        return Episode(id, self.tokenizer.decode(ids, skip_special=True), name, line if line >= 0 else None, time if time >= 0 else None)
+        return Episode(id, self.tokenizer.decode(ids, skip_special=True), name, line if line >= 0 else None, time if time != UNKNOWN else None)

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from nanochat.common import atomic_write, repo_root
+from nanochat.common import atomic_write, shipped_dir
 
-DEFAULT_DIR = repo_root() / "data" / "tokenizer"
+DEFAULT_DIR = shipped_dir() / "data" / "tokenizer"
 
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPECIAL_NAMES = ("<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|pad|>",

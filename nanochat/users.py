@@ -1,5 +1,6 @@
 """Which state a command is about: a file, or a user's in a directory that holds one for each user. No torch: `--help` answers at once."""
 import datetime
+import math
 import os
 import re
 import stat
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 
 from nanochat.common import UserError, flag
+from nanochat.text import UNKNOWN
 
 # no separator, no leading dot, no capitals: two names can't meet in one file, on any file system
 NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
@@ -58,4 +60,10 @@ def moment(text):
     """Seconds since 1970 of 'now' or an ISO 8601 date and time, local time where no zone is given. For argparse: ValueError where it is neither."""
     if text == "now":
         return int(time.time())
-    return int(datetime.datetime.fromisoformat(text).timestamp())
+    try:
+        seconds = math.floor(datetime.datetime.fromisoformat(text).timestamp())
+    except (OverflowError, OSError) as error:   # year 1 or 9999, moved by a zone
+        raise ValueError(str(error)) from error
+    if seconds == UNKNOWN:
+        raise ValueError("the last second before 1970 can't be told from a time that is not known")
+    return seconds

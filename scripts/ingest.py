@@ -19,7 +19,7 @@ from array import array
 from collections import Counter
 
 from nanochat.common import Help, UserError, flag, resolve_input, run_main
-from nanochat.text import split_episodes
+from nanochat.text import decoded, printable, split_episodes
 from nanochat.users import add_user, moment, state_path
 from scripts.memory import add_export, keep_export
 
@@ -31,7 +31,7 @@ def build_parser():
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")
-    add("--data-path", required=True, nargs="+", metavar="PATH", help="UTF-8 text files, or directories of .txt and .md files")
+    add("--data-path", required=True, nargs="+", metavar="PATH", help="text files (UTF-8, or UTF-16 with its mark), or directories of .txt and .md files")
     add("--output-path", help="the state file to write (S.traces comes beside it)")
     add_user(parser)
     there = parser.add_mutually_exclusive_group()
@@ -47,31 +47,39 @@ def build_parser():
 
 
 def find_files(paths):
-    """[(path, name)] of the text files in `paths`, directories sorted; a name is what the state keeps of where an episode came from."""
+    """
+    [(path, name, whether it was named itself)] of the text files in `paths`, directories sorted, what is hidden in them (.git, .trash) left out; a
+    name is what the state keeps of where an episode came from.
+    """
     found = []
     for given in paths:
         path = resolve_input(given)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()
+                            and not any(part.startswith(".") for part in p.relative_to(path).parts))
             if not inside:
                 raise UserError(f"{given}: no .txt or .md file in this directory")
-            found += [(p, p.relative_to(path).as_posix()) for p in inside]
+            found += [(p, p.relative_to(path).as_posix(), False) for p in inside]
         elif path.exists():
-            found.append((path, path.name))
+            found.append((path, path.name, True))
         else:
             raise UserError(f"{given}: no such file or directory")
     return found
 
 
-def read_text(path):
-    """The text of a file; UserError where it is not UTF-8 text, with the byte that shows it."""
-    data = path.read_bytes()
-    if (at := data.find(0)) >= 0:
-        raise UserError(f"{path}: binary, not text (NUL at byte {at})")
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte 0x{data[error.start]:02x} at byte {error.start})") from error
+def read_texts(files):
+    """
+    Yields (text, name) of find_files' files. UserError where one that was named is not text, with the byte that shows it; one of a directory is said on
+    stderr, and left out.
+    """
+    for path, name, named in files:
+        try:
+            yield decoded(path.read_bytes()), name
+        except (ValueError, OSError) as error:
+            reason = f"{path}: {getattr(error, 'strerror', None) or error}"
+            if named:
+                raise UserError(reason) from error
+            print(printable(f"skipped: {reason}", sys.stderr), file=sys.stderr)
 
 
 def check_output(output, files):
@@ -129,8 +137,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     output = state_path(parser, args, "output_path", make=True)
     files = find_files(args.data_path)
-    check_output(output, [path for path, _ in files] + [p for p in [resolve_input(args.model_path)] if p.exists()])
-    found = [(text, name, line) for path, name in files for text, line in split_episodes(read_text(path), args.episode)]
+    check_output(output, [path for path, _, _ in files] + [p for p in [resolve_input(args.model_path)] if p.exists()])
+    found = [(text, name, line) for text, name in read_texts(files) for text, line in split_episodes(text, args.episode)]
     if not found:
         raise UserError(f"nothing to remember: {', '.join(args.data_path)} {'is empty or' if len(files) == 1 else 'hold nothing but'} white space")
 

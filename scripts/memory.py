@@ -19,7 +19,7 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from nanochat.common import Help, UserError, atomic_write, flag, run_main
-from nanochat.text import iso, printable, shortened
+from nanochat.text import UNKNOWN, iso, lived, printable, shortened
 from nanochat.users import add_user, moment, state_path
 
 SHOWN = 10   # episodes named before a deletion
@@ -128,7 +128,9 @@ def show_line(episode, as_json):
         return
     line = "" if episode["line"] is None else f":{episode['line']}"
     source = f"  [{shortened(episode['source'], 200)}{line}]" if episode["source"] else ""
-    print(printable(f"{episode['episode']:6d}  {' '.join(episode['text'].split())}{source}", sys.stdout))
+    when = lived(datetime.datetime.fromisoformat(episode["time"]).timestamp(), None) if episode["time"] else None
+    when = f"{when.isoformat(' ', 'minutes')}  " if when else ""
+    print(printable(f"{episode['episode']:6d}  {when}{' '.join(episode['text'].split())}{source}", sys.stdout))
 
 
 def list_episodes(args, path):
@@ -174,7 +176,7 @@ def stats(args, path):
     with open_store(path) as store:
         content, stride = store.content, store.layout.stride
         tokens = sum(len(ids) for ids in store.episode_ids())
-        times = content.time[content.time >= 0]
+        times = content.time[content.time != UNKNOWN]
         out = {"episodes": len(store), "traces": len(content.checks), "tokens": tokens, "sources": len(content.names),
                "bytes": {"S.pt": os.stat(path).st_size, "S.traces": store.end}, "bytes_a_token": round(store.bytes / tokens, 2) if tokens else None,
                "bytes_a_trace": {**{name: size for name, (_, size) in store.layout.fields.items()}, "all": stride},
@@ -185,7 +187,7 @@ def stats(args, path):
     else:
         for name, value in out.items():
             value = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) else value
-            print(f"{name.replace('_', ' ')}: {'not known' if value is None else value}")
+            print(printable(f"{name.replace('_', ' ')}: {'not known' if value is None else value}", sys.stdout))
 
 
 def verify(args, path):
@@ -288,10 +290,10 @@ def forget(args, path):
     def choose(memory):
         content = memory.content
         timed = args.since is not None or args.until is not None
-        if timed and len(memory) and (content.time < 0).all():
+        if timed and len(memory) and (content.time == UNKNOWN).all():
             raise UserError(f"{path}: no episode has a time (ingest --time records it)")
         rows = ((i, *content.row(i)) for i in range(1, len(memory) + 1))
-        found = [i for i, name, _, when in rows if (args.source is None or name == args.source) and (not timed or when >= 0)
+        found = [i for i, name, _, when in rows if (args.source is None or name == args.source) and (not timed or when != UNKNOWN)
                  and (args.since is None or when >= args.since) and (args.until is None or when <= args.until)]
         if args.match is None:
             return found
@@ -433,11 +435,13 @@ def read_jsonl(path):
         if not line.strip():
             continue
         try:
-            item = json.loads(line.decode("utf-8"))
+            item = json.loads(line.decode("utf-8-sig"))
             text, name, at, when = item["text"], item.get("source"), item.get("line"), item.get("time")
             if not isinstance(text, str) or not text.strip() or not isinstance(name, (str, type(None))):
                 raise ValueError("'text' and 'source' must be text")
-            items.append((text, (name, -1 if at is None else int(at), -1 if when is None else moment(when))))
+            if at is not None and (type(at) is not int or not 0 <= at < 2 ** 31):
+                raise ValueError("'line' must be a whole number, 0 to 2147483647")
+            items.append((text, (name, -1 if at is None else at, UNKNOWN if when is None else moment(when))))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not an episode in JSON ({error})", code=2) from error
     return items
