@@ -69,7 +69,7 @@ def alone(work):
     lanes = []
     for rank in range(2):
         seed_everything(1_000_003 + rank)
-        asked = question_data(args, model, tokenizer, shards, Ranks(rank, 2))[0]((0, 0))
+        asked = question_data(args, model, tokenizer, Ranks(rank, 2))[0]((0, 0))
         lived = StreamLoader(shards, tokenizer, 2, 64, rank, 2)
         lanes.append([lived, model.empty_state(2), torch.get_rng_state(), asked])
     rows = []
