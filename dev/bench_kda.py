@@ -6,12 +6,16 @@ sliding window of the same shape (blocks of one window that see themselves and t
 """
 
 import argparse
+import os
+import sys
 import time
 
 import torch
 import torch.nn.functional as F
 
-from nanochat.kda import kda_chunk, kda_gate, kda_naive, short_conv
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # runs as a script, too
+
+from nanochat.kda import kda_chunk, kda_gate, kda_naive, short_conv  # noqa: E402
 
 
 def window_attention(q, k, v, window):

@@ -5,11 +5,14 @@ Medians over the questions; a question is asked once before, to warm up. The sta
 """
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 
-from nanochat.common import Help, flag, run_main
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # runs as a script, too
+
+from nanochat.common import Help, flag, run_main  # noqa: E402
 
 
 def main(argv=None):

@@ -6,11 +6,14 @@ Training speed: plain GPT, THENGPT with sliding-window and with KDA write layers
 A round takes one optimizer step of each in turn; the table gives medians and each one's time as a ratio to GPT's.
 """
 import argparse
+import os
 import statistics
 import sys
 import time
 
-from nanochat.common import flag, run_main
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # runs as a script, too
+
+from nanochat.common import flag, run_main  # noqa: E402
 
 
 def main(argv=None):

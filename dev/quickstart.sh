@@ -12,7 +12,7 @@ began=$SECONDS
 echo "== the timeline"
 "$PY" dev/gen_cairo_data.py
 echo "== ingest: the model is frozen, the text becomes traces"
-"$PY" -m scripts.ingest --model_path "$MODEL" --data_path data/synthetic-cairo-episodes.txt --output_path "$STATE"
+"$PY" -m scripts.ingest --model_path "$MODEL" --data_path data/synthetic-cairo-episodes.txt --output_path "$STATE" --replace --no-export
 echo "== ten questions about the timeline, ten about notes of everyday life"
 "$PY" dev/ask_ten.py --model_path "$MODEL" --state_path "$STATE"
 echo "== recall score: 300 questions, and the controls that must fail"

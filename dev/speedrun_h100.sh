@@ -47,7 +47,7 @@ TRAIN=("$PY" -m scripts.base_train)
 
 echo "== ingest"
 "$PY" dev/gen_cairo_data.py
-"$PY" -m scripts.ingest --model-path "base_checkpoints/$TAG" --data-path data/synthetic-cairo-episodes.txt --output-path cairo_memory_state.pt
+"$PY" -m scripts.ingest --model-path "base_checkpoints/$TAG" --data-path data/synthetic-cairo-episodes.txt --output-path cairo_memory_state.pt --replace
 
 echo "== query"
 "$PY" -m scripts.query --model-path "base_checkpoints/$TAG" --state-path cairo_memory_state.pt -p "What did the user prefer at t=7?"

@@ -10,14 +10,16 @@ import sys
 import time
 
 from nanochat.common import UserError
-from nanochat.text import is_question, iso, lived, printable, shortened
+from nanochat.text import is_question, iso, lived, may_be_question, printable, shortened
 
 SOURCE = "chat"
 SHOWN = 3      # episodes named under an answer; --json gives all
 LISTED = 10    # episodes listed by /memory and /forget
 UNSURE = 0.5   # an answer of less confidence is said to be unsure
 
-HELP = """A line that ends in '?', or begins with who, what, when, where, which, why or how and does not end in '.', is asked.
+WORDS = ("exit", "help", "quit")   # commands without their slash, where they stand alone
+
+HELP = """A line that ends in '?', or begins with "tell me", or with who, what, when, where, which, why or how and does not end in '.', is asked.
 Every other line is remembered, at once and for good, as an episode of the source "chat"; through a pipe, lines are asked.
   /memory [TEXT]      the newest episodes, or those that hold TEXT
   /show ID            an episode, whole
@@ -26,7 +28,7 @@ Every other line is remembered, at once and for good, as an episode of the sourc
   /incognito          from here on nothing is written: what you say is known until you leave
   /stats              how much is remembered, and where
   /save [FILE]        say whether all is on disk, or write a copy of the memory to FILE
-  /quit               leave, as Ctrl-D does; Ctrl-C stops an answer
+  /quit, /exit        leave, as Ctrl-D does; Ctrl-C stops an answer. quit, exit and help need no slash where they stand alone
 """
 
 
@@ -72,9 +74,13 @@ class Chat:
 
     def run(self):
         """Line by line to the end. Through a pipe (talk=False) every line is a question or a command, and the exit code tells whether one was refused."""
+        asked = False
         while True:
             try:
                 line = self.read(self.prompt).strip()
+                asked = asked or bool(line)
+                if self.talk and line.casefold() in WORDS:
+                    line = "/" + line.casefold()
                 if line.startswith("/"):
                     if self.command(line):
                         break
@@ -87,6 +93,8 @@ class Chat:
             except EOFError:
                 if self.talk:
                     print(file=sys.stderr)
+                elif not asked:
+                    note("nothing was asked: stdin is empty")
                 break
             except UnicodeDecodeError as error:
                 self.refuse(getattr(error, "where", "") + "not UTF-8 text", 2)
@@ -101,6 +109,15 @@ class Chat:
     def refuse(self, error, code):
         self.code = max(self.code, code)
         complain(error)
+
+    def answer_all(self, items):
+        """Answers items (see `ask`) as JSON; one that is refused, a question too long, is said, and the others are answered. The exit code."""
+        for number, item in enumerate(items, 1):
+            try:
+                self.print_json(item)
+            except UserError as error:
+                self.refuse(f"question {number}: {error}", error.code)
+        return self.code
 
     # -- asking and telling ---------------------------------------------------------------------------------------------
 
@@ -145,7 +162,8 @@ class Chat:
             note("not remembered: there is no memory (--no-memory); to ask, end the line in '?'")
             return
         id = self.memory.say(text, SOURCE, int(time.time()))
-        note(f"remembered as episode {id}" + (", until you leave" if self.memory.read_only else ""))
+        note(f"remembered as episode {id}" + (", until you leave" if self.memory.read_only else "")
+             + (f"; if it was a question, end it in '?', and /forget {id}" if may_be_question(text) else ""))
 
     # -- commands -------------------------------------------------------------------------------------------------------
 
@@ -155,7 +173,7 @@ class Chat:
         commands = {"help": self.help, "memory": self.list, "show": self.show, "forget": self.forget, "remember": self.remember, "incognito": self.incognito,
                     "stats": self.stats, "save": self.save}
         rest = rest.strip()
-        if name == "quit":
+        if name in ("quit", "exit"):
             return True
         if name not in commands:
             raise UserError(f"unknown command /{shortened(name, 40)}: /help lists them", code=2)

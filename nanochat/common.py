@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Callable
 
+from nanochat.text import printable
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,9 +46,13 @@ def run_main(main: Callable[[], int | None]) -> int:
     Runs a script's `main` and returns its exit code: `sys.exit(run_main(main))`.
 
     UserError and OSError (missing file, no permission, full disk) become one line on stderr; an interrupt is 130; a
-    closed pipe (`... | head`) is silent, 141. Any other exception is a bug and keeps its traceback.
+    closed pipe (`... | head`) is silent, 141. Any other exception is a bug and keeps its traceback. Escape codes of file
+    names and of what files say are not passed to a terminal. A closed stdin is an empty one; a closed stdout is refused.
     """
+    closed = open_standard_streams()
     try:
+        if "stdout" in closed:
+            raise UserError("stdout is closed, and answers would be lost: redirect it, to /dev/null if nobody reads them")
         code = main()
         sys.stdout.flush()  # a closed pipe must show here, not in the interpreter's shutdown
         return code or 0
@@ -61,8 +67,20 @@ def run_main(main: Callable[[], int | None]) -> int:
         message, code = f"{e.strerror or e}{where}", 1
     except KeyboardInterrupt:
         return 130
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(printable("error: " + " ".join(message.split()), sys.stderr), file=sys.stderr)
     return code
+
+
+def open_standard_streams() -> list[str]:
+    """
+    Opens the null device in the place of each standard stream that is closed, and returns their names. Else the next file
+    that is opened would have its number, and what C libraries print would be written into that file.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        number = os.open(os.devnull, os.O_RDWR)   # the lowest number that is free
+        setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8"))
+    return closed
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -139,19 +157,28 @@ def repo_root() -> Path:
     return Path(__file__).resolve().parent.parent
 
 
+def shipped_dir() -> Path:
+    """The directory that holds `data/`, the tokenizer and the model that ship: the repository, or `nanochat/` where it was installed."""
+    inside = Path(__file__).resolve().parent
+    return inside if (inside / "data").is_dir() else inside.parent
+
+
 def base_dir() -> Path:
-    """Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root."""
+    """
+    Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root, or the current
+    directory where there is no repository, but an installed package.
+    """
     override = os.environ.get("NANOCHAT_BASE_DIR")
-    return Path(override).expanduser().absolute() if override else repo_root()
+    return Path(override).expanduser().absolute() if override else repo_root() if shipped_dir() == repo_root() else Path.cwd()
 
 
 def resolve_input(path: str | os.PathLike) -> Path:
     """
     An input path as the user wrote it: absolute, or relative to the first of these where it exists: $NANOCHAT_BASE_DIR
-    when set (it *moves* base_checkpoints), the current directory, the repository root. Returned unchanged if nowhere.
+    when set (it *moves* base_checkpoints), the current directory, what ships. Returned unchanged if nowhere.
     """
     path = Path(path).expanduser()
-    bases = [Path.cwd(), repo_root()]
+    bases = [Path.cwd(), shipped_dir()]
     if os.environ.get("NANOCHAT_BASE_DIR"):
         bases.insert(0, base_dir())
     # joining an absolute path gives that path
@@ -285,17 +312,18 @@ def read_small(path: str | os.PathLike, most: int) -> bytes:
 # Files that are whole or not there
 
 
-def stage_file(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None]) -> Path:
+def stage_file(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None], mode: int = 0o666) -> Path:
     """
     First half of `atomic_write`: `writer_fn(file)` fills a temporary file beside `path`, which is then on disk for
-    sure. Returns its path, for `publish_file`. If the writer raises, the temporary is removed.
+    sure. Returns its path, for `publish_file`. If the writer raises, the temporary is removed. mode: of the file, less
+    the umask.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile: it creates with mode 0600, this respects the umask
     tmp = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(tmp, "xb") as f:
+        with open(tmp, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as f:
             writer_fn(f)
             f.flush()
             os.fsync(f.fileno())
@@ -322,12 +350,13 @@ def fsync_dir(directory: str | os.PathLike) -> None:
         os.close(fd)
 
 
-def atomic_write(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None]) -> None:
+def atomic_write(path: str | os.PathLike, writer_fn: Callable[[BinaryIO], None], mode: int = 0o666) -> None:
     """
     Writes `path` so that a reader, or a crash at any instant, sees the old file or the new one, never a part.
-    `writer_fn` gets a file open for binary writing; what it raises is passed on, the old file untouched.
+    `writer_fn` gets a file open for binary writing; what it raises is passed on, the old file untouched. mode: as for
+    `stage_file`.
     """
-    tmp = stage_file(path, writer_fn)
+    tmp = stage_file(path, writer_fn, mode)
     try:
         publish_file(tmp, path)
     except BaseException:

@@ -35,6 +35,8 @@ def expected(url, timeout):
     with answer:
         tag = answer.headers.get("X-Linked-ETag", "").strip('"')
         length = answer.headers.get("X-Linked-Size") or (answer.headers.get("Content-Length") if answer.status == 200 else None)
+    if length and not re.fullmatch(r"[0-9]{1,18}", length):
+        raise OSError(f"the server names a length that is no number: {length[:40]}")
     return tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None, int(length) if length else None
 
 

@@ -41,7 +41,13 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     device, why_device = choose_device(device)
     dtype, why_dtype = choose_dtype(device, dtype)
     saved = load_model_file(path)
-    found = saved["meta"]["config"]["model_class"]
+    meta = saved["meta"]
+    try:   # it may come from anywhere
+        found, fields, made_with = meta["config"]["model_class"], dict(meta["config"]["config"]), meta["tokenizer"]
+        if not isinstance(found, str) or not isinstance(made_with, str):
+            raise TypeError("model_class and tokenizer must be text")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged, it does not say what model and tokenizer it is of ({error})") from error
     if found != model_class:
         raise UserError(f"{path} is a {found}; a {model_class} is needed")
     try:
@@ -49,10 +55,10 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
         tokenizer = Tokenizer.load(here if here.is_dir() else None)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    if saved["meta"]["tokenizer"] != tokenizer.fingerprint:
-        raise UserError(f"{path} was trained with another tokenizer ({saved['meta']['tokenizer'][:12]}…, here {tokenizer.fingerprint[:12]}…)")
+    if made_with != tokenizer.fingerprint:
+        raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here {tokenizer.fingerprint[:12]}…)")
     cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
-    model = build_model(cls, config, saved["meta"]["config"]["config"], saved["model"], path)
+    model = build_model(cls, config, fields, saved["model"], path)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})", "step": saved["step"],

@@ -13,7 +13,7 @@ alone. That is what makes deletion exact and ingest parallel.
 
 A question is answered by reading: what finding.py finds is laid out with the question in one window, and all blocks read it (reading.py).
 """
-from dataclasses import dataclass, asdict
+from dataclasses import asdict, dataclass, fields
 
 import torch
 import torch.nn as nn
@@ -27,6 +27,10 @@ from nanochat.state import CHUNK, Traces
 INDEX_POSITIONS = 8   # of a row, at which the indexers are trained
 
 
+MAY_BE_ZERO = ("nearby", "word_bytes", "n_ordinary")
+CHOICES = {"write_mixer": ("swa", "kda"), "gist_pool": ("gated", "mean")}
+
+
 @dataclass
 class GPTConfig:
     vocab_size: int = 2048
@@ -34,6 +38,17 @@ class GPTConfig:
     n_head: int = 4
     n_kv_head: int = 4
     n_embd: int = 256
+
+    def __post_init__(self):
+        """TypeError for a field of another type, ValueError for a value that none can have: a configuration may come from a file, or from --set."""
+        for field in fields(self):
+            value, kinds = getattr(self, field.name), (int, float) if field.type is float else (field.type,)
+            if type(value) not in kinds:   # not isinstance: True is an int
+                raise TypeError(f"{field.name} is {str(value)[:40]}, not of type {field.type.__name__}")
+            if field.type is int and value < (0 if field.name.endswith("_id") or field.name in MAY_BE_ZERO else 1):
+                raise ValueError(f"{field.name} is {value}, too small")
+            if value not in CHOICES.get(field.name, (value,)):
+                raise ValueError(f"{field.name} is {value[:40]}, not {' or '.join(CHOICES[field.name])}")
 
 
 @dataclass

@@ -28,7 +28,7 @@ from nanochat.memory import Store, Writer, read_state, stamp
 from nanochat.memory_file import HEADER, Content, crc, identity
 from nanochat.record import Layout
 from nanochat.state import Traces
-from nanochat.text import LINE_END, split_episodes
+from nanochat.text import LINE_END, UNKNOWN, split_episodes
 from nanochat.users import user_path
 
 PART = 256   # episodes whose words are read at once
@@ -207,6 +207,9 @@ class LiveMemory:
             if not self._read_only and gone:
                 try:
                     self._writing().delete(gone)
+                except BaseException:
+                    self._release()
+                    raise
                 finally:
                     self._read()
                     if self._writer is not None:
@@ -250,6 +253,11 @@ class LiveMemory:
                     blocks = [*store.blocks(), *blocks]
                 stack.enter_context(Writer(path, self._identity, anew=True)).rewrite(self._view.content, blocks)
 
+    def release(self) -> None:
+        """Gives the lock back until the next change, so that another process may write meanwhile."""
+        with self._lock:
+            self._release()
+
     def close(self) -> None:
         """Gives the files back. Nothing is lost: there is nothing that is not written and was to be."""
         with self._lock:
@@ -283,7 +291,7 @@ class LiveMemory:
     def _writing(self) -> Writer:
         if self._writer is None:
             writer = Writer(self.path, self._identity)
-            if stamp(self.path) != self._stamp:
+            if (None if writer.made else stamp(self.path)) != self._stamp:
                 try:
                     self._read()
                 except BaseException:
@@ -346,4 +354,4 @@ class LiveMemory:
         begin, end = (first[id - 1], first[id]) if known else (first[-1], len(view.state["traces"]))
         name, line, time = view.content.row(id) if known else (None, -1, -1)
         ids = view.state["traces"].ids[0, torch.arange(int(begin), int(end))].flatten().tolist()
-        return Episode(id, self.tokenizer.decode(ids, skip_special=True), name, line if line >= 0 else None, time if time >= 0 else None)
+        return Episode(id, self.tokenizer.decode(ids, skip_special=True), name, line if line >= 0 else None, time if time != UNKNOWN else None)

@@ -6,7 +6,8 @@ A memory on disk: S.pt, small, says what is remembered; S.traces holds it, one r
 
 Commit: records are appended and on disk for sure before S.pt is replaced in one step, so a kill at any instant leaves the last commit. Readers
 take no lock: they hold the commit they opened while a writer appends. A writer holds a lock on S.traces, which the operating system
-releases when it dies.
+releases when it dies. A new memory is committed empty before its first record. So records without an S.pt are never
+the remains of a crash, and are never cleared away.
 
 A deletion writes both files anew, without the episode. In between, S.pt says "pending" and the records lie in S.traces.new: the
 commit is the one instant at which S.pt is replaced, and whoever opens the memory next to write ends what a crash has interrupted.
@@ -42,12 +43,17 @@ class Store:
     A memory opened to be read: the commit that was the last when it was opened, whatever a writer does meanwhile. Only S.pt is read at once;
     records are, and are checked, when they are asked for. A context manager.
     """
-    def __init__(self, path):
-        """UserError, in one line, for files that are missing, damaged, or not of one commit."""
+    def __init__(self, path, damaged=False):
+        """
+        UserError, in one line, for files that are missing, damaged, or not of one commit. damaged: S.traces may be
+        damaged, `sound` says where.
+        """
         self.path = Path(path)
         self.content, self.fd = self.snapshot()
+        self.layout = Layout(self.content.identity["geometry"])
         try:
-            self.check_file()
+            if not damaged:
+                self.check_file()
         except BaseException:
             self.close()
             raise
@@ -74,7 +80,6 @@ class Store:
 
     def check_file(self):
         """The header, and that all records are there."""
-        self.layout = Layout(self.content.identity["geometry"])
         here, size = traces_path(self.path), os.fstat(self.fd).st_size
         if size < self.end:
             raise UserError(f"{here}: truncated, {size:,} bytes where {self.end:,} are needed")
@@ -114,14 +119,17 @@ class Store:
     def records(self, begin=0, end=None):
         """Records begin..end - 1 as (n, stride) uint8, each checked. UserError for one that is not what was committed."""
         end = len(self.content.checks) if end is None else end
-        stride, rows = self.layout.stride, np.empty((end - begin, self.layout.stride), np.uint8)
+        rows = np.empty((end - begin, self.layout.stride), np.uint8)
         for at in range(begin, end, BLOCK):
             to = min(at + BLOCK, end)
-            got = os.pread(self.fd, (to - at) * stride, HEADER.size + at * stride)
-            if len(got) != (to - at) * stride:
-                raise UserError(f"{traces_path(self.path)}: truncated while it was read, record {at + len(got) // stride} is not there")
-            rows[at - begin:to - begin] = np.frombuffer(got, np.uint8).reshape(-1, stride)
-        return self.checked(rows, np.arange(begin, end))
+            rows[at - begin:to - begin] = self.checked(self.there(at, to), np.arange(at, to))
+        return rows
+
+    def there(self, begin, end):
+        """Records begin..end - 1 as they are in the file, (n, stride) uint8, unchecked; fewer where it ends."""
+        stride = self.layout.stride
+        got = os.pread(self.fd, (end - begin) * stride, HEADER.size + begin * stride)
+        return np.frombuffer(got, np.uint8, len(got) // stride * stride).reshape(-1, stride)
 
     def gather(self, numbers):
         """Records by number, (n,) int64 in any order, as (n, stride) uint8, each checked. The disk is asked for all of them before the first is waited for."""
@@ -136,19 +144,35 @@ class Store:
         return self.checked(np.frombuffer(data, np.uint8).reshape(-1, stride), numbers)
 
     def checked(self, rows, numbers):
+        """The rows, which are those of these numbers or, of a file cut short, of the first of them."""
+        if len(rows) < len(numbers):
+            missing = numbers[len(rows)]
+            raise UserError(f"{traces_path(self.path)}: truncated while it was read, record {missing} is not there")
         bad = np.flatnonzero(crc(rows) != self.content.checks[numbers])
         if len(bad):
             raise UserError(f"{traces_path(self.path)}: damaged, or not the traces of {self.path} (checksum of record {numbers[bad[0]]})")
         return rows
 
     def blocks(self, keep=None):
-        """The records of the episodes flagged by keep (bool a row; None = all), some at a time."""
-        first = self.content.first
-        for begin in range(0, len(self.content.checks), BLOCK):
-            rows = self.records(begin, min(begin + BLOCK, len(self.content.checks)))
-            if keep is not None:
-                rows = rows[keep[np.searchsorted(first, np.arange(begin, begin + len(rows)), side="right") - 1]]
-            yield rows
+        """The records of the episodes flagged by keep (bool a row; None = all), each checked, some at a time."""
+        kept = np.repeat(np.ones(len(self), bool) if keep is None else keep, self.content.traces)
+        for begin in range(0, len(kept), BLOCK):
+            numbers = begin + np.flatnonzero(kept[begin:begin + BLOCK])
+            rows = self.there(begin, min(begin + BLOCK, len(kept)))
+            yield self.checked(rows[(numbers - begin)[numbers < begin + len(rows)]], numbers)
+
+    def sound(self):
+        """(records,) bool: which are what was committed. Those that the file has no room for are not."""
+        checks = self.content.checks
+        sound = np.zeros(len(checks), bool)
+        for begin in range(0, len(checks), BLOCK):
+            rows = self.there(begin, min(begin + BLOCK, len(checks)))
+            sound[begin:begin + len(rows)] = crc(rows) == checks[begin:begin + len(rows)]
+        return sound
+
+    def damaged(self):
+        """The episodes (ordinals) with a record that is not what was committed, in order."""
+        return np.unique(self.places()[0][~self.sound()]).tolist()
 
     def episode_ids(self, begin=1, end=None):
         """Yields the token ids (numpy, padding left out) of the episodes begin..end, both included."""
@@ -177,6 +201,11 @@ def stamp(file):
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
+def is_archive(path):
+    """Whether a file is there that may be an S.pt."""
+    return path.is_file() and path.open("rb").read(4) == b"PK\x03\x04"
+
+
 def open_traces(path, pending):
     """A descriptor of the file that holds the records, None where there is none."""
     here = traces_path(path)
@@ -198,11 +227,14 @@ class Writer(Store):
     """
     def __init__(self, path, identity=None, anew=False):
         """
-        identity: the memory is made if there is none, and must belong to it (see memory_file.identity). anew: whatever is there may be replaced by
-        `rewrite`, and must be where `whole` is false: it is damaged, or of another identity. UserError as for Store, and where another
-        process writes to it.
+        identity: the memory is made if there is none, and must belong to it (see memory_file.identity). anew: it is
+        to be replaced, or repaired, by `rewrite`. Then it may be of another identity, and its records may be damaged
+        (`whole` is false then, and nothing can be appended). UserError as for Store, where another process writes to
+        it, and for files that are no memory: they are never written over.
         """
         self.path, self.fd, self.whole = Path(path), None, True
+        self.stamp = None    # of the S.pt that this writer has read or written
+        self.made = False    # there was no memory, and nothing was committed yet
         if identity is None and not self.path.is_file():
             raise UserError(f"{self.path}: no such state file")
         self.lock(traces_path(self.path))
@@ -210,20 +242,25 @@ class Writer(Store):
             if not self.path.exists():
                 return self.begin(identity)
             try:
-                self.recover()
-                if identity is not None:
-                    expect(self.path, self.content.identity, identity)
-            except UserError:
-                if not anew:
+                self.content, self.stamp = self.read_content()
+            except UserError as error:
+                if identity is None:
                     raise
-                self.whole, self.content, self.layout = False, Content(identity), Layout(identity["geometry"])
+                raise UserError(f"{error}; it is not written over", error.code) from error
+            self.layout = Layout(self.content.identity["geometry"])
+            self.recover(identity, anew)
         except BaseException:
             self.close()
             raise
 
     def close(self):
-        if self.fd is not None and (not self.path.exists() or os.fstat(self.fd).st_size == 0):
-            traces_path(self.path).unlink(missing_ok=True)   # nothing was ever committed
+        if self.fd is not None:
+            here = traces_path(self.path)
+            if self.made and stamp(self.path) == self.stamp:   # nothing was ever committed
+                self.path.unlink(missing_ok=True)
+                os.ftruncate(self.fd, 0)
+            if os.fstat(self.fd).st_size == 0 and self.in_place(here):
+                here.unlink()
         super().close()
 
     def lock(self, here):
@@ -231,39 +268,68 @@ class Writer(Store):
         while True:
             self.fd = open_file(here, os.O_RDWR | os.O_CREAT, follow=here.exists())   # nothing is made through a link
             lock(self.fd, self.path)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self.fd), os.stat(here)):
-                    return
+            if self.in_place(here):
+                return
             os.close(self.fd)
+
+    def in_place(self, here):
+        """Whether the file that is open has that name."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.stat(here))
+        except FileNotFoundError:
+            return False
+
+    def check_unchanged(self):
+        """UserError where another program has put other files in the place of those that are open: not to mix two memories."""
+        if stamp(self.path) != self.stamp or not self.in_place(traces_path(self.path)):
+            raise UserError(f"{self.path}: its files were replaced or moved by another program meanwhile; "
+                            "this change is not written, open it again")
 
     def begin(self, identity):
-        """No S.pt: there is nothing, or what a crash has left before the first commit."""
-        for path in (self.path, traces_path(self.path)):
-            beside(path).unlink(missing_ok=True)
+        """No S.pt: an empty memory is made. UserError where there are records, or its files would be another memory's."""
+        here = traces_path(self.path)
+        if self.path.suffix in (".traces", ".new"):
+            raise UserError(f"{self.path}: {self.path.suffix} is for the files beside a state: call it NAME.pt", code=2)
+        for other in (self.path.with_suffix(""), self.path.with_name(self.path.name + ".pt")):
+            if other != self.path and traces_path(other) == here and is_archive(other):
+                raise UserError(f"{self.path} and {other} would share {here}: use another name", code=2)
         if os.pread(self.fd, len(MAGIC), 0) not in (b"", MAGIC):
-            os.close(self.fd)
-            self.fd = None   # somebody else's file is not cleared away by close
-            raise UserError(f"{traces_path(self.path)}: is in the way, and is no memory")
-        self.content, self.layout = Content(identity), Layout(identity["geometry"])
+            raise UserError(f"{here}: is in the way, and is no memory")
+        for records in (here, beside(here)):
+            if records.exists() and records.stat().st_size > HEADER.size:
+                raise UserError(f"{records}: holds records, and {self.path}, which says what they are, is not there: "
+                                "put it back, or move the records away")
+            if records != here:
+                records.unlink(missing_ok=True)
+        self.content, self.layout, self.made = Content(identity), Layout(identity["geometry"]), True
         os.ftruncate(self.fd, 0)
         write_all(self.fd, header(identity, self.layout))
+        os.fsync(self.fd)
+        beside(self.path).unlink(missing_ok=True)   # of a crash
+        self.write_content(self.content)
 
-    def recover(self):
+    def recover(self, identity, anew):
         """Ends or undoes what a crash has left: a deletion that was committed or was not, records that were not committed."""
         here = traces_path(self.path)
-        self.content = self.read_content()[0]
+        if self.content.pending and beside(here).exists():
+            fd = open_file(beside(here), os.O_RDWR, follow=False)
+            lock(fd, self.path)
+            os.close(self.fd)
+            self.fd = fd
+        try:
+            self.check_file()
+            if identity is not None:
+                expect(self.path, self.content.identity, identity)
+        except UserError:
+            if not anew or os.pread(self.fd, len(MAGIC), 0) not in (b"", MAGIC) and not self.sound().any():
+                raise
+            self.whole = False
         if self.content.pending:
-            if beside(here).exists():
-                fd = open_file(beside(here), os.O_RDWR, follow=False)
-                lock(fd, self.path)
-                os.close(self.fd)
-                self.fd = fd
-            self.check_file()
             self.publish()
-        else:
-            self.check_file()
-            beside(here).unlink(missing_ok=True)
+        beside(here).unlink(missing_ok=True)
         beside(self.path).unlink(missing_ok=True)
+        if not self.whole:
+            return
         os.ftruncate(self.fd, self.end)
         os.lseek(self.fd, self.end, os.SEEK_SET)
 
@@ -276,6 +342,7 @@ class Writer(Store):
         """
         if not self.whole or sum(traces) != len(records) or len(rows) != len(traces) or min(traces, default=1) < 1:
             raise ValueError(f"{len(records)} records, {sum(traces)} in {len(traces)} episodes, {len(rows)} rows")
+        self.check_unchanged()
         try:
             write_all(self.fd, records)
         except BaseException:
@@ -289,8 +356,11 @@ class Writer(Store):
         """Makes everything appended the state of this memory, durably."""
         os.fsync(self.fd)
         self.write_content(self.content)
+        self.made = False
 
     def write_content(self, content):
+        """Replaces S.pt, durably."""
+        self.check_unchanged()
         staged = beside(self.path)
         try:
             with open(create_file(staged), "wb") as file:
@@ -301,6 +371,7 @@ class Writer(Store):
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
+        self.stamp = stamp(self.path)
         fsync_dir(self.path.parent)
 
     # -- taking away --------------------------------------------------------------------------------------------------
@@ -313,6 +384,7 @@ class Writer(Store):
 
     def rewrite(self, content, blocks):
         """Replaces everything, in one commit: content, but for its checksums; blocks, the records, an iterable of (n, stride) uint8."""
+        self.check_unchanged()
         here, layout, checks = traces_path(self.path), Layout(content.identity["geometry"]), []
         fd = create_file(beside(here))
         try:
@@ -339,7 +411,7 @@ class Writer(Store):
         if beside(here).exists():
             os.replace(beside(here), here)
             fsync_dir(here.parent)
-        self.content = replace(self.content, pending=False)
+        self.content, self.made = replace(self.content, pending=False), False
         self.write_content(self.content)
 
 

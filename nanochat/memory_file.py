@@ -99,7 +99,7 @@ class Content:
         version = plain.get("version")
         if type(version) is not int or version != VERSION:
             raise UserError(f"{path}: state format version {str(version)[:20]}, this program reads version {VERSION}: "
-                            "ingest the text again")
+                            "ingest the text again, into another file")
         try:
             if plain["sha256"] != digest(plain):
                 raise UserError(f"{path}: damaged, its SHA-256 does not fit its content")
@@ -169,4 +169,5 @@ def expect(path, there, here):
             raise UserError(f"{path} was made by a model of another shape ({name} is {there['geometry'].get(name)} there, {value} here)")
     for name, what in (("tokenizer", "with another tokenizer"), ("weights", "by a model with other weights"), ("config", "by a model with another configuration")):
         if there[name] != here[name]:
-            raise UserError(f"{path} was made {what} ({there[name][:12]}…, here {here[name][:12]}…): ingest the text again with this model")
+            raise UserError(f"{path} was made {what} ({there[name][:12]}…, here {here[name][:12]}…): "
+                            "ingest the text again with this model, by --replace or into another file")

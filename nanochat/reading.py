@@ -303,7 +303,7 @@ def greedy(model, window, max_tokens=32):
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
         place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following) | begins, -1e9)
-        copies = must | (gate > 0) & (place > -1e8).any(1, keepdim=True)
+        copies = must | (gate >= 0) & (place > -1e8).any(1, keepdim=True)
         log_p, choice = torch.cat([place.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)], dim=1).max(1, keepdim=True)
         special[model.config.end_id] = False   # from the second token on
         source = torch.where(choice < T, choice, -1)

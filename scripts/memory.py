@@ -1,22 +1,25 @@
 """
-What is remembered, in words: list, search, delete, carry elsewhere.
+What is remembered, in words: list, search, delete, repair, carry elsewhere.
 
     python -m scripts.memory list --state_path S.pt
     python -m scripts.memory delete 17 20-25 --state_path S.pt
     python -m scripts.memory forget --match "the doctor" --state-dir memories --user alice
 
-An episode is deleted exactly: both files are then, to the byte, as if it had never been ingested. The episodes after it move up by one.
+An episode is deleted exactly: both files are then, to the byte, as if it had never been ingested. The episodes after
+it move up by one. The text of what is deleted is first written to a dated file beside the state (not by --no-export).
 """
 import argparse
+import datetime
 import io
 import json
 import os
 import sys
 import tarfile
+from itertools import chain, groupby
 from pathlib import Path
 
 from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
-from nanochat.text import iso, printable, shortened
+from nanochat.text import UNKNOWN, iso, lived, printable, shortened
 from nanochat.users import add_user, moment, state_path
 
 SHOWN = 10   # episodes named before a deletion
@@ -27,7 +30,7 @@ def build_parser():
                                      allow_abbrev=False)
     commands = parser.add_subparsers(prog="python -m scripts.memory", dest="command", required=True, metavar="COMMAND")
 
-    def command(name, run, about, changes=False, model=False):
+    def command(name, run, about, changes=False, model=False, deletes=False, writes=False):
         sub = commands.add_parser(name, help=about, description=about, formatter_class=Help, allow_abbrev=False)
         flag(sub, "--state-path", help="the state file")
         add_user(sub)
@@ -35,6 +38,10 @@ def build_parser():
         if changes:
             flag(sub, "--dry-run", action="store_true", help="say what would be done, and do nothing")
             flag(sub, "--yes", action="store_true", help="do not ask")
+        if deletes:
+            add_export(sub)
+        if writes:
+            flag(sub, "--replace", action="store_true", help="write over the file, if this command wrote it")
         if model:
             flag(sub, "--model-path", required=True, help="model file of a checkpoint, or its directory")
             flag(sub, "--device", default="auto")
@@ -45,33 +52,47 @@ def build_parser():
     command("list", list_episodes, "every episode")
     command("show", show, "one episode, whole").add_argument("id", type=int, help="its number in the list")
     command("search", search, "the episodes that hold a text, in any case").add_argument("text")
-    sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed")
+    sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed", writes=True)
     flag(sub, "--out", metavar="FILE", default="memory.html", help="the page (default: memory.html)")
     flag(sub, "--answers", metavar="FILE", help="what scripts.query --json --routing printed: the page shows how it was read")
     flag(sub, "--last", type=int, metavar="N", help="so many of the newest episodes (default: 50,000)")
     command("stats", stats, "how much is remembered, and what it takes")
     command("verify", verify, "check every record")
-    command("delete", delete, "forget episodes by number", changes=True).add_argument("ids", nargs="+", metavar="ID", help="a number of the list, or FIRST-LAST")
-    sub = command("forget", forget, "forget the episodes for which all of this holds", changes=True)
-    flag(sub, "--match", metavar="TEXT", help="they hold this text, in any case")
+    command("delete", delete, "forget episodes by number", changes=True, deletes=True).add_argument("ids", nargs="+", metavar="ID", help="a number of the list, or FIRST-LAST")
+    sub = command("forget", forget, "forget the episodes for which all of this holds", changes=True, deletes=True)
+    flag(sub, "--match", metavar="TEXT", type=filled, help="they hold this text, in any case")
     flag(sub, "--since", type=moment, metavar="TIME", help="lived at this time or later (ISO 8601)")
     flag(sub, "--until", type=moment, metavar="TIME", help="lived at this time or earlier")
-    flag(sub, "--source", metavar="NAME", help="they came from this file")
-    command("wipe", wipe, "forget everything", changes=True)
+    flag(sub, "--source", metavar="NAME", type=filled, help="they came from this file")
+    command("wipe", wipe, "forget everything", changes=True, deletes=True)
+    command("repair", repair, "take out the episodes with damaged records: the others are saved", changes=True)
     command("compact", compact, "end what a crash has left half done, now rather than at the next change")
-    sub = command("export", export, "the episodes as JSONL, or the memory to the bit")
+    sub = command("export", export, "the episodes as JSONL, or the memory to the bit", writes=True)
     flag(sub, "--output-path", default="-", help="a file (default: stdout)")
-    flag(sub, "--binary", action="store_true", help="S.pt and S.traces as one tar file")
-    sub = command("import", import_, "add the episodes of a JSONL export; what is there already is not added again", changes=True)
+    form = sub.add_mutually_exclusive_group()
+    flag(form, "--binary", action="store_true", help="S.pt and S.traces as one tar file")
+    flag(form, "--skip-damaged", action="store_true", help="leave out the episodes with damaged records, and name them")
+    sub = command("import", import_, "add the episodes of a JSONL export; what is there already is not added again", changes=True, deletes=True)
     sub.add_argument("file")
     flag(sub, "--binary", action="store_true", help="of export --binary: the memory becomes that one")
     flag(sub, "--model-path", help="model that reads the text; not needed with --binary")
     flag(sub, "--device", default="auto")
     flag(sub, "--dtype", default="auto")
-    sub = command("merge", merge, "one memory of several: the first, and of each other what is new in it", changes=True)
+    sub = command("merge", merge, "one memory of several: the first, and of each other what is new in it", changes=True, deletes=True)
     sub.add_argument("paths", nargs="+", metavar="STATE", help="state files of one model")
     command("upgrade", upgrade, "read the remembered tokens again with other weights", changes=True, model=True)
     return parser
+
+
+def add_export(parser):
+    flag(parser, "--no-export", action="store_true", help="keep no dated file of what is deleted: it is gone at once")
+
+
+def filled(text):
+    """For argparse: refuses what an unset variable of the shell gives, and every episode holds."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is blank (an unset variable?); `wipe` forgets everything")
+    return text
 
 
 # what there is --------------------------------------------------------------------------------------------------------
@@ -90,10 +111,12 @@ def load_tokenizer(store):
 
 
 def episodes(store, ordinals=None):
-    """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of episodes, all by default."""
+    """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of all episodes, or of these, in order."""
     tokenizer, content = load_tokenizer(store), store.content
-    ids = enumerate(store.episode_ids(), 1) if ordinals is None else ((i, next(store.episode_ids(i, i))) for i in ordinals)
-    for ordinal, tokens in ids:
+    ordinals = range(1, len(store) + 1) if ordinals is None else ordinals
+    # neighbours are read together
+    runs = [[i for _, i in run] for _, run in groupby(enumerate(ordinals), lambda at: at[1] - at[0])]
+    for ordinal, tokens in zip(ordinals, chain.from_iterable(store.episode_ids(run[0], run[-1]) for run in runs)):
         name, line, when = content.row(ordinal)
         yield {"episode": ordinal, "text": tokenizer.decode(tokens, skip_special=True), "source": name, "line": line if line >= 0 else None, "time": iso(when),
                "tokens": len(tokens), "traces": int(content.traces[ordinal - 1])}
@@ -105,7 +128,9 @@ def show_line(episode, as_json):
         return
     line = "" if episode["line"] is None else f":{episode['line']}"
     source = f"  [{shortened(episode['source'], 200)}{line}]" if episode["source"] else ""
-    print(printable(f"{episode['episode']:6d}  {' '.join(episode['text'].split())}{source}", sys.stdout))
+    when = lived(datetime.datetime.fromisoformat(episode["time"]).timestamp(), None) if episode["time"] else None
+    when = f"{when.isoformat(' ', 'minutes')}  " if when else ""
+    print(printable(f"{episode['episode']:6d}  {when}{' '.join(episode['text'].split())}{source}", sys.stdout))
 
 
 def list_episodes(args, path):
@@ -136,16 +161,13 @@ def search(args, path):
 
 
 def view(args, path):
-    from nanochat.memory_file import traces_path
     from nanochat.view import MOST, page, read_answers
     answers = read_answers(args.answers) if args.answers else []
     if args.last is not None and args.last < 1:
         args.parser.error("--last must be at least 1")
     with open_store(path) as store:
-        if any(there.exists() and Path(args.out).exists() and there.samefile(args.out) for there in (path, traces_path(path))):
-            args.parser.error(f"--out {args.out} is the memory itself")
         text = page(store, load_tokenizer(store), answers, args.last or MOST)
-    atomic_write(args.out, lambda file: file.write(text.encode()))
+    write_beside(args, path, args.out, lambda file: file.write(text.encode()), text.partition("<style>")[0].encode())
     summary = {"output": args.out, "episodes": min(len(store), args.last or MOST), "bytes": len(text.encode())}
     print(json.dumps(summary) if args.json else "{output}: {episodes:,} episodes, {bytes:,} bytes".format(**summary), file=sys.stdout if args.json else sys.stderr)
 
@@ -154,7 +176,7 @@ def stats(args, path):
     with open_store(path) as store:
         content, stride = store.content, store.layout.stride
         tokens = sum(len(ids) for ids in store.episode_ids())
-        times = content.time[content.time >= 0]
+        times = content.time[content.time != UNKNOWN]
         out = {"episodes": len(store), "traces": len(content.checks), "tokens": tokens, "sources": len(content.names),
                "bytes": {"S.pt": os.stat(path).st_size, "S.traces": store.end}, "bytes_a_token": round(store.bytes / tokens, 2) if tokens else None,
                "bytes_a_trace": {**{name: size for name, (_, size) in store.layout.fields.items()}, "all": stride},
@@ -165,7 +187,7 @@ def stats(args, path):
     else:
         for name, value in out.items():
             value = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) else value
-            print(f"{name.replace('_', ' ')}: {'not known' if value is None else value}")
+            print(printable(f"{name.replace('_', ' ')}: {'not known' if value is None else value}", sys.stdout))
 
 
 def verify(args, path):
@@ -185,9 +207,9 @@ def verify(args, path):
 # what is forgotten ----------------------------------------------------------------------------------------------------
 
 
-def open_store(path):
+def open_store(path, damaged=False):
     from nanochat.memory import Store
-    return Store(path)
+    return Store(path, damaged)
 
 
 def checked(store, ordinals):
@@ -212,6 +234,23 @@ def confirmed(args, what):
     return True
 
 
+def keep_export(args, memory, ordinals):
+    """
+    Before these episodes are deleted: writes them to a dated file beside the memory, but for --no-export. UserError
+    where they can't be read.
+    """
+    if args.no_export or not ordinals:
+        return
+    now = datetime.datetime.now(datetime.timezone.utc)
+    path = memory.path.with_name(f"{memory.path.stem}.forgotten-{now:%Y%m%dT%H%M%S.%fZ}.jsonl")
+    try:
+        atomic_write(path, lambda file: file.writelines(jsonl(memory, ordinals)), mode_of(memory.path))
+    except UserError as error:
+        raise UserError(f"{error} (--no-export: delete what can't be kept)") from error
+    print(f"the text of what goes is kept in {path}: `import` brings it back, and it is gone for good when you remove "
+          "that file", file=sys.stderr)
+
+
 def forget_these(args, path, choose):
     """choose(Store) gives the ordinals to delete; the lock is held from the choice on, so that they mean the same when they are deleted."""
     from nanochat.memory import Writer
@@ -224,6 +263,7 @@ def forget_these(args, path, choose):
         if len(ordinals) > SHOWN and not args.json:
             print(f"… and {len(ordinals) - SHOWN:,} more", file=sys.stderr)
         if confirmed(args, f"forget {len(ordinals):,} of {len(memory):,} episodes of {path}"):
+            keep_export(args, memory, ordinals)
             memory.delete(ordinals)
             print(f"{len(ordinals):,} forgotten, {len(memory):,} left", file=sys.stderr)
 
@@ -250,10 +290,10 @@ def forget(args, path):
     def choose(memory):
         content = memory.content
         timed = args.since is not None or args.until is not None
-        if timed and len(memory) and (content.time < 0).all():
+        if timed and len(memory) and (content.time == UNKNOWN).all():
             raise UserError(f"{path}: no episode has a time (ingest --time records it)")
         rows = ((i, *content.row(i)) for i in range(1, len(memory) + 1))
-        found = [i for i, name, _, when in rows if (args.source is None or name == args.source) and (not timed or when >= 0)
+        found = [i for i, name, _, when in rows if (args.source is None or name == args.source) and (not timed or when != UNKNOWN)
                  and (args.since is None or when >= args.since) and (args.until is None or when <= args.until)]
         if args.match is None:
             return found
@@ -271,19 +311,80 @@ def compact(args, path):
     Writer(path).close()
 
 
+def repair(args, path):
+    """
+    Takes out the episodes with damaged records. On stdout stands, of each, what can still be read of it, with an
+    ellipsis for each damaged record.
+    """
+    from nanochat.memory import Writer
+    with open_store(path, damaged=True) if args.dry_run else Writer(path, anew=True) as memory:
+        sound, lost = memory.sound(), memory.damaged()
+        if lost and not sound.any():
+            raise UserError(f"{path}: none of its records is sound: its S.traces is lost, or belongs to another state")
+        try:
+            words = load_tokenizer(memory).decode
+        except UserError:   # of another tokenizer: it can be repaired all the same
+            words = lambda ids, skip_special: "…"
+        for ordinal in lost:
+            begin, end = memory.content.first[ordinal - 1:ordinal + 1]
+            ids = lambda i: memory.layout.ids(memory.there(i, i + 1))[0].tolist()
+            rest = "".join(words(ids(i), skip_special=True) if sound[i] else "…" for i in range(begin, end))
+            name, line, when = memory.content.row(ordinal)
+            line = line if line >= 0 else None
+            show_line({"episode": ordinal, "text": rest, "source": name, "line": line, "time": iso(when)}, args.json)
+        if not lost and (args.dry_run or memory.whole):
+            print(f"{path}: no record is damaged", file=sys.stderr)
+        elif confirmed(args, f"take {len(lost):,} damaged of {len(memory):,} episodes out of {path}"):
+            memory.delete(lost)
+            print(f"{len(lost):,} taken out, {len(memory):,} saved", file=sys.stderr)
+
+
 # carried elsewhere ----------------------------------------------------------------------------------------------------
 
 
+def mode_of(path):
+    """The permissions of a memory: for what is written of it, too."""
+    return path.stat().st_mode & 0o777
+
+
+def write_beside(args, path, target, write, begins):
+    """
+    Writes a file of what is in the memory at path: whole or not at all, and for the same people to read. UserError for
+    the memory's own files, for a directory that is not there, and for a file that is there: but, with --replace, for one
+    that begins with the bytes `begins`, as what is written does.
+    """
+    from nanochat.memory_file import traces_path
+    target = Path(target)
+    if not target.parent.is_dir():
+        raise UserError(f"{target.parent}: no such directory to write to")
+    if target.exists():
+        if any(there.exists() and there.samefile(target) for there in (path, traces_path(path))):
+            raise UserError(f"{target}: is the memory itself", code=2)
+        if not target.is_file() or target.stat().st_size and target.open("rb").read(len(begins)) != begins:
+            raise UserError(f"{target}: is there already, and is not what is written here: use another name", code=2)
+        if not args.replace:
+            raise UserError(f"{target}: is there already (--replace writes over it)", code=2)
+    atomic_write(target, write, mode_of(path))
+
+
+def jsonl(store, ordinals=None):
+    """The lines of an export, as bytes."""
+    names = ("text", "source", "line", "time")
+    return ((json.dumps({name: e[name] for name in names}) + "\n").encode() for e in episodes(store, ordinals))
+
+
 def export(args, path):
-    with open_store(path) as store:
-        if args.binary:
-            write = lambda file: write_tar(store, file)
-        else:
-            write = lambda file: file.writelines((json.dumps({k: e[k] for k in ("text", "source", "line", "time")}) + "\n").encode() for e in episodes(store))
+    with open_store(path, args.skip_damaged) as store:
+        ordinals = None
+        if args.skip_damaged and (lost := store.damaged()):
+            ordinals = sorted(set(range(1, len(store) + 1)).difference(lost))
+            print(f"{len(lost):,} of {len(store):,} episodes are damaged and left out: {', '.join(map(str, lost))}",
+                  file=sys.stderr)
+        write = lambda file: write_tar(store, file) if args.binary else file.writelines(jsonl(store, ordinals))
         if args.output_path == "-":
             write(sys.stdout.buffer)
         else:
-            atomic_write(args.output_path, write)
+            write_beside(args, path, args.output_path, write, b"S.pt\0" if args.binary else b'{"text": ')
 
 
 def write_tar(store, file):
@@ -310,13 +411,13 @@ def import_(args, path):
     from nanochat import engine
     from nanochat.memory import Writer
     from nanochat.memory_file import identity
-    from scripts.ingest import new_episodes
+    from scripts.ingest import new_episodes, texts_of
     items = read_jsonl(args.file)
     model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
     encoded = engine.episode_ids(tokenizer, [text for text, _ in items])
     rows = [row for _, row in items]
     with Writer(path, identity(model, facts)) as memory:
-        new = new_episodes(memory, encoded, rows)[1]
+        new = new_episodes(texts_of(memory), encoded, rows)
         if args.dry_run:
             print(f"would add {len(new):,} of {len(items):,} episodes", file=sys.stderr)
             return
@@ -334,14 +435,25 @@ def read_jsonl(path):
         if not line.strip():
             continue
         try:
-            item = json.loads(line.decode("utf-8"))
+            item = json.loads(line.decode("utf-8-sig"))
             text, name, at, when = item["text"], item.get("source"), item.get("line"), item.get("time")
             if not isinstance(text, str) or not text.strip() or not isinstance(name, (str, type(None))):
                 raise ValueError("'text' and 'source' must be text")
-            items.append((text, (name, -1 if at is None else int(at), -1 if when is None else moment(when))))
+            if at is not None and (type(at) is not int or not 0 <= at < 2 ** 31):
+                raise ValueError("'line' must be a whole number, 0 to 2147483647")
+            items.append((text, (name, -1 if at is None else at, UNKNOWN if when is None else moment(when))))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not an episode in JSON ({error})", code=2) from error
     return items
+
+
+def replacing(args, memory, by):
+    """Before all of an open Writer is replaced: asks, naming the count, and keeps an export. Returns whether to go on."""
+    what = f"replace the {len(memory):,} episodes of {memory.path} by {by}"
+    if len(memory) and not confirmed(args, what) or args.dry_run:
+        return False
+    keep_export(args, memory, range(1, len(memory) + 1))
+    return True
 
 
 def import_tar(args, path):
@@ -374,10 +486,9 @@ def import_tar(args, path):
         with open(open_file(args.file), "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             small, records = (tar.extractfile(expected(tar.next(), name)) for name in ("S.pt", "S.traces"))
             content = Content.read(small, args.file)
-            if path.exists() and not confirmed(args, f"replace {path} by the {len(content):,} episodes of {args.file}") or args.dry_run:
-                return
             with Writer(path, content.identity, anew=True) as memory:
-                memory.rewrite(content, blocks(records, content, Layout(content.identity["geometry"])))
+                if replacing(args, memory, f"the {len(content):,} of {args.file}"):
+                    memory.rewrite(content, blocks(records, content, Layout(content.identity["geometry"])))
     except (tarfile.TarError, KeyError, AttributeError, EOFError, ValueError, RecursionError) as error:
         raise UserError(f"{args.file}: not a memory of export --binary, or packed, or damaged ({error})") from error
 
@@ -387,26 +498,24 @@ def merge(args, path):
 
     import numpy as np
 
-    from nanochat.memory import Store, Writer
+    from nanochat.memory import Store, Writer, stamp
     from nanochat.memory_file import expect
-    from scripts.ingest import new_episodes
+    from scripts.ingest import new_episodes, texts_of
     with contextlib.ExitStack() as stack:
         first, *others = [stack.enter_context(Store(p)) for p in map(Path, args.paths)]
+        content, blocks, there = first.content, [first.blocks()], texts_of(first)
         for store in others:
-            expect(store.path, store.content.identity, first.content.identity)
-        if path.exists() and not confirmed(args, f"replace {path}") or args.dry_run:
-            return
-        memory = stack.enter_context(Writer(path, first.content.identity, anew=True))
-        memory.rewrite(first.content, first.blocks())
-        for store in others:
+            expect(store.path, store.content.identity, content.identity)
             rows = [store.content.row(i) for i in range(1, len(store) + 1)]
-            keep = np.zeros(len(store), bool)
-            keep[np.array(new_episodes(memory, store.episode_ids(), rows)[1], dtype=np.int64)] = True
-            added = [(rows[i], store.content.traces[i]) for i in np.flatnonzero(keep)]
-            records = np.concatenate([*store.blocks(keep), np.zeros((0, store.layout.stride), np.uint8)])
-            memory.append(records, [n for _, n in added], [row for row, _ in added])
-            memory.commit()
-        print(f"{len(memory):,} episodes in {path}", file=sys.stderr)
+            new = new_episodes(there, store.episode_ids(), rows)
+            keep = np.isin(np.arange(len(store)), new)
+            content = content.extended(store.content.traces[keep], [rows[i] for i in new], [])
+            blocks.append(store.blocks(keep))
+        memory = stack.enter_context(Writer(path, content.identity, anew=True))
+        grows = stamp(first.path) == memory.stamp   # the first one: nothing of it goes, nobody is asked
+        if not args.dry_run if grows else replacing(args, memory, f"the {len(content):,} of {', '.join(args.paths)}"):
+            memory.rewrite(content, chain.from_iterable(blocks))
+            print(f"{len(memory):,} episodes in {path}", file=sys.stderr)
 
 
 def upgrade(args, path):

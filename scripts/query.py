@@ -133,9 +133,7 @@ def main(argv=None):
         chat = Chat(memory, terminal_reader() if talk else pipe_reader(), args.json, args.routing, args.no_memory, talk)
         if items:
             # on one terminal, the answers are progress enough
-            for item in tqdm(items, unit=" questions", file=sys.stderr, disable=sys.stdout.isatty() or None):
-                chat.print_json(item)
-            return 0
+            return chat.answer_all(tqdm(items, unit=" questions", file=sys.stderr, disable=sys.stdout.isatty() or None))
         if args.prompt is not None:
             chat.ask({"question": args.prompt})
             return 0

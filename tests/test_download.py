@@ -46,7 +46,7 @@ def server():
                 promise = {"X_Linked_ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X_Linked_Size": len(body)} if server.promises else {}
                 return self.say(302, Location=f"http://127.0.0.1:{server.server_port}/bytes/{name}", **promise)
             if self.command == "HEAD":
-                return self.say(200)
+                return self.say(200, **({"Content-Length": server.length} if server.length else {}))
             mood = server.moods.pop(0) if server.moods else None
             start = int(re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
             server.asked.append(start)
@@ -75,6 +75,7 @@ def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
     server.files, server.moods, server.asked, server.promises, server.released = {"a.bin": BODY}, [], [], True, threading.Event()
+    server.length = None
     server.url = f"http://127.0.0.1:{server.server_port}/resolve"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -110,6 +111,13 @@ def test_given_up_in_one_line_and_gone_on_with_later(server, tmp_path):
     assert fetch(f"{server.url}/a.bin", tmp_path / "a.bin", pause=0) == "checked" and server.asked[-1] == len(BODY) // 2
     with pytest.raises(UserError, match="404"):
         fetch(f"{server.url}/b.bin", tmp_path / "b.bin", pause=60)   # asking again would not help
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e300"])
+def test_a_length_that_is_no_number_is_one_line(server, tmp_path, length):
+    server.length = length
+    with pytest.raises(UserError, match="a length that is no number"):
+        fetch(f"http://127.0.0.1:{server.server_port}/bytes/a.bin", tmp_path / "a.bin", attempts=2, pause=0)
 
 
 def test_a_part_of_something_else_is_thrown_away(server, tmp_path):

@@ -402,7 +402,7 @@ def test_a_token_is_copied_if_the_gate_says_so_and_the_likeliest_then_the_same_i
             p = p.masked_fill(torch.from_numpy(c["ids"] == BOS), 0)          # a special token is never said, but the end, and that not at once
             v = v.masked_fill(torch.tensor([i >= ORDINARY and (i != END or at == 0) for i in range(len(v))]), 0)
             assert chance == pytest.approx(float(g * p[place] if place >= 0 else (1 - g) * v[token]), rel=1e-9)
-            assert chance == pytest.approx(float(g * p.max() if g > 0.5 and p.max() > 0 else (1 - g) * v.max()), rel=1e-9)
+            assert chance == pytest.approx(float(g * p.max() if g >= 0.5 and p.max() > 0 else (1 - g) * v.max()), rel=1e-9)
             assert place < 0 or c["ordinal"][place] >= 0 and c["ids"][place] == token
         kinds |= {place >= 0 for _, place, _ in steps}
         ends += ended

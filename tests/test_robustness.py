@@ -13,7 +13,7 @@ import torch
 
 from nanochat import dataloader, dataset
 from nanochat.checkpoint_manager import load_checkpoint
-from nanochat.common import UserError, repo_root
+from nanochat.common import UserError, repo_root, run_main, stage_file
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.optim import MuonAdamW
 from nanochat.tbptt import Run
@@ -183,6 +183,51 @@ def test_a_resumed_run_takes_the_rates_it_is_given(train):
     assert all(torch.equal(two[name], three[name]) for name in two)
 
 
+def test_a_new_run_leaves_the_steps_of_another_alone(train):
+    train("--num-iterations", "3", "--save-every", "1")
+    files = sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
+    with pytest.raises(UserError, match="holds a run, saved up to step 3: --resume latest goes on with it, --tag NAME begins another") as error:
+        train("--num-iterations", "3", "--save-every", "1", "--keep", "1")
+    assert error.value.code == 2 and files == sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
+
+
+def test_another_seed_or_rate_is_said(train, capsys):
+    train("--num-iterations", "1")
+    train("--num-iterations", "2", "--resume", "latest")
+    assert "before:" not in capsys.readouterr().err
+    train("--num-iterations", "3", "--resume", "latest", "--seed", "7", "--matrix-lr", "0.5")
+    said = [line for line in capsys.readouterr().err.splitlines() if "before:" in line]
+    assert said == ["--resume latest: step 2 goes on with --seed 7 (before: 0), --matrix-lr 0.5 (before: 0.01)"]
+
+
+def test_a_full_disk_is_one_line_and_the_steps_before_stand(train, monkeypatch, capsys):
+    train("--num-iterations", "1")
+    fsync = os.fsync
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run_main(lambda: train("--num-iterations", "2", "--resume", "latest")) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: No space left on device"
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert saved(train.directory / "t") == [1] and not list((train.directory / "t").glob(".*"))
+
+
+def test_a_disk_that_is_full_while_torch_writes_is_an_oserror(tmp_path):
+    """Not one of torch's own, which would be a traceback."""
+    class Full:
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+        def flush(self):
+            pass
+
+    with pytest.raises(OSError, match="No space left"):
+        stage_file(tmp_path / "m.pt", lambda file: torch.save({"w": torch.zeros(1000)}, Full()))
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_streams_are_dealt_anew(train, capsys):
     train("--num-iterations", "1")
     train("--num-iterations", "2", "--resume", "1", "--device-batch-size", "3")
@@ -205,7 +250,7 @@ def test_wandb_gets_what_metrics_get(train, monkeypatch):
     assert [{"kind": row["kind"], **call} for row, call in zip(rows[1:], calls[1:-1], strict=True)] == rows[1:]
     fake.init = lambda **kw: (_ for _ in ()).throw(RuntimeError("api_key not configured"))
     with pytest.raises(UserError, match="wandb login, or WANDB_MODE=offline"):
-        train("--num-iterations", "2", "--wandb-project", "p")
+        train("--num-iterations", "2", "--wandb-project", "p", tag="refused")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 import importlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -196,16 +197,34 @@ def test_ingest_refuses_in_one_line(call, here, change, code, message):
     assert sorted(p.name for p in here.iterdir()) == ["data.txt", "empty"] and (here / "data.txt").read_text().startswith(TIMELINE[0])
 
 
-def test_a_failed_write_leaves_what_was_there(call, here, monkeypatch):
-    (here / "S.pt").write_bytes(b"before")
+@pytest.mark.parametrize("field, value", [("n_layer", 4.0), ("n_embd", 32.5), ("n_head", 0), ("n_head", 5), ("vocab_size", -1), ("write_mixer", None), ("write_mixer", "none"),
+                                          ("word_dim", [1]), ("text_fraction", "x"), ("later", 1), ("window", True)])
+def test_a_forged_configuration_is_one_line(call, base, here, field, value):
+    saved = load_model_file(MODEL)
+    config = saved["meta"]["config"]
+    forged = {**config, "config": {**config["config"], field: value}}
+    save_checkpoint(here / "forged", 1, saved["model"], None, {**saved["meta"], "config": forged})
+    code, out, err = call(ingest, *INGEST, "--model_path", "forged")
+    assert code == 1 and out == "" and one_line(err, "forged is of another") and err.count("\n") == 1
 
+
+@pytest.mark.parametrize("change", [{"tokenizer": None}, {"tokenizer": 7}, {"config": None}, {"config": {}}, {"config": {"model_class": ["THENGPT"], "config": {}}},
+                                    {"config": {"model_class": "THENGPT", "config": 3}}])
+def test_a_model_that_does_not_say_what_it_is_is_one_line(call, base, here, change):
+    saved = load_model_file(MODEL)
+    save_checkpoint(here / "forged", 1, saved["model"], None, {**saved["meta"], **change})
+    code, out, err = call(ingest, *INGEST, "--model_path", "forged")
+    assert code == 1 and out == "" and one_line(err, "does not say what model") and err.count("\n") == 1
+
+
+def test_a_failed_write_leaves_what_was_there(call, here, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
     code, _, err = call(ingest, *INGEST)
-    assert code == 1 and one_line(err, "No space left") and (here / "S.pt").read_bytes() == b"before"
-    assert sorted(p.name for p in here.iterdir()) == ["S.pt", "data.txt"]
+    assert code == 1 and one_line(err, "No space left")
+    assert sorted(p.name for p in here.iterdir()) == ["data.txt"]
 
 
 # query --------------------------------------------------------------------------------------------------------------
@@ -363,6 +382,12 @@ def test_help_does_not_wait_for_torch(script, tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("usage:") and done.stderr == "False\n", done.stderr
 
 
+@pytest.mark.parametrize("path", sorted((repo_root() / "dev").glob("bench_*.py")), ids=lambda path: path.stem)
+def test_benchmarks_run_as_scripts_from_anywhere(path, tmp_path):
+    done = subprocess.run([sys.executable, str(path), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage:"), done.stderr
+
+
 def test_the_commands_as_they_are_typed(here, base):
     """Both commands in processes of their own: exit codes and streams as the shell sees them."""
     python = lambda *argv, **kw: subprocess.run([sys.executable, "-m", *argv], cwd=repo_root(), capture_output=True, text=True, **kw)
@@ -371,3 +396,22 @@ def test_the_commands_as_they_are_typed(here, base):
     assert done.returncode == 0 and done.stdout == "" and "3 episodes added" in done.stderr
     done = python("scripts.query", "--model_path", MODEL, "--state_path", str(state), "--max-tokens", "4", "--json", input="Where at t=1?\nAnd at t=3?\n")
     assert done.returncode == 0 and done.stderr == "" and len([json.loads(line) for line in done.stdout.splitlines()]) == 2
+
+
+@pytest.mark.slow
+def test_pip_install_brings_the_tokenizer_and_the_model(tmp_path):
+    pytest.importorskip("setuptools")
+    source, where = tmp_path / "source", tmp_path / "where"
+    for name in ("nanochat", "scripts", "data/tokenizer", "data/then-d6"):
+        shutil.copytree(repo_root() / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        shutil.copy(repo_root() / name, source)
+    (tmp_path / "here").mkdir()
+    python = lambda *argv, **kw: subprocess.run([sys.executable, *argv], cwd=tmp_path / "here", capture_output=True, text=True, **kw)
+    done = python("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(where), str(source))
+    assert done.returncode == 0, done.stderr
+    env = {**{k: v for k, v in os.environ.items() if k != "NANOCHAT_BASE_DIR"}, "PYTHONPATH": str(where)}
+    done = python("-m", "scripts.query", "--model_path", "data/then-d6", "--no-memory", "--max-tokens", "4", "--json", "-p", "Where is the key?", env=env)
+    assert done.returncode == 0 and json.loads(done.stdout)["episodes"] == [], done.stderr
+    done = python("-c", "import nanochat.common as c; print(c.__file__, c.base_dir())", env=env)
+    assert done.stdout.split() == [str(where / "nanochat/common.py"), str(tmp_path / "here")]
