@@ -305,7 +305,6 @@ class Writer(Store):
         os.ftruncate(self.fd, 0)
         write_all(self.fd, header(identity, self.layout))
         os.fsync(self.fd)
-        beside(self.path).unlink(missing_ok=True)   # of a crash
         self.write_content(self.content)
 
     def recover(self, identity, anew):

@@ -32,6 +32,21 @@ def listed(call, *argv):
     return [json.loads(line) for line in out.splitlines()]
 
 
+def killed_at_the_second_commit(monkeypatch, episodes):
+    """Makes an ingest commit after so many episodes, and be interrupted while it reads the next ones. Returns a list that grows with each reading."""
+    monkeypatch.setattr(engine, "COMMIT", episodes)
+    read, calls = engine.ingest_ids, []
+
+    def killed(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "ingest_ids", killed)
+    return calls
+
+
 # ingest into what is there ------------------------------------------------------------------------------------------------
 
 
@@ -61,16 +76,7 @@ def test_a_killed_ingest_goes_on_where_it_was(call, here, monkeypatch):
     whole = both(here)
     for name in ("S.pt", "S.traces"):
         (here / name).unlink()
-    monkeypatch.setattr(engine, "COMMIT", 2)
-    read, calls = engine.ingest_ids, []
-
-    def killed(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return read(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "ingest_ids", killed)
+    killed_at_the_second_commit(monkeypatch, 2)
     assert call(ingest, *INGEST)[0] == 130 and len(listed(call)) == 2
     got = ingested(call, here, MORE)
     assert (got["added"], got["skipped"]) == (len(MORE) - 2, 2) and both(here) == whole

@@ -6,14 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nanochat import engine
 from nanochat.common import UserError
 from nanochat.memory import Store, Writer
 from nanochat.memory_file import HEADER, Content
 from scripts import export_model, ingest, memory, query
 from tests.test_live_memory_api import both, live, loaded, told  # noqa: F401  fixtures
 from tests.test_memory import IDENTITY, add, build, die_at, episode, expected, files, held, in_child, no_fsync  # noqa: F401  fixture
-from tests.test_memory_script import STATE, ingested, listed
+from tests.test_memory_script import STATE, ingested, killed_at_the_second_commit, listed
 from tests.test_scripts import INGEST, MODEL, QUERY, TIMELINE, base, call, here, one_line, pipe, state  # noqa: F401  fixtures
 
 YES = (*STATE, "--yes")
@@ -61,16 +60,7 @@ def test_replace_says_what_goes_and_keeps_it_in_a_dated_file(call, here, state):
 
 
 def test_a_replacement_that_is_killed_leaves_what_was_there(call, here, state, monkeypatch):
-    before, read, calls = both(here), engine.ingest_ids, []
-    monkeypatch.setattr(engine, "COMMIT", 1)
-
-    def killed(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return read(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "ingest_ids", killed)
+    before, calls = both(here), killed_at_the_second_commit(monkeypatch, 1)
     (here / "data.txt").write_text("One.\nTwo.\n")
     assert call(ingest, *INGEST, "--replace")[0] == 130 and len(calls) == 2 and both(here) == before
     assert not list(here.glob("*.new"))

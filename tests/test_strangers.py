@@ -19,7 +19,7 @@ import torch
 from nanochat import checkpoint_manager as cm
 from nanochat import download
 from nanochat.common import UserError, create_file, open_file, read_small, repo_root
-from nanochat.dataset import list_shards, read_documents, read_lines, read_texts
+from nanochat.dataset import read_documents, read_lines, read_texts
 from nanochat.memory import Store, Writer
 from nanochat.memory_file import FORMAT, VERSION
 from nanochat.plain_file import STORAGES, load_plain

@@ -10,7 +10,7 @@ from nanochat.memory_file import Content, header
 from nanochat.record import Layout
 from nanochat.text import printable
 from tests.test_memory_script import STATE
-from tests.test_scripts import INGEST, MODEL, QUERY, TIMELINE, Terminal, base, call, here, one_line, pipe, state  # noqa: F401  fixtures
+from tests.test_scripts import INGEST, MODEL, QUERY, Terminal, base, call, here, one_line, pipe, state  # noqa: F401  fixtures
 from scripts import ingest, memory, query
 
 ESCAPES = "\x1b[2J\x9b31m\u202e\u2028"
