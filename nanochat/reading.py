@@ -208,7 +208,7 @@ def mix(x, weight, there, reach):
     """
     around = F.pad(norm(x).masked_fill(~there, 0), (0, 0, reach, reach))
     for k, row in enumerate(weight.to(x.dtype)):
-        x = x + around[:, k:k + x.shape[1]] * row
+        x = torch.addcmul(x, around[:, k:k + x.shape[1]], row)
     return x
 
 

@@ -80,11 +80,16 @@ class Lexicon:
         return zlib.crc32(folded.encode()) + 1, zlib.crc32(stem.encode()) % (STEMS - 1) + 1, self.rows.get(folded) or self.rows.get(stem, 0)
 
     def line(self, text):
-        return self.of_ids(np.array(self.tokenizer.encode(text), np.int32))
+        ids = np.array(self.tokenizer.encode(text), np.int32)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:   # the tokens say something else in the place of lone surrogates
+            text = None
+        return self.of_ids(ids, text)
 
-    def of_ids(self, ids):
-        """The Line of ordinary token ids, an int array."""
-        text = self.tokenizer.decode(ids.tolist())
+    def of_ids(self, ids, text=None):
+        """The Line of ordinary token ids, an int array. text: what they say, where that is known."""
+        text = self.tokenizer.decode(ids.tolist()) if text is None else text
         end = np.cumsum(self.lengths[ids], dtype=np.int32)
         start = end - self.lengths[ids]
         whole = text if "\ufffd" not in text else self.tokenizer.decode_bytes(ids.tolist()).decode("utf-8", "surrogateescape")   # a byte for a byte

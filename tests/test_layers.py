@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from nanochat.gpt import THENGPT, THENConfig
-from nanochat.layers import norm
+from nanochat.layers import ReluSquared, norm
 from nanochat.state import Traces
 
 
@@ -55,3 +55,16 @@ def test_norm_is_rms_norm_and_knows_zeros(dtype, tolerance):
         grads.append(at.grad)
     torch.testing.assert_close(outs[0], outs[1], rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(grads[0], grads[1], rtol=4 * tolerance, atol=4 * tolerance * float(grads[1].abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_relu_squared_is_what_autograd_makes_of_it(dtype):
+    x, weight = torch.randn(7, 50).to(dtype), torch.randn(7, 50).to(dtype)
+    x[0, :5] = 0
+    grads, outs = [], []
+    for f in (ReluSquared.apply, lambda x: F.relu(x) * F.relu(x)):
+        at = x.clone().requires_grad_()
+        outs.append(f(at))
+        (outs[-1] * weight).sum().backward()
+        grads.append(at.grad)
+    assert torch.equal(*outs) and torch.equal(*grads)
