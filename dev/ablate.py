@@ -82,7 +82,7 @@ def train(args, arm):
             optimizer.scale_lr(lr_multiplier(spent, budget, 0.02 * budget, 0.6 * budget, final=0.02, start=0.1))
             window, answer = next(batches)
             losses, _ = model.reading_losses(change(window), wanted(answer))
-            (losses["read"] + run.mask_loss_weight * losses["mask"]).backward()
+            losses["read"].backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.update(round(spent) - bar.n)

@@ -49,11 +49,10 @@ class Window:
 class Answer:
     """
     What is to be said, of B questions, padded with ids -1: ids (B, A) int64, `source` (B, A, G) int64 the places of the window that a token may be copied from, padded
-    with -1; where all are -1 it is to be generated. masked (B, T) int64: the ids of the words that are masked in the window, -1 elsewhere.
+    with -1; where all are -1 it is to be generated.
     """
     ids: torch.Tensor
     source: torch.Tensor
-    masked: torch.Tensor
 
     def to(self, device):
         return Answer(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -262,8 +261,7 @@ def say(model, reading, ids, source, at, past):
 
 def losses(model, window, answer):
     """
-    {"read": minus the log-likelihood of answers, a mean over questions; "mask": of masked words, a mean over tokens}, and the shares {name: tensor} of first tokens
-    that are right.
+    {"read": minus the log-likelihood of answers, a mean over questions}, and the shares {name: tensor} of first tokens that are right.
     """
     reading = read(model, window)
     first = torch.full_like(answer.ids[:, :1], model.config.assistant_id)
@@ -279,9 +277,7 @@ def losses(model, window, answer):
     log_p = copied[copies].sum() + said
     right = (place[:, 0].argmax(-1, keepdim=True) == answer.source[:, 0]).any(-1) & (gate[:, 0] > 0)
     begins = copies[:, 0]
-    masked = answer.masked >= 0
-    words = F.cross_entropy(model.head(reading.hidden[masked]), answer.masked[masked], reduction="sum") / masked.sum().clamp(min=1)
-    return {"read": -log_p / len(ids), "mask": words}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1), "gate": ((gate[:, 0] > 0) == begins).float().mean()}
+    return {"read": -log_p / len(ids)}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1), "gate": ((gate[:, 0] > 0) == begins).float().mean()}
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from nanochat import finding
 from nanochat.common import UserError
 from nanochat.dataset import read_lines
-from nanochat.reading import NOT_A_WORD, Answer, batch, dated, lay_out, said_before
+from nanochat.reading import Answer, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
 
 MOST = 12_000    # questions of a source that count for its share: a large one is not to drown the others
@@ -122,12 +122,12 @@ def generated(text, tokenizer):
 
 class Asked:
     """Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a random.Random. sources: see load."""
-    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None, masked=0.0):
+    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None):
         """
         budgets: tokens of windows; withheld: of answered questions, the share whose evidence is taken away; others: memories of the same source beside it, at
-        most; masked: see mask; shares: {how names of sources begin: what share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
+        most; shares: {how names of sources begin: what share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
         """
-        self.sources, self.tokenizer, self.budgets, self.withheld, self.others, self.masked = sources, tokenizer, budgets, withheld, others, masked
+        self.sources, self.tokenizer, self.budgets, self.withheld, self.others = sources, tokenizer, budgets, withheld, others
         self.every = {name: [(memory, q) for memory in memories for q in memory.questions] for name, memories in sources.items()}
         self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
 
@@ -151,8 +151,7 @@ class Asked:
             columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
             if not begin.keys() >= set(evidence):
                 return None
-        made = example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
-        return mask(made, self.masked, r, self.tokenizer) if made and self.masked else made
+        return example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
 
 
 def source_shares(counts, shares):
@@ -182,32 +181,16 @@ def example(columns, begin, lines, parts, composed, tokenizer):
     return columns, [*tokens, (tokenizer.end_id, [])]
 
 
-def mask(example, share, r, tokenizer):
-    """
-    An example some words of whose episodes are masked, in every second window `share` of them. Their ids are in its column "masked", -1 elsewhere. What is to be
-    copied is masked as often as the rest, or else no masked word would be an answer. (Masked language modelling, Devlin et al. 2019, arXiv 1810.04805, of whole words.)
-    """
-    columns, tokens = example
-    run = np.diff(columns["word"], prepend=0).astype(bool).cumsum()
-    draw = np.random.default_rng(r.getrandbits(64)).random(run[-1] + 1) < (share if r.random() < 0.5 else 0)
-    there = draw[run] & (columns["word"] > 0) & (columns["ordinal"] >= 0)
-    put = {"ids": tokenizer.pad_id, "vector": 0, "match": NOT_A_WORD}
-    return columns | {name: np.where(there, value, columns[name]) for name, value in put.items()} | {"masked": np.where(there, columns["ids"], -1)}, tokens
-
-
 def collate(examples):
     """A reading.Window and reading.Answer of several examples."""
-    longest, wide = max(len(tokens) for _, tokens in examples), max(len(columns["ids"]) for columns, _ in examples)
+    longest = max(len(tokens) for _, tokens in examples)
     most = max([len(at) for _, tokens in examples for _, at in tokens])
     ids, source = np.full((len(examples), longest), -1, np.int64), np.full((len(examples), longest, max(most, 1)), -1, np.int64)
     for b, (_, tokens) in enumerate(examples):
         for t, (token, at) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(at)] = at
-    masked = np.full((len(examples), wide), -1, np.int64)
-    for row, (columns, _) in zip(masked, examples):
-        row[:len(columns["ids"])] = columns.get("masked", -1)
-    return batch([columns for columns, _ in examples]), Answer(*map(torch.from_numpy, (ids, source, masked)))
+    return batch([columns for columns, _ in examples]), Answer(torch.from_numpy(ids), torch.from_numpy(source))
 
 
 def drawn_by(make, r, count):

