@@ -34,7 +34,7 @@ def test_what_an_arm_takes_away():
     window = Window(*(torch.ones(1, 4, dtype=torch.int64) for _ in range(7)))
     plain = ablate.plain(window)
     assert not any(getattr(plain, name).any() for name in ("vector", "match", "rank", "age")) and all(getattr(plain, name).all() for name in ("ids", "within", "ordinal"))
-    answer = Answer(torch.ones(1, 2), torch.zeros(1, 2, 1, dtype=torch.int64), None)
+    answer = Answer(torch.ones(1, 2), torch.zeros(1, 2, 1, dtype=torch.int64))
     assert (ablate.generated(answer).source == -1).all() and ablate.generated(answer).ids is answer.ids
 
 
