@@ -110,8 +110,9 @@ class Worker:
         held = self.open.pop(user, None)
         while self.open and (len(self.open) >= self.args.open_states or private_bytes() > self.full):
             self.drop(next(iter(self.open)))
-        memory = held[1] if held else LiveMemory(self.loaded, path, read_only=not self.args.remember,
-                                                 ram_budget=self.args.ram_budget, max_tokens=self.args.max_tokens)
+        memory = held[1] if held else LiveMemory(
+            self.loaded, state_dir=self.args.state_dir, user=user, read_only=not self.args.remember,
+            ram_budget=self.args.ram_budget, max_tokens=self.args.max_tokens)
         self.open[user] = version, memory
         return memory
 
