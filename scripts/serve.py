@@ -28,7 +28,7 @@ from collections import OrderedDict
 
 from nanochat.chat import SOURCE, as_dict, complain
 from nanochat.common import Help, UserError, flag, run_main
-from nanochat.text import LINE_END, split_episodes
+from nanochat.text import LINE_END, json_line, split_episodes
 from nanochat.users import user_path
 from scripts.query import positive, size
 
@@ -283,7 +283,7 @@ def read_item(line, number, remember):
     if line is None:
         raise UserError(f"line {number}: of more than {LINE:,} bytes")
     try:
-        item = json.loads(line.decode("utf-8"))
+        item = json_line(line)
         # what can't be said back (nan, half a surrogate pair) is refused now
         json.dumps(item, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError, MemoryError) as error:
