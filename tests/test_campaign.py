@@ -28,8 +28,8 @@ from nanochat import engine
 from nanochat.checkpoint_manager import _manifest_digest, export_model, load_checkpoint, save_checkpoint, weights_digest
 from nanochat.common import UserError, run_main, sha256_file
 from nanochat.dataset import read_documents, read_texts, write_shards
-from nanochat.memory import Store, Writer
-from nanochat.memory_file import HEADER, expect, identity
+from nanochat.memory import Store
+from nanochat.memory_file import HEADER, expect
 from nanochat.reading_data import load
 from nanochat.record import Layout, geometry
 from nanochat.tokenizer import DEFAULT_DIR, Tokenizer
@@ -216,7 +216,8 @@ def test_commands_that_are_killed(models, quick, no_fsync, tmp_path, kills):  # 
             status, text = finished(script, argv, lambda: die_at(10 ** 9))
             took[kind], calls[kind] = time.perf_counter() - began, int(re.search(r"calls: (\d+)", text)[1])
         elif rng.random() < 0.5:
-            status, text = finished(script, argv, lambda: die_at(rng.randrange(calls[kind])) and None)
+            call = rng.randrange(calls[kind])
+            status, text = finished(script, argv, lambda: die_at(call) and None)
         else:
             child, here = begun(script, argv)
             time.sleep(rng.random() * took[kind])
@@ -366,10 +367,11 @@ class Lines:
         self.good = dict(zip(self.lines, map(repr, self.reader(directory / "a.jsonl")), strict=True))
 
     def read(self, directory):
-        got = list(map(repr, self.reader(directory / "a.jsonl")))
-        lines = [line for line in (directory / "a.jsonl").read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
-        assert len(got) == len(lines) and all(self.good.get(line, item) == item for line, item in zip(lines, got))
-        return None
+        got = Counter(map(repr, self.reader(directory / "a.jsonl")))
+        lines = (directory / "a.jsonl").read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        assert not Counter(self.good[line] for line in lines if line in self.good) - got
+        # of memories without a question that can be used nothing is learned
+        assert self.reader is training or got.total() == sum(bool(line.strip()) for line in lines)
 
 
 def life(i):
@@ -388,7 +390,7 @@ READERS = {"state": State(), "tar": Tar(), "model": Model(), "model alone": Lone
            "texts": Lines(lambda i: {"text": f"Prose {i}."}, lambda path: list(read_texts(path))),
            "training": Lines(life, training)}
 # what a command makes one line of; whoever calls the others does
-REFUSED = {"tokenizer": ValueError, "parquet": ValueError, "texts": ValueError}
+REFUSED = dict.fromkeys(("tokenizer", "parquet", "texts"), (ValueError,))
 NUMBERS = [0, 1, 127, 255, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 63 - 1, 2 ** 64 - 1]
 
 
@@ -494,9 +496,9 @@ def read_damaged(kind, directory, models, evil, count, tell):
         signal.setitimer(signal.ITIMER_VIRTUAL, 20)
         try:
             got, result = reader.read(directory), "read"
-            if got != truth and not (forged or kind == "model alone" and data == good[name]):
+            if got != truth and not forged:
                 wrong = "another answer, in silence"
-        except REFUSED.get(kind, UserError) as error:
+        except (UserError, *REFUSED.get(kind, ())) as error:
             result = "refused"
             if "\n" in str(error) or len(str(error)) > 700:
                 wrong = f"not one line: {error}"
@@ -526,8 +528,8 @@ def test_damaged_files(models, no_fsync, tmp_path, kind, count):  # noqa: F811
     """
     directory = tmp_path / "files"
     directory.mkdir()
-    READERS[kind].make(directory, models)
     training.lexicon = Lexicon(Tokenizer.load()) if kind == "training" else None
+    READERS[kind].make(directory, models)
     saved, code = BytesIO(), Evil(tmp_path / "ran")
     torch.save({"format": "live-memory-state", "model": code}, saved)
     torch.save({"x": torch.zeros(1).expand(10 ** 9)}, bomb := BytesIO())
