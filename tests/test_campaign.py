@@ -233,7 +233,7 @@ def test_commands_that_are_killed(models, quick, no_fsync, tmp_path, kills):  # 
     assert kills < 100 or len(took) == 9 and min(done[kind, "killed"] for kind in took) >= kills / 100
 
 
-@pytest.mark.parametrize("kinds, stride", [(["append", "delete"], 5),
+@pytest.mark.parametrize("kinds, stride", [(["append", "delete"], 6),
                                            pytest.param(["ingest", "append", "replace", "forget", "delete", "wipe", "compact", "repair", "upgrade"], 1,
                                                         marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_at_every_write(models, quick, no_fsync, tmp_path, kinds, stride):  # noqa: F811
@@ -250,7 +250,7 @@ def test_a_disk_that_is_full_at_every_write(models, quick, no_fsync, tmp_path, k
                 life.check("append", ends)
         script, argv, ends = life.command(kind)
         good, start = files(here), (life.episodes, life.model)
-        limits = [lambda n=n: resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)) for n in range(0, 6000, 400)]
+        limits = [lambda n=n: resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)) for n in range(0, 6000, 400 * stride)]
         faults, call = iter(limits), 0
         while True:
             for path in here.iterdir():
