@@ -392,7 +392,9 @@ def _read_manifest(path: Path) -> dict:
     _check_format(manifest, path)
     if not whole:
         raise UserError(f"{path}: damaged or edited manifest, its SHA-256 does not fit its content")
-    files = manifest.get("files")
+    if absent := [key for key in ("step", "meta", "files", "run") if key not in manifest]:
+        raise UserError(f"{path}: damaged manifest, '{absent[0]}' is not in it")
+    files = manifest["files"]
     if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
         raise UserError(f"{path}: lists something else than files of this directory, with their sizes and SHA-256")
     return manifest

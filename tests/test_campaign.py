@@ -3,6 +3,8 @@ The campaign of docs/reliability.md: commands that are killed at random, files t
 at every write in turn. Each in small among the quick tests, and whole among the slow ones; of another size or seed by
 
     CAMPAIGN_KILLS=100 CAMPAIGN_FILES=1100 CAMPAIGN_SEED=7 python -m pytest -m slow tests/test_campaign.py -s
+
+The kills end after CAMPAIGN_SECONDS, an hour, however many there were: they are printed.
 """
 import contextlib
 import json
@@ -39,7 +41,8 @@ from scripts.query import read_questions
 from tests.conftest import tiny
 from tests.test_memory import IDENTITY, Evil, build, die_at, files, held, no_fsync  # noqa: F401  fixture
 
-SEED, KILLS, FILES = (int(os.environ.get(f"CAMPAIGN_{name}", most)) for name, most in (("SEED", 0), ("KILLS", 1000), ("FILES", 10_000)))
+SEED, KILLS, FILES, SECONDS = (int(os.environ.get(f"CAMPAIGN_{name}", usual)) for name, usual in
+                               (("SEED", 0), ("KILLS", 1000), ("FILES", 10_000), ("SECONDS", 3600)))
 MB = 2 ** 20
 WORDS = "the key is under a red pot beside an old door where Amina keeps tea and bread for seven quiet friends".split()
 
@@ -208,7 +211,8 @@ def test_commands_that_are_killed(models, quick, no_fsync, tmp_path, kills):  # 
     rng = random.Random(SEED)
     (tmp_path / "state").mkdir()
     life, took, calls, done = Life(tmp_path / "state", models, rng), {}, {}, Counter()
-    while sum(done[kind, "killed"] for kind in took) < kills:
+    until = time.monotonic() + SECONDS
+    while sum(done[kind, "killed"] for kind in took) < kills and time.monotonic() < until:
         kind = rng.choice(life.kinds())
         script, argv, ends = life.command(kind)
         if kind not in took:   # the first is let be, to know how long it is
@@ -230,48 +234,45 @@ def test_commands_that_are_killed(models, quick, no_fsync, tmp_path, kills):  # 
         done["committed", bool(at)] += bool(status)
     print("\nkilled:", {kind: done[kind, "killed"] for kind in sorted(took)}, "not in time:", sum(done[kind, "in time"] for kind in took),
           "of the killed had committed:", done["committed", True])
-    assert kills < 100 or len(took) == 9 and min(done[kind, "killed"] for kind in took) >= kills / 100
+    total = sum(done[kind, "killed"] for kind in took)
+    assert total >= 10 and (total < 100 or len(took) == 9 and min(done[kind, "killed"] for kind in took) >= total / 200)
 
 
-@pytest.mark.parametrize("kinds, stride", [(["append", "delete"], 6),
-                                           pytest.param(["ingest", "append", "replace", "forget", "delete", "wipe", "compact", "repair", "upgrade"], 1,
-                                                        marks=pytest.mark.slow)])
-def test_a_disk_that_is_full_at_every_write(models, quick, no_fsync, tmp_path, kinds, stride):  # noqa: F811
+@pytest.mark.parametrize("kind, stride", [("append", 6), ("delete", 6), *(pytest.param(kind, 1, marks=pytest.mark.slow) for kind in (
+    "ingest", "append", "replace", "forget", "delete", "wipe", "compact", "repair", "upgrade"))])
+def test_a_disk_that_is_full_at_every_write(models, quick, no_fsync, tmp_path, kind, stride):  # noqa: F811
     """Every call that changes the disk fails in turn, and every file is cut off at growing sizes: one line, and what was there is there."""
-    done = Counter()
-    for kind in kinds:
-        here = tmp_path / kind / "state"
-        here.mkdir(parents=True)
-        life = Life(here, models, random.Random(SEED))
-        if kind != "ingest":
-            for _ in range(2):
-                script, argv, ends = life.command("append")
-                assert finished(script, argv)[0] == 0
-                life.check("append", ends)
-        script, argv, ends = life.command(kind)
-        good, start = files(here), (life.episodes, life.model)
-        limits = [lambda n=n: resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)) for n in range(0, 6000, 400 * stride)]
-        faults, call = iter(limits), 0
-        while True:
-            for path in here.iterdir():
-                path.unlink()
-            for name, data in good.items():
-                (here / name).write_bytes(data)
-            life.episodes, life.model = start
-            fault = next(faults, None)
-            status, text = finished(script, argv, fault or (lambda: die_at(call, "full")))
-            last = text.splitlines()[-2 if "calls: " in text else -1:][0] if text.strip() else ""
-            assert status in (0, 1) and "Traceback" not in text, (kind, call, text)
-            at = life.check(kind, ends)
-            assert at == len(ends) - 1 if status == 0 else "error: " in text, (kind, call, last, text)
-            done[kind, "failed" if status else "passed"] += 1
-            if fault is None:
-                if int(re.search(r"calls: (\d+)", text)[1]) <= call:
-                    break
-                call += stride
-        assert status == 0
-    print("\nfull disks:", {kind: done[kind, "failed"] for kind in kinds}, "passed:", sum(done[kind, "passed"] for kind in kinds))
-    assert all(done[kind, "failed"] > 3 for kind in kinds)
+    here, done = tmp_path / "state", Counter()
+    here.mkdir()
+    life = Life(here, models, random.Random(SEED))
+    if kind != "ingest":
+        for _ in range(2):
+            script, argv, ends = life.command("append")
+            assert finished(script, argv)[0] == 0
+            life.check("append", ends)
+    script, argv, ends = life.command(kind)
+    good, start, call = files(here), (life.episodes, life.model), 0
+    limits = iter(range(0, 6000, 400 * stride))
+    while True:
+        for path in here.iterdir():
+            path.unlink()
+        for name, data in good.items():
+            (here / name).write_bytes(data)
+        life.episodes, life.model = start
+        if (most := next(limits, None)) is not None:
+            status, text = finished(script, argv, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+        else:
+            status, text = finished(script, argv, lambda: die_at(call, "full"))
+        assert status in (0, 1) and "Traceback" not in text, (call, text)
+        at = life.check(kind, ends)
+        assert at == len(ends) - 1 if status == 0 else "error: " in text, (call, text)
+        done[status] += 1
+        if most is None:
+            if int(re.search(r"calls: (\d+)", text)[1]) <= call:
+                break
+            call += stride
+    print(f"\n{kind}: {done[1]} of {done.total()} full disks ended it")
+    assert status == 0 and done[1] > 1
 
 
 # damaged files -----------------------------------------------------------------------------------------------------------
@@ -371,7 +372,7 @@ class Lines:
         lines = (directory / "a.jsonl").read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
         assert not Counter(self.good[line] for line in lines if line in self.good) - got
         # of memories without a question that can be used nothing is learned
-        assert self.reader is training or got.total() == sum(bool(line.strip()) for line in lines)
+        assert self.reader is training or got.total() == sum(bool(line.decode(errors="replace").strip()) for line in lines)
 
 
 def life(i):

@@ -403,6 +403,17 @@ def test_a_first_export_that_is_killed_at_its_end_is_there_and_can_be_replaced(t
     refused("model.pt: missing", cm.load_model_file, tmp_path / "out")
 
 
+@pytest.mark.parametrize("key", ["step", "meta", "files", "run"])
+def test_a_manifest_that_lacks_a_part_is_one_line(tmp_path, key):
+    save(tmp_path, model_state={"w": torch.randn(3)})
+    manifest = json.loads((tmp_path / "meta_000500.json").read_text())
+    del manifest[key]
+    manifest["sha256"] = cm._manifest_digest(manifest)
+    (tmp_path / "meta_000500.json").write_text(json.dumps(manifest))
+    for load in (cm.load_checkpoint, lambda directory, _: cm.load_model_file(directory / "model_000500.pt")):
+        refused(f"'{key}' is not in it", load, tmp_path, 500)
+
+
 @pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"files": ' * 100_000, b"[" * 900 + b"]" * 900])
 def test_a_manifest_that_is_nested_deep_is_one_line(tmp_path, nested):
     save(tmp_path, model_state={"w": torch.randn(3)})
