@@ -144,7 +144,10 @@ class Life:
 
     def kinds(self):
         """Of the commands that can be given now."""
-        return ["append", "replace", "forget", "delete", "wipe", "compact", "repair", "upgrade"] if self.episodes else ["ingest", "append"]
+        if not self.episodes:
+            return ["ingest", "append"]
+        # where no record is sound, S.traces is taken for that of another memory, and not repaired
+        return ["append", "replace", "forget", "delete", "wipe", "compact", "upgrade", *["repair"] * (len(self.episodes) > 1)]
 
     def check(self, kind, ends):
         """What is there is one of `ends`, the next writer leaves it so and nothing else, and what was forgotten is in its export. Returns which it is."""
