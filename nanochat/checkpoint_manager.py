@@ -431,7 +431,7 @@ def _verify(path: Path, entry: dict) -> None:
 
 
 def _whole(path: Path, entry: dict) -> Path:
-    """The file that a manifest entry describes: `path`, or what `export_model` has left beside it. UserError for none."""
+    """The file that an entry describes: `path`, or what `export_model` has left beside it. UserError for none."""
     try:
         _verify(path, entry)
     except UserError:

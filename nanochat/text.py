@@ -64,8 +64,8 @@ def decoded(data):
 
 def json_line(line):
     """
-    The value of a line of JSON: text, or bytes of UTF-8. Each may begin with a byte-order mark, as files put together do.
-    ValueError for all else, also for what is nested too deep to be read.
+    The value of a line of JSON: text, or bytes of UTF-8. Each may begin with a byte-order mark, as in files that were
+    put together. ValueError for all else, also for what is nested too deep to be read.
     """
     try:
         return json.loads((line if isinstance(line, str) else line.decode("utf-8")).removeprefix("\ufeff"))

@@ -176,7 +176,8 @@ def main(argv=None):
                 print(f"in the place of {len(memory):,} episodes of {output}", file=sys.stderr)
         new = ranks.share(new)
         tokens = sum(len(encoded[i]) for i in new)
-        with tqdm(total=tokens, unit=" tokens", unit_scale=True, file=sys.stderr, disable=None if ranks.first else True) as bar:
+        with tqdm(total=tokens, unit=" tokens", unit_scale=True, file=sys.stderr,
+                  disable=None if ranks.first else True) as bar:
             what = [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks
             if replaced:   # beside what is there: a kill leaves that
                 chunk = mine["geometry"]["chunk"]

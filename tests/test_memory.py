@@ -276,8 +276,8 @@ def check_crashed(path, name):
     return found == expected(AFTER[name])
 
 
-@pytest.mark.parametrize("name, how", [*((name, "killed") for name in CHANGES), ("delete", "full"), ("append", "interrupted"),
-                                       ("delete", "interrupted")])
+@pytest.mark.parametrize("name, how", [*((name, "killed") for name in CHANGES), ("delete", "full"),
+                                       ("append", "interrupted"), ("delete", "interrupted")])
 def test_a_crash_at_any_call_that_changes_the_disk(tmp_path, no_fsync, name, how):
     outcomes = []
     for call in range(1000):

@@ -523,7 +523,8 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
         for keeper in keepers:
             keeper.close()
             keeper.join()
-    print(f"\n{len(answered)} answered, {len(errors)} refused, {killed} workers killed, MB of RAM: {[size >> 20 for size in sizes]}")
+    print(f"\n{len(answered)} answered, {len(errors)} refused, {killed} workers killed,",
+          f"MB of RAM: {[size >> 20 for size in sizes]}")
     assert finished and len(answered) + len(errors) == requests and answered == {i for i, item in enumerate(plan) if item}
     assert killed == kills and len(errors) == plan.count(None) > 0
     assert not sizes or max(sizes) < 1.25 * sizes[0] + 2 ** 26, sizes

@@ -34,7 +34,8 @@ def test_a_line_of_json_may_begin_with_a_mark_and_not_be_nested_without_end():
             json_line(line)
 
 
-LIFE = {"src": "notes", "sents": ["The key is in the pot."], "qas": [{"q": "Where is the key?", "a": "the pot", "evidence": [0]}]}
+LIFE = {"src": "notes", "sents": ["The key is in the pot."],
+        "qas": [{"q": "Where is the key?", "a": "the pot", "evidence": [0]}]}
 READERS = {   # a line that is good, and what reads files of them
     "texts": ({"text": "One."}, lambda path, _: list(read_texts(path))),
     "import": ({"text": "One."}, lambda path, _: read_jsonl(path)),
@@ -45,7 +46,8 @@ READERS = {   # a line that is good, and what reads files of them
     "benchmark": ({"input": "One."}, lambda path, _: _rows(path, "input")),
     "people": (LIFE, lambda path, _: _read([str(path)], Known)),
     "training": (LIFE, lambda path, tokenizer: load([path], Lexicon(tokenizer))),
-    "requests": ({"user": "ann", "question": "?"}, lambda path, _: [read_item(b, 1, False) for b in path.read_bytes().splitlines()]),
+    "requests": ({"user": "ann", "question": "?"},
+                 lambda path, _: [read_item(line, 1, False) for line in path.read_bytes().splitlines()]),
 }
 
 
