@@ -1,6 +1,7 @@
 """
-The campaign of docs/reliability.md: commands that are killed at random, files that are damaged at random, a disk that is full
-at every write in turn. Each in small among the quick tests, and whole among the slow ones; of another size or seed by
+The campaign of docs/reliability.md: commands that are killed at random, files that are damaged at random, a disk that
+is full at every write in turn. Each in small among the quick tests, and whole among the slow ones; of another size or
+seed by
 
     CAMPAIGN_KILLS=100 CAMPAIGN_FILES=1100 CAMPAIGN_SEED=7 python -m pytest -m slow tests/test_campaign.py -s
 
