@@ -61,6 +61,12 @@ def plain(answer):
 # remembering ------------------------------------------------------------------------------------------------------------
 
 
+def test_progress_is_told_within_a_long_episode(live):
+    memory, text, read = live(), "word" + " " * 600 + "word", []
+    memory.ingest(text, progress=read.append)
+    assert len(read) == 2 and sum(read) == len(memory.tokenizer.encode(text)) + 2
+
+
 def test_what_is_ingested_is_known_at_once_and_on_disk(live):
     memory = live()
     assert memory.ask(QUESTION).episodes == [] and len(memory) == 0
@@ -71,9 +77,6 @@ def test_what_is_ingested_is_known_at_once_and_on_disk(live):
     assert 0 < answer.confidence <= 1 and answer.seconds > 0
     with live(read_only=True) as other:
         assert told(other) == TIMELINE and plain(other.ask(QUESTION)) == plain(answer), "what is asked in RAM is what is asked of the file"
-    told_of, text = [], "word " * 600   # more than a segment: one episode is long, too
-    memory.ingest(text, progress=told_of.append)
-    assert len(told_of) == 2 and sum(told_of) == len(memory.tokenizer.encode(text.strip())) + 2
     second = memory[2]
     assert (second.source, second.line, second.time, second.score) == ("log.txt", 1, 1_700_000_000, None) and memory[1].source is None
     assert memory.stats()["episodes"] == 3 and memory.stats()["bytes"] == sum(map(len, both(memory.path.absolute().parent)))
