@@ -10,11 +10,13 @@ Of several ranks each writes what it has lived through (state_000500.3.pt is tha
 is a directory shards_000500 (see distributed.py) in place of optim_000500.pt, and model_000500.pt all the same.
 
 A step without its manifest does not exist. A model alone, to be shipped, is a directory with `model.pt` and
-`model.json`, its manifest, made by `export_model`. Every .pt file is read by plain_file.py: no file can run code.
+`model.json`, its manifest, made by `export_model`: the model is the file that the manifest describes, which is
+`model.pt.new` where a kill came between the two. Every .pt file is read by plain_file.py: no file can run code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -290,9 +292,17 @@ def export_model(
         meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value for name, value in meta["args"].items()}
     target = directory / "model.pt"
     tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=meta)
-    publish_file(tmp, target)
+    publish_file(tmp, _beside(target))
     run = source["run"] or run_record()  # the run that made the weights, not this copy
-    return _write_manifest(directory / "model.json", source["step"], {"model": entry}, meta, run)
+    # from here on it is the new model
+    manifest = _write_manifest(directory / "model.json", source["step"], {"model": entry}, meta, run)
+    publish_file(_beside(target), target)
+    return manifest
+
+
+def _beside(path: Path) -> Path:
+    """Where `export_model` puts a file before the manifest describes it."""
+    return path.with_name(path.name + ".new")
 
 
 def build_model(
@@ -376,12 +386,15 @@ def keep_last(directory: str | os.PathLike, k: int) -> list[int]:
 def _read_manifest(path: Path) -> dict:
     try:
         manifest = json.loads(read_small(path, MANIFEST_BYTES).decode("utf-8"))
+        whole = isinstance(manifest, dict) and manifest.get("sha256") == _manifest_digest(manifest)
     except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: damaged manifest, not valid JSON ({e})") from e
     _check_format(manifest, path)
-    if manifest.get("sha256") != _manifest_digest(manifest):
+    if not whole:
         raise UserError(f"{path}: damaged or edited manifest, its SHA-256 does not fit its content")
-    files = manifest.get("files")
+    if absent := [key for key in ("step", "meta", "files", "run") if key not in manifest]:
+        raise UserError(f"{path}: damaged manifest, '{absent[0]}' is not in it")
+    files = manifest["files"]
     if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
         raise UserError(f"{path}: lists something else than files of this directory, with their sizes and SHA-256")
     return manifest
@@ -415,6 +428,20 @@ def _verify(path: Path, entry: dict) -> None:
         raise UserError(f"{path}: {size} bytes, its manifest says {entry['bytes']}: truncated or another file")
     if sha256_file(path) != entry["sha256"]:
         raise UserError(f"{path}: damaged, its SHA-256 differs from the one in its manifest")
+
+
+def _whole(path: Path, entry: dict) -> Path:
+    """The file that an entry describes: `path`, or what `export_model` has left beside it. UserError for none."""
+    try:
+        _verify(path, entry)
+    except UserError:
+        if not _beside(path).is_file():
+            raise
+        with contextlib.suppress(UserError):
+            _verify(_beside(path), entry)
+            return _beside(path)
+        raise
+    return path
 
 
 def _read_part(path: Path, kind: str, map_location) -> dict:
@@ -521,7 +548,7 @@ def load_model_file(path: str | os.PathLike, map_location: str | torch.device = 
         entry = next((e for e in manifest["files"].values() if e["name"] == resolved.name), None)
         if entry is None:
             raise UserError(f"{resolved}: not listed in {manifest_path.name} beside it")
-        _verify(resolved, entry)
+        resolved = _whole(resolved, entry)
     elif not resolved.is_file():
         raise UserError(f"{path}: no such model file")
     content = _read_part(resolved, "model", map_location)

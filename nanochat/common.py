@@ -266,24 +266,35 @@ NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
+class OwnPath(type(Path())):
+    """
+    A path whose file must be a plain one of its own: `open_file` follows no link there, and refuses a file of two
+    names. Either could lead to what belongs to somebody else. What is made of it by `with_name` is one, too.
+    """
+
+
 def open_file(path: str | os.PathLike, flags: int = os.O_RDONLY, follow: bool = True) -> int:
     """
     A descriptor, as of os.open. UserError, at once, for a fifo, a socket or a device: opened in the usual way, they are
-    waited for. With follow=False for a link as well. IsADirectoryError for a directory.
+    waited for. With follow=False for a link as well, and of an OwnPath for a file of two names. IsADirectoryError for
+    a directory. What is looked at is what was opened, so nothing can be put in its place in between.
     """
+    own = isinstance(path, OwnPath)
     try:
-        fd = os.open(path, flags | NONBLOCK | (0 if follow else NOFOLLOW), 0o600)
+        fd = os.open(path, flags | NONBLOCK | (0 if follow and not own else NOFOLLOW), 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: a link, which could lead anywhere: remove it") from error
         if error.errno == errno.ENXIO:
             raise UserError(f"{path}: not a file, but a fifo, a socket or a device") from error
         raise
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and not (own and found.st_nlink > 1):
         return fd
     os.close(fd)
-    if stat.S_ISDIR(mode):
+    if stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: a file of two names, maybe another user's: put a copy in its place")
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise UserError(f"{path}: not a file, but a fifo, a socket or a device")
 

@@ -8,7 +8,6 @@ import argparse
 import gzip
 import io
 import itertools
-import json
 import lzma
 import os
 import sys
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
 from nanochat.download import fetch
 from nanochat.parquet_pages import largest_page
+from nanochat.text import json_line
 
 # FineWeb-Edu, 100B tokens, shuffled, repackaged by Andrej Karpathy: the shards nanochat trains on
 FINEWEB = "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main"
@@ -136,7 +136,7 @@ def read_lines(path):
 def _read_rows(path, start, column="text"):
     """Yield the texts of the rows of one shard from row `start`, without reading row groups before it."""
     try:
-        with open(open_file(path), "rb") as pages, pq.ParquetFile(path) as file:
+        with open(open_file(path), "rb") as pages, pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             if "evidence" in names:
                 raise ShardError(f"{path} is of the old form, with questions: they are JSON lines now (dev/grammar.py)")
@@ -170,7 +170,7 @@ def _read_rows(path, start, column="text"):
                         raise ShardError(f"{path} row {row + skip + texts.index(None)} has no text")
                     yield from texts
                     row += batch.num_rows
-    except (pa.ArrowException, OSError, UserError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, UserError) as error:
         raise ShardError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
 
 
@@ -179,7 +179,8 @@ def _write_shard(docs, path, row_group_size):
     docs = iter(docs)
 
     def write(file):
-        with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
+        how = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
+        with pq.ParquetWriter(file, schema, **how) as writer:
             while rows := list(itertools.islice(docs, row_group_size)):
                 table = pa.Table.from_arrays([pa.array([_clean(text) for text in rows], pa.string())], schema=schema)
                 writer.write_table(table, row_group_size=row_group_size)
@@ -206,7 +207,7 @@ _OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".zst": lambda file: pa.input_st
 
 def _open_text(path):
     file = open(open_file(path), "rb")
-    return io.TextIOWrapper(_OPENERS.get(path.suffix, lambda packed: packed)(file), encoding="utf-8")
+    return io.TextIOWrapper(_OPENERS.get(path.suffix, lambda packed: packed)(file), encoding="utf-8-sig")
 
 
 def _most(path):
@@ -227,7 +228,7 @@ def _json_texts(lines, path, field):
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                text = json.loads(line)[field]
+                text = json_line(line)[field]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} line {number}: not a JSON object with {field!r}") from error
             if not isinstance(text, str):

@@ -90,7 +90,7 @@ def episode_ids(tokenizer, texts):
 def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     """
     The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision they are stored in; episode i
-    has the ordinal first_ordinal + i. progress: called with the number of episodes done since the last call.
+    has the ordinal first_ordinal + i. progress: called with the number of tokens read since the last call.
     """
     return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer, episode_ids(tokenizer, texts), first_ordinal, progress))
 
@@ -118,8 +118,8 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
                     n = max(min(first[i + 1] - to, segment.shape[1] // CHUNK), 0)
                     for name, column in columns.items():
                         column[0, to:to + n] = traces[name][row, :n]
-            if progress:
-                progress(len(rows))
+                if progress:
+                    progress(int((segment != tokenizer.pad_id).sum()))
     words = columns["words"].view(-1)
     for at, ids in zip(first, encoded):
         words[at * CHUNK:at * CHUNK + len(ids)] = torch.from_numpy(stems(model, tokenizer, ids))

@@ -158,7 +158,7 @@ class LiveMemory:
 
         episode: what is an episode, and can be forgotten, as one: a "line", a "paragraph" or the whole text, "file"; blank ones are none. source: a name
         that is kept with them, and the line each begins at. time: when it was lived, seconds since 1970. progress: called with
-        the number of episodes done since the last call. UserError where the disk is full, or another process writes.
+        the number of tokens read since the last call. UserError where the disk is full, or another process writes.
         """
         found, line = [], 0
         for part in [text] if isinstance(text, str) else text:

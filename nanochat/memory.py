@@ -48,7 +48,7 @@ class Store:
         UserError, in one line, for files that are missing, damaged, or not of one commit. damaged: S.traces may be
         damaged, `sound` says where.
         """
-        self.path = Path(path)
+        self.path = as_path(path)
         self.content, self.fd = self.snapshot()
         self.layout = Layout(self.content.identity["geometry"])
         try:
@@ -192,6 +192,11 @@ class Store:
         return np.repeat(np.arange(1, len(count) + 1), count), np.arange(count.sum()) - np.repeat(self.content.first[:-1], count)
 
 
+def as_path(path):
+    """A Path, which stays what it is: it may be an OwnPath."""
+    return path if isinstance(path, Path) else Path(path)
+
+
 def stamp(file):
     """What tells one version of a file from the next; None where it is not there."""
     try:
@@ -232,7 +237,7 @@ class Writer(Store):
         (`whole` is false then, and nothing can be appended). UserError as for Store, where another process writes to
         it, and for files that are no memory: they are never written over.
         """
-        self.path, self.fd, self.whole = Path(path), None, True
+        self.path, self.fd, self.whole = as_path(path), None, True
         self.stamp = None    # of the S.pt that this writer has read or written
         self.made = False    # there was no memory, and nothing was committed yet
         if identity is None and not self.path.is_file():
@@ -384,7 +389,7 @@ class Writer(Store):
     def rewrite(self, content, blocks):
         """Replaces everything, in one commit: content, but for its checksums; blocks, the records, an iterable of (n, stride) uint8."""
         self.check_unchanged()
-        here, layout, checks = traces_path(self.path), Layout(content.identity["geometry"]), []
+        before, here, layout, checks = self.stamp, traces_path(self.path), Layout(content.identity["geometry"]), []
         fd = create_file(beside(here))
         try:
             lock(fd, self.path)
@@ -398,7 +403,10 @@ class Writer(Store):
             self.write_content(content)
         except BaseException:
             os.close(fd)
-            beside(here).unlink(missing_ok=True)
+            if stamp(self.path) == before:   # else the commit is made, and the new records are the memory's
+                beside(here).unlink(missing_ok=True)
+            else:
+                self.made = False
             raise
         os.close(self.fd)
         self.content, self.layout, self.fd, self.whole = content, layout, fd, True

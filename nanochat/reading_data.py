@@ -5,7 +5,6 @@ What reading is learned from: memories with questions, JSON lines {"src", "sents
 memory; with "composed": true it stands nowhere. "disfluent" is the same question, stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
 import itertools
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from nanochat.common import UserError
 from nanochat.dataset import read_lines
 from nanochat.reading import Answer, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
+from nanochat.text import json_line
 
 MOST = 12_000    # questions of a source that count for its share: a large one is not to drown the others
 HELD = 64        # of so many memories one is held out
@@ -74,7 +74,7 @@ def load(paths, lexicon, progress=None):
         try:
             for number, text in read_lines(path):
                 try:
-                    item = json.loads(text)
+                    item = json_line(text)
                     name, memory = str(item["src"]), memory_of(item, lexicon)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     raise UserError(f"{path}, line {number}: not a memory with questions ({type(error).__name__}: {error})") from error

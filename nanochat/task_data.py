@@ -6,13 +6,13 @@ A question says what is expected, after how many episodes it is asked, which epi
 for this question alone (a needle), so that a haystack of millions of tokens is read once for all of its needles.
 """
 import functools
-import json
 import lzma
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.common import UserError
+from nanochat.text import json_line
 
 REFUSAL = "I don't know"
 
@@ -139,9 +139,9 @@ def small_talk(rng, n):
 
 def read_prose(path, rng=None):
     """Paragraphs of a file, JSON lines with a "text" (.xz, too) or plain text, the documents in the order of rng. None is longer than 1200 characters."""
-    with (lzma.open if path.endswith(".xz") else open)(path, "rt", encoding="utf-8") as f:
+    with (lzma.open if path.endswith(".xz") else open)(path, "rt", encoding="utf-8-sig") as f:
         try:
-            documents = [json.loads(line)["text"] for line in f] if ".jsonl" in path else [f.read()]
+            documents = [json_line(line)["text"] for line in f] if ".jsonl" in path else [f.read()]
         except (ValueError, KeyError, TypeError, lzma.LZMAError) as error:
             raise UserError(f"{path} is not JSON lines with a \"text\" each: {error}") from error
     if rng:
@@ -189,7 +189,7 @@ def _chat(file):
     """The lines "user: text" of a file of JSON lines."""
     try:
         with open(file, encoding="utf-8") as f:
-            records = [json.loads(line) for line in f]
+            records = [json_line(line) for line in f]
         return [f"{r['user']}: {' '.join(part.split())}"[:600] for r in records for part in r["text"].split("\n") if part.strip()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not JSON lines with \"user\" and \"text\": {error}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nanochat.common import UserError
 from nanochat.task_data import Cell, Part, Question, Story, measure, read_prose
+from nanochat.text import json_line
 
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
@@ -32,7 +33,7 @@ def _rows(file, *fields):
     """The objects of a JSON lines file, with the fields that are needed."""
     try:
         with open(file, encoding="utf-8") as f:
-            rows = [json.loads(line) for line in f if line.strip()]
+            rows = [json_line(line) for line in f if line.strip()]
     except ValueError as error:
         raise UserError(f"{file} is not JSON lines: {error}") from error
     for row in rows:

@@ -1,6 +1,7 @@
 """Text on its way in and out, as people write it and as a terminal shows it. No torch: `--help` answers at once."""
 import codecs
 import datetime
+import json
 import re
 
 LINE_END = re.compile(r"\r\n|\r|\n")   # not splitlines(): a form feed or U+2028 within a line is text
@@ -59,6 +60,17 @@ def decoded(data):
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte 0x{data[error.start]:02x} at byte {error.start}): save it as UTF-8, or convert it with iconv") from error
+
+
+def json_line(line):
+    """
+    The value of a line of JSON: text, or bytes of UTF-8. Each may begin with a byte-order mark, as in files that were
+    put together. ValueError for all else, also for what is nested too deep to be read.
+    """
+    try:
+        return json.loads((line if isinstance(line, str) else line.decode("utf-8")).removeprefix("\ufeff"))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def printable(text, stream):

@@ -1,13 +1,11 @@
 """Which state a command is about: a file, or a user's in a directory that holds one for each user. No torch: `--help` answers at once."""
 import datetime
 import math
-import os
 import re
-import stat
 import time
 from pathlib import Path
 
-from nanochat.common import UserError, flag
+from nanochat.common import OwnPath, UserError, flag
 from nanochat.text import UNKNOWN
 
 # no separator, no leading dot, no capitals: two names can't meet in one file, on any file system
@@ -22,24 +20,13 @@ def add_user(parser):
 
 def user_path(directory, name):
     """
-    The state file of a user. UserError for a name that could leave the directory, and where a file of the state is not
-    a plain file of its own: a link, also a hard one, could lead to another user's memory; opening a pipe could hang.
+    The state file of a user, whose files must be plain ones of their own when they are opened: a link, also a hard one,
+    could lead to another user's memory. UserError for a name that could leave the directory.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"user {name!r}: a name is 1 to 64 lower-case letters, digits and . _ @ + -, "
                         "beginning with a letter or digit", code=2)
-    path = Path(directory).expanduser() / f"{name}.pt"
-    for suffix in (".pt", ".traces", ".pt.new", ".traces.new"):
-        file = path.with_name(name + suffix)
-        try:
-            found = os.lstat(file)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISLNK(found.st_mode) or stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-            raise UserError(f"{file}: a link, or a file of two names, maybe another user's; put a copy in its place")
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{file}: is no file (a directory, a pipe or a device); take it away")
-    return path
+    return OwnPath(directory).expanduser() / f"{name}.pt"
 
 
 def state_path(parser, args, flag_name, make=False):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nanochat.common import UserError
 from nanochat.memory_file import traces_path
+from nanochat.text import json_line
 
 MOST = 50_000   # episodes on a page that a browser still shows at once
 
@@ -49,12 +50,12 @@ def read_answers(path):
             if not line.strip():
                 continue
             try:
-                item = json.loads(line)
+                item = json_line(line)
                 answers.append({"question": str(item["question"]), "answer": str(item["answer"]), "confidence": float(item["confidence"]),
                                 "episodes": [(int(e["episode"]), float(e["score"])) for e in item["episodes"]],
                                 "routing": [(int(id), float(share)) for id, share in item.get("routing", ())]})
                 json.dumps(answers[-1], allow_nan=False)   # a browser reads no nan
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
                 raise UserError(f"{path}, line {number}: not an answer of scripts.query --json ({error})", code=2) from error
     return answers
 

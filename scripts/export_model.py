@@ -18,7 +18,9 @@ def check_output(directory, replace):
     if there := [path for path in (directory / "model.pt", directory / "model.json") if path.exists()]:
         if not replace:
             raise UserError(f"{there[0]}: is there already (--replace writes over a shipped model)", code=2)
-        if len(there) < 2 or not load_model_file(directory.absolute())["verified"]:
+        # a first export that was killed at its end has the model under the name that it is put under first
+        whole = len(there) == 2 or (directory / "model.pt.new").exists()
+        if not whole or not load_model_file(directory.absolute())["verified"]:
             raise UserError(f"{directory}: not a shipped model, it is not written over: use another directory", code=2)
 
 

@@ -175,7 +175,9 @@ def main(argv=None):
                 keep_export(args, memory, range(1, len(memory) + 1))
                 print(f"in the place of {len(memory):,} episodes of {output}", file=sys.stderr)
         new = ranks.share(new)
-        with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None if ranks.first else True) as bar:
+        tokens = sum(len(encoded[i]) for i in new)
+        with tqdm(total=tokens, unit=" tokens", unit_scale=True, file=sys.stderr,
+                  disable=None if ranks.first else True) as bar:
             what = [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks
             if replaced:   # beside what is there: a kill leaves that
                 chunk = mine["geometry"]["chunk"]
@@ -185,7 +187,7 @@ def main(argv=None):
                 engine.remember(model, tokenizer, memory, *what)
         if not ranks.first:
             return 0
-        seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)
+        seconds = time.perf_counter() - began
         summary = {"episodes": len(memory), "added": len(new), "skipped": len(encoded) - len(new), "tokens": tokens, "traces": len(memory.content.checks),
                    "bytes": memory.bytes, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds), "output": str(output)}
     if args.json:

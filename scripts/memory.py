@@ -10,6 +10,7 @@ it move up by one. The text of what is deleted is first written to a dated file 
 """
 import argparse
 import datetime
+import glob
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
-from nanochat.text import UNKNOWN, iso, lived, printable, shortened
+from nanochat.text import UNKNOWN, iso, json_line, lived, printable, shortened
 from nanochat.users import add_user, moment, state_path
 
 SHOWN = 10   # episodes named before a deletion
@@ -239,6 +240,7 @@ def keep_export(args, memory, ordinals):
     Before these episodes are deleted: writes them to a dated file beside the memory, but for --no-export. UserError
     where they can't be read.
     """
+    clear_exports(memory.path)
     if args.no_export or not ordinals:
         return
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -249,6 +251,12 @@ def keep_export(args, memory, ordinals):
         raise UserError(f"{error} (--no-export: delete what can't be kept)") from error
     print(f"the text of what goes is kept in {path}: `import` brings it back, and it is gone for good when you remove "
           "that file", file=sys.stderr)
+
+
+def clear_exports(path):
+    """Removes what a kill has left of an export that was being written: text that is forgotten would stay in it."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.forgotten-*.jsonl.*.tmp"):
+        left.unlink()
 
 
 def forget_these(args, path, choose):
@@ -308,7 +316,8 @@ def wipe(args, path):
 
 def compact(args, path):
     from nanochat.memory import Writer
-    Writer(path).close()
+    with Writer(path):   # which ends it
+        clear_exports(path)
 
 
 def repair(args, path):
@@ -435,14 +444,14 @@ def read_jsonl(path):
         if not line.strip():
             continue
         try:
-            item = json.loads(line.decode("utf-8-sig"))
+            item = json_line(line)
             text, name, at, when = item["text"], item.get("source"), item.get("line"), item.get("time")
             if not isinstance(text, str) or not text.strip() or not isinstance(name, (str, type(None))):
                 raise ValueError("'text' and 'source' must be text")
             if at is not None and (type(at) is not int or not 0 <= at < 2 ** 31):
                 raise ValueError("'line' must be a whole number, 0 to 2147483647")
             items.append((text, (name, -1 if at is None else at, UNKNOWN if when is None else moment(when))))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}, line {number}: not an episode in JSON ({error})", code=2) from error
     return items
 

@@ -5,12 +5,12 @@ Interactive on a terminal: what you say is remembered, what you ask is answered 
 JSON object a line in --questions FILE.jsonl. Answers go to stdout, everything else to stderr.
 """
 import argparse
-import json
 import re
 import sys
 
 from nanochat.chat import Chat, note
 from nanochat.common import Help, UserError, flag, run_main
+from nanochat.text import json_line
 from nanochat.users import add_user, state_path
 
 
@@ -63,8 +63,8 @@ def read_questions(path):
         if not line.strip():
             continue
         try:
-            item = json.loads(line.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
+            item = json_line(line)
+        except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON in UTF-8 ({error})", code=2) from error
         if not isinstance(item, dict) or not isinstance(item.get("question"), str) or not item["question"].strip():
             raise UserError(f"{path}, line {number}: needs an object with a 'question'", code=2)

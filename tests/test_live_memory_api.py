@@ -61,6 +61,12 @@ def plain(answer):
 # remembering ------------------------------------------------------------------------------------------------------------
 
 
+def test_progress_is_told_within_a_long_episode(live):
+    memory, text, read = live(), "word" + " " * 600 + "word", []
+    memory.ingest(text, progress=read.append)
+    assert len(read) == 2 and sum(read) == len(memory.tokenizer.encode(text)) + 2
+
+
 def test_what_is_ingested_is_known_at_once_and_on_disk(live):
     memory = live()
     assert memory.ask(QUESTION).episodes == [] and len(memory) == 0

@@ -1,4 +1,5 @@
 """nanochat/memory.py and record.py: nothing lost, nothing half visible, nothing left of what was deleted, nothing wrong taken for right."""
+import errno
 import hashlib
 import io
 import os
@@ -227,21 +228,31 @@ CHANGES = {
 AFTER = {"append": [1, 2, 3, 4, 5, 6], "delete": [1, 3], "wipe": [], "replace": []}
 
 
-def die_at(call):
-    """Every call that changes the disk is counted, and the process ends before the `call`-th."""
+def die_at(call, how="killed"):
+    """
+    Every call that changes the disk is counted. Before the `call`-th the process ends; or that one fails, as on a disk
+    that is full; or Ctrl-C comes right after it. Returns what gives the count.
+    """
     count = 0
 
     def counted(fn):
         def run(*args, **kwargs):
             nonlocal count
             count += 1
-            if count > call:
+            if count == call + 1 and how == "killed":
                 os._exit(9)
-            return fn(*args, **kwargs)
+            if count == call + 1 and how == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                if count == call + 1 and how == "interrupted":
+                    raise KeyboardInterrupt
         return run
 
     for name in ("replace", "unlink", "ftruncate", "fsync", "write", "open"):
         setattr(os, name, counted(getattr(os, name)))
+    return lambda: count
 
 
 def in_child(run):
@@ -265,8 +276,9 @@ def check_crashed(path, name):
     return found == expected(AFTER[name])
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_crash_before_any_call_that_changes_the_disk(tmp_path, no_fsync, name):
+@pytest.mark.parametrize("name, how", [*((name, "killed") for name in CHANGES), ("delete", "full"),
+                                       ("append", "interrupted"), ("delete", "interrupted")])
+def test_a_crash_at_any_call_that_changes_the_disk(tmp_path, no_fsync, name, how):
     outcomes = []
     for call in range(1000):
         path = tmp_path / str(call) / "S.pt"
@@ -274,7 +286,7 @@ def test_a_crash_before_any_call_that_changes_the_disk(tmp_path, no_fsync, name)
         build(path, [1, 2, 3])
 
         def change():
-            die_at(call)
+            die_at(call, how)
             with Writer(path) as writer:
                 CHANGES[name][1](writer)
 
@@ -288,7 +300,7 @@ def test_a_crash_before_any_call_that_changes_the_disk(tmp_path, no_fsync, name)
             p.unlink()
         if status == 0:
             break
-        assert status == 9
+        assert status == (9 if how == "killed" else 1)
     assert status == 0 and outcomes[0] is False and outcomes[-1] is True and outcomes == sorted(outcomes) and len(outcomes) > 4
 
 

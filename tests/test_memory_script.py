@@ -256,15 +256,7 @@ def test_each_user_has_a_state(call, here):
 def test_a_name_stays_in_the_directory(tmp_path, name):
     with pytest.raises(UserError):
         user_path(tmp_path, name)
-
-
-def test_a_link_does_not_lead_to_anothers_state(tmp_path):
     assert user_path(tmp_path, "bob@example.org") == tmp_path / "bob@example.org.pt"
-    for suffix in ("pt", "traces"):
-        (tmp_path / f"eve.{suffix}").symlink_to(tmp_path / f"bob.{suffix}")
-        with pytest.raises(UserError, match="a link"):
-            user_path(tmp_path, "eve")
-        (tmp_path / f"eve.{suffix}").unlink()
 
 
 def test_a_state_loads_with_what_the_store_holds(here, state):

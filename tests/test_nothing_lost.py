@@ -393,6 +393,17 @@ def test_the_sound_records_are_known_one_by_one(tmp_path, monkeypatch):
 # what is forgotten --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("argv", [("compact",), ("delete", "1", "--yes"), ("delete", "1", "--yes", "--no-export")])
+def test_what_a_kill_has_left_of_an_export_does_not_stay(call, here, state, argv):
+    """The text of what is forgotten later would stand in it."""
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanochat.common.publish_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)   # as a kill clears nothing up
+        memory.main(["delete", "2", *YES])
+    assert len(list(here.glob(".S.forgotten-*.tmp"))) == 1
+    assert call(memory, *argv, *STATE)[0] == 0 and not list(here.glob(".S.*"))
+
+
 def test_what_is_forgotten_is_kept_until_its_file_is_removed(call, here):
     ingested(call, here, LINES, "--time", "2024-05-01T12:00:00+00:00")
     for argv, gone in ((("delete", "2", "4-5"), [TIMELINE[1], LINES[3].strip(), "Last."]), (("forget", "--match", "Lisbon"), TIMELINE[:1]), (("wipe",), TIMELINE[2:])):

@@ -434,13 +434,16 @@ def hostile(rng, name):
         *[lambda user=user: item(say="Something.", user=user) for user in USELESS[:-1]]])()
 
 
-@pytest.mark.parametrize("users, requests, kills", [(5, 60, 1), pytest.param(200, 20_000, 10, marks=pytest.mark.slow)])
+SOAK = [int(n) for n in os.environ.get("SOAK", "200 20000 10").split()]   # users, requests, kills of the slow one
+
+
+@pytest.mark.parametrize("users, requests, kills", [(5, 60, 1), pytest.param(*SOAK, marks=pytest.mark.slow)])
 def test_soak(model, loaded, tmp_path, users, requests, kills):
     """
     Users tell and ask in turns, some requests are hostile, workers are killed. Every sane request is answered as by a memory of that user's own, in
     RAM, that has lived through the same; nothing of one user is in a reply to another; what the processes take does not grow.
     """
-    rng, names = random.Random(users), [f"u{i:03d}" for i in range(users)]
+    rng, names = random.Random(users), [f"user{i:03d}" for i in range(users)]
     seeds = worker_of(loaded, tmp_path, "--remember")
     for name in ("spare", *USELESS[:2]):
         assert ask(seeds, name, say=f"{name} was in Secret{name} at t=7.")["total"] == 1
@@ -510,7 +513,7 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
                     if "answer" in said:
                         said = {"answer": said["answer"], "episodes": [(e["episode"], e["text"]) for e in said["episodes"]]}
                     assert said == right(asked), item
-                    assert set(re.findall(r"u\d{3}|Secret", line.decode())) == {item["user"]}
+                    assert set(re.findall(r"user\d{3}|Secret", line.decode())) == {item["user"]}
                 if count in moments and (process := rng.choice(keepers).process):
                     os.kill(process.pid, signal.SIGKILL)
                     killed += 1
@@ -520,6 +523,8 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
         for keeper in keepers:
             keeper.close()
             keeper.join()
+    print(f"\n{len(answered)} answered, {len(errors)} refused, {killed} workers killed,",
+          f"MB of RAM: {[size >> 20 for size in sizes]}")
     assert finished and len(answered) + len(errors) == requests and answered == {i for i, item in enumerate(plan) if item}
     assert killed == kills and len(errors) == plan.count(None) > 0
     assert not sizes or max(sizes) < 1.25 * sizes[0] + 2 ** 26, sizes

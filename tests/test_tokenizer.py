@@ -120,6 +120,10 @@ def test_load_refuses_missing_and_damaged_files(tmp_path):
     (tmp_path / "tok" / "ranks.txt").write_text("IQ== 0 zero\n")
     with pytest.raises(ValueError, match="is damaged"):
         Tokenizer.load(tmp_path / "tok")
+    (tmp_path / "tok" / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is damaged"):
+        Tokenizer.load(tmp_path / "tok")
+    shutil.copy(DEFAULT_DIR / "tokenizer.json", tmp_path / "tok")
     # Other line ends are not damage.
     ranks = (DEFAULT_DIR / "ranks.txt").read_bytes()
     (tmp_path / "tok" / "ranks.txt").write_bytes(ranks.replace(b"\n", b"\r\n"))
