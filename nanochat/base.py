@@ -45,9 +45,11 @@ HUB = "https://huggingface.co"
 PACKAGE, ON_HUB = re.compile(r"[\w.-]+"), re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SHARD = re.compile(r"\w[\w.-]*\.safetensors")   # a name in an index: it stays in the directory
 CONFIG_BYTES = 2 ** 20
+INDEX_BYTES = 2 ** 22        # of an index of shards
 TOKENIZER_BYTES = 2 ** 25    # Llama 3's has 17 MB
-HEADER_BYTES = 2 ** 26       # of safetensors and GGUF; that of Llama 3 has 8 MB
-ENTRIES = 2 ** 20            # of a list in a GGUF header, tensors among them: a token has fewer bytes there than as an object
+TABLE_BYTES = 2 ** 24        # of a safetensors header
+HEADER_BYTES = 2 ** 26       # of a GGUF header, which holds the tokenizer; that of Llama 3 has 8 MB
+ENTRIES, TOKENS = 2 ** 16, 2 ** 20   # of a GGUF header, and of a list in it: as objects they take more than there
 ROWS = 4096                  # of a matrix that are dequantised at once
 
 # of our parts: their names in safetensors, in GGUF
@@ -75,9 +77,10 @@ class Ends:
         """Of a file's values, which may be None or lists; a file that names no token for an end is refused with ValueError."""
         bos, end, pad = (ids[0] if isinstance(ids, list) and ids else ids for ids in (bos, end, pad))
         end = bos if end is None else end
-        if end is None:
-            raise ValueError("no token ends a text: eos_token_id is not given")
-        return Ends(*(end if id is None else id for id in (bos, end, pad)))
+        ends = Ends(*(end if id is None else id for id in (bos, end, pad)))
+        if any(type(id) is not int for id in (ends.bos, ends.end, ends.pad)):
+            raise ValueError("eos_token_id is not given, or one of bos, eos and pad is no number")
+        return ends
 
 
 @contextmanager
@@ -87,6 +90,8 @@ def sound(where):
         yield
     except (UserError, OSError):
         raise
+    except KeyError as error:
+        raise UserError(f"{where}: damaged, or of a kind that is not supported ({str(error)[:80]} is not in it)") from error
     except Exception as error:
         raise UserError(f"{where}: damaged, or of a kind that is not supported ({first_line(error)})") from error
 
@@ -165,7 +170,7 @@ def read_json(path, most):
 
 def shards(index):
     """The names of the files that an index lists, each in its directory."""
-    listed = read_json(index, HEADER_BYTES).get("weight_map")
+    listed = read_json(index, INDEX_BYTES).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in listed.values()):
         raise UserError(f"{index}: lists something else than .safetensors files beside it")
     return sorted(set(listed.values()))
@@ -197,7 +202,7 @@ class Safetensors:
     def open(self, path):
         with open(open_file(path), "rb") as file:
             size = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
-        if size > HEADER_BYTES:   # the library would read it all
+        if size > TABLE_BYTES:   # the library would read it all
             raise UserError(f"{path}: not a safetensors file, or truncated: its header has {size:,} bytes")
         library = extra("safetensors")
         with sound(path), library.safe_open(path, framework="pt") as file:
@@ -233,7 +238,7 @@ def config_of_json(path):
             vocab_size=said["vocab_size"], n_layer=said["num_hidden_layers"], n_head=heads, n_kv_head=said.get("num_key_value_heads") or heads,
             n_embd=said["hidden_size"], family="llama", head_dim=said.get("head_dim") or 0, mlp_dim=said["intermediate_size"],
             norm_eps=float(said["rms_norm_eps"]), rope_base=float(rope.get("rope_theta", said.get("rope_theta", 10000.0))), **stretch,
-            tied=bool(said.get("tie_word_embeddings", False)), qkv_bias=said["model_type"] == "qwen2")
+            tied=said.get("tie_word_embeddings") or False, qkv_bias=said["model_type"] == "qwen2")
         return config, Ends.of(*(said.get(f"{name}_token_id") for name in ("bos", "eos", "pad")))
 
 
@@ -242,6 +247,7 @@ def config_of_json(path):
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
+LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")   # that are kept
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {   # what "tokenizer.ggml.pre" stands for: (how a text is cut before its bytes are merged, its normal form)
@@ -270,8 +276,10 @@ class Gguf:
             if max(tensors, keys) > ENTRIES:
                 raise ValueError(f"{max(tensors, keys):,} entries")
             for _ in range(keys):
-                key = self.text()
-                self.said[key] = self.value(self.number("I"))
+                key, kind = self.text(), self.number("I")
+                value = self.value(kind)
+                if kind != LIST or key in LISTS:
+                    self.said[key] = value
             for _ in range(tensors):
                 name = self.text()
                 shape = [self.number("Q") for _ in range(min(self.number("I"), 5))][::-1]
@@ -298,11 +306,11 @@ class Gguf:
         if kind != LIST:
             return self.number(NUMBERS[kind])
         kind, count = self.number("I"), self.number("Q")
-        if count > ENTRIES:
+        if count > TOKENS:
             raise ValueError(f"a list of {count:,}")
         if kind == TEXT:
             return [self.text() for _ in range(count)]
-        return list(struct.unpack(f"<{count}{NUMBERS[kind]}", self.take(count * struct.calcsize("<" + NUMBERS[kind]))))
+        return np.frombuffer(self.take(count * struct.calcsize("<" + NUMBERS[kind])), "<" + NUMBERS[kind])
 
     def check_places(self):
         """Puts where a tensor begins, its bytes and its type into `places`. ValueError for one that lies beyond the file, or over another."""
@@ -379,7 +387,7 @@ class Gguf:
             if say("model") != "gpt2" or kind not in SPLITS:
                 raise UserError(f"{self.where}: a tokenizer of the kind {str(say('model'))[:20]}, {str(kind)[:20]} is not supported; gpt2 with {', '.join(SPLITS)} is")
             pattern, form = SPLITS[kind]
-            tokens, types = say("tokens"), say("token_type")
+            tokens, types = say("tokens"), say("token_type").tolist()
             cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} if pattern else {"type": "Digits", "individual_digits": True}
             as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": pattern is None}
             added = [{"id": id, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": type == CONTROL}
@@ -415,9 +423,9 @@ class BaseTokenizer:
 
     def __init__(self, text, vocab_size, ends, where):
         with sound(where):
-            if (json.loads(text).get("decoder") or {}).get("type") != "ByteLevel":
-                raise ValueError("no byte-level BPE")
             self._tokenizer = extra("tokenizers").Tokenizer.from_str(text)
+            if type(self._tokenizer.decoder).__name__ != "ByteLevel":
+                raise ValueError("its tokenizer is no byte-level BPE")
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
             self._tokenizer.encode_special_tokens = True

@@ -59,6 +59,7 @@ def build_parser():
                                      description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-class", choices=["GPT", "THENGPT"], default="THENGPT", help="THENGPT has a memory; GPT is a plain one, without")
+    # not given, it is None: an open model brings its own
     add("--depth", type=int, metavar="4", help="layers; the width is 64 times as much")
     add("--data-dir", default="data/base", help="parquet shards of prose, the last held out, and questions, *.jsonl or *.jsonl.xz")
     add("--total-batch-size", type=auto(int), default=-1, metavar="N", help="tokens a step; auto: by the size of the model (default: no accumulation)")
