@@ -558,7 +558,9 @@ class BaseTokenizer:
         """The bytes of one token, b"" for special tokens and rows of none."""
         if index in self._added:
             return b"" if self._added[index].special else self._added[index].content.encode()
-        return bytes(ALPHABET[letter] for letter in self._tokenizer.id_to_token(self._checked(index)) or "")
+        token = self._tokenizer.id_to_token(self._checked(index)) or ""
+        # a token that is not written in the alphabet is text, also to the package
+        return bytes(map(ALPHABET.get, token)) if set(token) <= set(ALPHABET) else token.encode("utf-8")
 
     def _checked(self, index):
         index = int(index)

@@ -265,6 +265,9 @@ def test_the_tokenizer_of_a_directory(smol):
     assert tokenizer.token_bytes(tokenizer.end_id) == b""
     with pytest.raises(ValueError, match="outside"):
         tokenizer.decode([VOCAB])
+    odd = base.BaseTokenizer(tokenizer.text.replace("unused0", "not the alphabet"), VOCAB, tokenizer.ends, smol)
+    at = VOCAB - 2 - sum(f'"unused{i}"' in tokenizer.text for i in range(VOCAB))
+    assert odd.token_bytes(at) == b"not the alphabet" and odd.decode([at]) == "not the alphabet"
 
 
 def packaged():
