@@ -55,7 +55,7 @@ LOOK_BACK = 2**13  # slots, of a model that is read: what it carries along grows
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
 LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp")
 # the largest matrices of a small model are shipped as 8-bit integers, their scale a row under the same name and this
-LARGE, SCALE = ("wte.weight", "lm_head.weight", "mlp.fc.weight", "mlp.proj.weight"), ":scale"
+LARGE, SCALE = ("wte.weight", "lm_head.weight", "mlp.fc.weight", "mlp.up.weight", "mlp.proj.weight"), ":scale"
 
 
 class Checkpoint(NamedTuple):

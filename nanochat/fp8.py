@@ -10,7 +10,7 @@ A scale maps the largest magnitude to the largest number of the format; it is ta
 
 and _scaled_mm wants the left operand by rows and the right one by columns in memory. All of M, N and K must be multiples of 16.
 
-Which layers: query, key, value and output projections and both matrices of the MLPs. Gates, indexer, the maps from and to memory, the reading head and
+Which layers: query, key, value and output projections and the matrices of the MLPs. Gates, indexer, the maps from and to memory, the reading head and
 lm_head stay in bf16: they are small, or decide what is found. (KDA layers read q, k and v as one matrix, not through these modules: there the output
 projection and the MLP multiply in fp8.) With gradients off, in evaluation, in ingest and in answers, the same modules multiply in bf16.
 
@@ -23,7 +23,7 @@ import torch
 from nanochat.common import UserError
 from nanochat.layers import Linear
 
-CONVERTED = ("q", "k", "v", "proj", "fc")   # of mixers and MLPs
+CONVERTED = ("q", "k", "v", "proj", "fc", "up")   # of mixers and MLPs
 
 
 def check(device, dtype, recipe):
@@ -85,7 +85,8 @@ class Float8Linear(Linear):
         flat = x.flatten(0, -2)
         if flat.shape[0] % 16:
             raise ValueError(f"fp8 needs multiples of 16, and there are {flat.shape[0]} tokens")
-        return ScaledLinear.apply(flat, self.weight, self.rowwise).view(*x.shape[:-1], -1)
+        y = ScaledLinear.apply(flat, self.weight, self.rowwise).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 def convert(model, recipe="tensorwise"):

@@ -1,6 +1,9 @@
 """
 The layers: linear maps, rotary embeddings, the MLP, causal attention for GPT, and HybridTHENAttention for THENGPT.
 """
+import math
+from dataclasses import dataclass
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -16,10 +19,10 @@ class RMSNorm(torch.autograd.Function):
     backward pass is written out, because that of autograd keeps x in fp32 and takes half as long again on a CPU.
     """
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, eps):
         y = x.to(wide(x.dtype))
         size = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-        scale = torch.rsqrt(size * size / x.shape[-1] + torch.finfo(torch.float32).eps)
+        scale = torch.rsqrt(size * size / x.shape[-1] + eps)
         out = (y * scale).to(x.dtype)
         ctx.save_for_backward(out, scale)
         return out
@@ -28,12 +31,24 @@ class RMSNorm(torch.autograd.Function):
     def backward(ctx, grad):
         out, scale = ctx.saved_tensors
         out, g = out.to(scale.dtype), grad.to(scale.dtype)
-        return (torch.addcmul(g, out, (g * out).mean(-1, keepdim=True), value=-1) * scale).to(grad.dtype)
+        return (torch.addcmul(g, out, (g * out).mean(-1, keepdim=True), value=-1) * scale).to(grad.dtype), None
 
 
-def norm(x):
+def norm(x, eps=torch.finfo(torch.float32).eps):
     """RMSNorm without parameters (Zhang and Sennrich 2019), as F.rms_norm computes it, which takes longer on a CPU."""
-    return RMSNorm.apply(x)
+    return RMSNorm.apply(x, eps)
+
+
+class Norm(nn.Module):
+    """RMSNorm of (…, D); in the Llama family with a learned gain for each channel."""
+    def __init__(self, config):
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.empty(config.n_embd)) if config.family == "llama" else None
+
+    def forward(self, x):
+        y = norm(x, self.eps)
+        return y if self.weight is None else y * self.weight.to(y.dtype)
 
 
 class ReluSquared(torch.autograd.Function):
@@ -87,28 +102,52 @@ def masked_mean(x, mask):
 
 
 class Linear(nn.Linear):
-    """No bias; the weight is kept in fp32 and cast to the activations' dtype."""
-    def __init__(self, n_in, n_out):
-        super().__init__(n_in, n_out, bias=False)
+    """No bias, unless asked for; weights are kept in fp32 and cast to the activations' dtype."""
+    def __init__(self, n_in, n_out, bias=False):
+        super().__init__(n_in, n_out, bias=bias)
 
     def forward(self, x):
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
-def rotary(position, dim, dtype, base=10000.0):
-    """cos, sin of shape (*position.shape, 1, dim/2) for integer positions."""
+@dataclass(frozen=True)
+class Stretch:
+    """
+    How rotary frequencies of a model trained on `reach` positions serve longer texts: the scaling 'llama3' of
+    transformers (modeling_rope_utils.py), for Llama 3.1. A rotation that turns fewer than `low` times within `reach` is
+    slowed down by `factor`, one that turns more than `high` times stays, and those between are blended.
+    """
+    factor: float
+    low: float
+    high: float
+    reach: int
+
+    def __call__(self, frequency):
+        turns = frequency * self.reach / (2 * math.pi)
+        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return frequency * (kept + (1 - kept) / self.factor)
+
+
+def rotary(position, dim, dtype, base=10000.0, stretch=None):
+    """cos, sin of shape (*position.shape, 1, dim/2) for integer positions; stretch: a Stretch."""
     frequency = base ** (-torch.arange(0, dim, 2, device=position.device, dtype=torch.float32) / dim)
+    frequency = stretch(frequency) if stretch else frequency
     angle = position[..., None, None].float() * frequency
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 class MLP(nn.Module):
+    """ReLU^2 (So et al. 2021); in the Llama family SwiGLU (Shazeer 2020), where `up` is what `fc` gates."""
     def __init__(self, config):
         super().__init__()
-        self.fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.proj = Linear(4 * config.n_embd, config.n_embd)
+        width = config.mlp_dim or 4 * config.n_embd
+        self.fc = Linear(config.n_embd, width)
+        self.up = Linear(config.n_embd, width) if config.family == "llama" else None
+        self.proj = Linear(width, config.n_embd)
 
     def forward(self, x):
+        if self.up is not None:
+            return self.proj(F.silu(self.fc(x)) * self.up(x))
         return self.proj(ReluSquared.apply(self.fc(x)))
 
 
@@ -116,18 +155,20 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
-        self.head_dim = config.n_embd // config.n_head
-        self.q = Linear(config.n_embd, self.n_head * self.head_dim)
-        self.k = Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.v = Linear(config.n_embd, self.n_kv_head * self.head_dim)
+        self.head_dim, self.qk_norm = config.head_width, config.family == "nanochat"
+        self.q = Linear(config.n_embd, self.n_head * self.head_dim, config.qkv_bias)
+        self.k = Linear(config.n_embd, self.n_kv_head * self.head_dim, config.qkv_bias)
+        self.v = Linear(config.n_embd, self.n_kv_head * self.head_dim, config.qkv_bias)
         self.proj = Linear(self.n_head * self.head_dim, config.n_embd)
 
     def qkv(self, x, cos, sin):
-        """Rotated, normalised q (B, T, H, D) and k, v (B, T, Hkv, D), and q before rotation."""
+        """Rotated q (B, T, H, D) and k, v (B, T, Hkv, D), and q before rotation. nanochat normalises q and k first."""
         B, T, _ = x.shape
-        q = norm(self.q(x).view(B, T, self.n_head, self.head_dim))
-        k = norm(self.k(x).view(B, T, self.n_kv_head, self.head_dim))
+        q = self.q(x).view(B, T, self.n_head, self.head_dim)
+        k = self.k(x).view(B, T, self.n_kv_head, self.head_dim)
         v = self.v(x).view(B, T, self.n_kv_head, self.head_dim)
+        if self.qk_norm:
+            q, k = norm(q), norm(k)
         return rotate(q, cos, sin), rotate(k, cos, sin), v, q
 
     def over(self, x, cos, sin, mask, past=None):

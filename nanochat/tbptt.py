@@ -2,6 +2,7 @@
 Training by truncated backpropagation through time: the window that gradient flows through, and a run with everything it goes on from.
 """
 import math
+from dataclasses import asdict
 
 import torch
 import torch.nn as nn
@@ -171,7 +172,9 @@ class Run:
         """
         saved = load_checkpoint(self.directory, step, parts=() if self.sharded else ("model", "optim"))
         where, meta = f"step {step} in {self.directory}", saved.meta
-        if meta["config"] != self.config:
+        # a field that is newer than the checkpoint had its default
+        fields = {**asdict(type(self.model.config)()), **meta["config"]["config"]}
+        if {**meta["config"], "config": fields} != self.config:
             raise UserError(f"{where} is of another model configuration: give the flags it was trained with")
         if meta["tokenizer"] != tokenizer.fingerprint:
             raise UserError(f"{where} was trained with another tokenizer")

