@@ -326,26 +326,41 @@ def build_model(
         ) from error
     check_shapes(model, weights, where)
     model.to_empty(device="cpu")
-    load_weights(model, weights, where)
+    _put(model, weights)
     return model
 
 
-def check_shapes(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
-    """UserError unless weights, of which some may have a scale a row, have the names and shapes of those of a model."""
+def check_shapes(
+    model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike, fresh: tuple[str, ...] = ()
+) -> list[str]:
+    """
+    UserError unless weights, of which some may have a scale a row, have the names and shapes of those of a model. Those
+    whose name begins with one of `fresh` may be missing: returns their names.
+    """
     there = {name: tensor.shape for name, tensor in weights.items() if not name.endswith(SCALE)}
     scales = {name.removesuffix(SCALE): tensor.shape for name, tensor in weights.items() if name.endswith(SCALE)}
-    fit = there == {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing = [name for name in wanted if name not in there and name.startswith(fresh)]
+    fit = there == {name: shape for name, shape in wanted.items() if name not in missing}
     # a scale of any other shape, or of what is no matrix, would be multiplied out
     if not fit or any(len(there.get(name, ())) != 2 or shape != (there[name][0], 1) for name, shape in scales.items()):
         raise UserError(
             f"{where} is of another model configuration (give the flags it was trained with) "
             "or of another version of this code"
         )
+    return missing
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
-    """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape."""
-    check_shapes(model, weights, where)
+def load_weights(
+    model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike, fresh: tuple[str, ...] = ()
+) -> list[str]:
+    """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape: see check_shapes."""
+    missing = check_shapes(model, weights, where, fresh)
+    _put(model, weights)
+    return missing
+
+
+def _put(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in weights.items():

@@ -25,6 +25,8 @@ from nanochat.common import (
 # of a run, over which its learning rates rise: from START, since a first update of nothing would be lost
 WARMUP, START = 0.01, 0.1
 
+LATER = ("reader.nearby.",)   # weights that --init-from need not have: the shipped model was begun without them
+
 # what the values of flags must be, as a test of them and in words. "auto" and flags that are not given stay as they are
 RATES = ("lr_scale", "matrix_lr", "embedding_lr", "head_lr", "table_lr", "scalar_lr", "weight_decay")
 LIMITS = (
@@ -364,7 +366,8 @@ def train(args, device, why_device, ranks):
     model = opened.model(place, dtype) if opened else build_model(args, tokenizer, place, dtype)
     if args.init_from and not opened and not args.dry_run:
         begun = load_model_file(args.init_from)
-        load_weights(model, begun["model"], f"--init-from {args.init_from}")
+        if new := load_weights(model, begun["model"], f"--init-from {args.init_from}", fresh=LATER):
+            note(f"--init-from {args.init_from}: is from before a model had {', '.join(new)}: new ones")
         if begun["meta"]["tokenizer"] != tokenizer.fingerprint:
             raise UserError(f"--init-from {args.init_from} was trained with another tokenizer")
     table, then = model.parameter_table(), args.model_class == "THENGPT"

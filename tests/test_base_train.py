@@ -78,12 +78,17 @@ def test_metrics_and_output(data, capsys):
     assert lines[0]["kind"] == "config" and "git_commit" in lines[0]["run"]
 
 
-def test_a_run_begins_with_given_weights(data):
+def test_a_run_begins_with_given_weights(data, capsys):
     train = lambda *more: main([*TINY, "--data-dir", str(data / "data"), "--num-iterations", "1", *more])
     first = str(data / "base_checkpoints/first")
     assert train("--tag", "first") == 0 and train("--tag", "second", "--init-from", first, "--lr-scale", "0", "--seed", "5") == 0
     a, b = (load_checkpoint(data / "base_checkpoints" / tag, 1).model for tag in ("first", "second"))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    # of a model from before there were convolutions; they are zero at first
+    assert train("--tag", "grown", "--init-from", first, "--lr-scale", "0", "--set", "nearby=3") == 0
+    assert "new ones" in capsys.readouterr().err
+    grown = load_checkpoint(data / "base_checkpoints/grown", 1).model
+    assert all(torch.equal(a[name], grown[name]) for name in a) and not grown["reader.nearby.0"].any()
     with pytest.raises(UserError, match="--init-from .* is of another model configuration"):
         train("--tag", "third", "--init-from", first, "--set", "gist_dim=8")
     with pytest.raises(UserError, match="nowhere: no such model file"):
