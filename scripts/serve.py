@@ -412,6 +412,8 @@ def main(argv=None):
     finally:
         for keeper in keepers:
             keeper.close()
+        for keeper in keepers:
+            keeper.join()   # Python ends by force what a thread is still at, and aborts where that is torch's
     return 0
 
 
