@@ -19,8 +19,9 @@ UNSURE = 0.5   # an answer of less confidence is said to be unsure
 
 WORDS = ("exit", "help", "quit")   # commands without their slash, where they stand alone
 
-HELP = """A line that ends in '?', or begins with "tell me", or with who, what, when, where, which, why or how and does not end in '.', is asked.
-Every other line is remembered, at once and for good, as an episode of the source "chat"; through a pipe, lines are asked.
+HELP = """A line that ends in '?', or begins with "tell me", or with who, what, when, where, which, why or how and does not
+end in '.', is asked. Every other line is remembered, at once and for good, as an episode of the source "chat"; through
+a pipe, lines are asked.
   /memory [TEXT]      the newest episodes, or those that hold TEXT
   /show ID            an episode, whole
   /forget [ID|TEXT]   forget an episode, exactly; deleting what you said is deleting these episodes
@@ -28,7 +29,8 @@ Every other line is remembered, at once and for good, as an episode of the sourc
   /incognito          from here on nothing is written: what you say is known until you leave
   /stats              how much is remembered, and where
   /save [FILE]        say whether all is on disk, or write a copy of the memory to FILE
-  /quit, /exit        leave, as Ctrl-D does; Ctrl-C stops an answer. quit, exit and help need no slash where they stand alone
+  /quit, /exit        leave, as Ctrl-D does; Ctrl-C stops an answer
+  quit, exit and help need no slash where they stand alone
 """
 
 
@@ -65,7 +67,8 @@ class Chat:
     """memory: a LiveMemory, None-reading if no_memory. read(prompt): the next line, EOFError at the end; its errors are UnicodeDecodeError."""
 
     def __init__(self, memory, read, as_json=False, routing=False, no_memory=False, talk=True):
-        self.memory, self.read, self.as_json, self.routing, self.no_memory, self.talk = memory, read, as_json, routing, no_memory, talk
+        self.memory, self.read, self.as_json = memory, read, as_json
+        self.routing, self.no_memory, self.talk = routing, no_memory, talk
         self.code = 0   # 2 once a line was refused, 1 once something failed
 
     @property

@@ -53,7 +53,9 @@ LISTED = re.compile(r"(?:shards_\d{6,}/)?\w[\w.]*")  # a name in a manifest: it 
 MANIFEST_BYTES = 2**22
 LOOK_BACK = 2**13  # slots, of a model that is read: what it carries along grows with them, its weights do not
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
-LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp")
+LEFTOVER = re.compile(
+    r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp"
+)
 # the largest matrices of a small model are shipped as 8-bit integers, their scale a row under the same name and this
 LARGE, SCALE = ("wte.weight", "lm_head.weight", "mlp.fc.weight", "mlp.up.weight", "mlp.proj.weight"), ":scale"
 

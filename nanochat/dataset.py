@@ -273,7 +273,8 @@ def main(argv=None):
                 pq.ParquetFile(path).close()
             except (pa.ArrowInvalid, OSError) as error:
                 path.unlink()
-                raise UserError(f"{args.url}/{path.name} is no parquet file, and the server names no checksum") from error
+                where = f"{args.url}/{path.name}"
+                raise UserError(f"{where} is no parquet file, and the server names no checksum") from error
         return how
 
     def came(size):

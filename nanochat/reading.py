@@ -249,7 +249,8 @@ def say(model, reading, ids, source, at, past):
     """
     B, A = ids.shape
     x = model.embed(ids)
-    told = reading.hidden.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])).masked_fill((source < 0)[..., None], 0)
+    place = source[..., None].expand(-1, -1, x.shape[-1])
+    told = reading.hidden.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
     x = norm(x + model.reader.copied(told))
     order = torch.arange(at + A, device=ids.device)
     later = torch.zeros(A, at + A, dtype=x.dtype, device=x.device).masked_fill_(order > order[at:, None], float("-inf"))

@@ -109,14 +109,16 @@ class Layout:
         if name in self.vectors:
             x = dequantise(self.quantised(records, name), self.vectors[name][3])
         else:
-            x = torch.from_numpy(np.ascontiguousarray(self.bytes_of(records, name)).view(self.types[name]).astype(np.int64))
+            stored = np.ascontiguousarray(self.bytes_of(records, name)).view(self.types[name])
+            x = torch.from_numpy(stored.astype(np.int64))
         return x.reshape(len(records), *like.shape[2:]).to(like)
 
     def fill(self, columns, at, records):
         """Writes the fields of records into columns {name: (1, N, …) tensor}, from row `at` on. "valid" is counted from the ids."""
         for name, column in columns.items():
             if name == "valid":
-                column[0, at:at + len(records)] = torch.from_numpy((self.ids(records) != self.geometry["pad_id"]).sum(1))
+                filled = (self.ids(records) != self.geometry["pad_id"]).sum(1)
+                column[0, at:at + len(records)] = torch.from_numpy(filled)
             else:
                 column[0, at:at + len(records)] = self.field(records, name, column)
 

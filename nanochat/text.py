@@ -8,10 +8,11 @@ LINE_END = re.compile(r"\r\n|\r|\n")   # not splitlines(): a form feed or U+2028
 # a line that begins like this, and does not end like a statement, is a question without its mark
 ASKS = re.compile(r"(who|whom|whose|what|what's|where|where's|when|which|why|how)\b", re.IGNORECASE)
 # to be told something is asked, however the line ends
-WANTS = re.compile(r"(please\s+)?((can|could|would|will)\s+you\s+)?((please\s+)?tell\s+me|(remind|show)\s+me\s+(who|what|where|when|which|why|how)|do\s+you\s+(know|remember))\b",
-                   re.IGNORECASE)
+WANTS = re.compile(r"(please\s+)?((can|could|would|will)\s+you\s+)?((please\s+)?tell\s+me|"
+                   r"(remind|show)\s+me\s+(who|what|where|when|which|why|how)|do\s+you\s+(know|remember))\b", re.IGNORECASE)
 # a verb comes first in a question, and in some lines that are told ("Will called", "Do not forget the key")
-MAY_ASK = re.compile(r"(am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)\b", re.IGNORECASE)
+MAY_ASK = re.compile(r"(am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)\b",
+                     re.IGNORECASE)
 # what a terminal acts on, or is drawn wrong by: control characters, ends of line, marks that turn the direction of the text after them, halves of characters.
 # Joiners, direction marks and spaces of any width belong to what people write
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -38,7 +39,8 @@ def split_episodes(text, unit):
 def is_question(line):
     """Whether a line of a conversation is asked rather than told: it ends in '?', asks to be told something, or begins with a question word and does not end in '.' or '!'."""
     line = line.strip().rstrip("\"')”’ ")
-    return line.endswith(("?", "？", "؟")) or bool(WANTS.match(line)) or bool(ASKS.match(line)) and not line.endswith((".", "!", "…"))
+    stated = line.endswith((".", "!", "…"))
+    return line.endswith(("?", "？", "؟")) or bool(WANTS.match(line)) or bool(ASKS.match(line)) and not stated
 
 
 def may_be_question(line):

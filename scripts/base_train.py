@@ -408,8 +408,9 @@ def train(args, device, why_device, ranks):
     note(f"attention: {model.backend}")
     if then:
         note("  THENGPT's layers do not use it: episodes, window, memory and sink share one masked softmax, which Flash Attention does not offer")
-    note("torch.compile: " + ("on, a window is one graph" if compiled else "off (" + ("--no-compile" if args.no_compile else "FSDP2 gathers weights between layers" if args.fsdp else
-                                                                                                     "takes minutes without a GPU") + ")"))
+    why_not = ("--no-compile" if args.no_compile else "FSDP2 gathers weights between layers" if args.fsdp
+               else "takes minutes without a GPU")
+    note("torch.compile: " + ("on, a window is one graph" if compiled else f"off ({why_not})"))
     for name, n in table:
         note(f"  {name:12s} {n:12,d}")
     note(f"tokens a step: {plan.batch:,} = {ranks.world} ranks x {B} streams x {T} slots x {args.tbptt_segments} segments x {plan.windows} | "
@@ -445,7 +446,8 @@ def train(args, device, why_device, ranks):
                     if ranks.world > 1:
                         raise UserError(f"{error}: stopped at step {run.steps}") from error
                     save(lived)
-                    raise UserError(f"{error}: stopped at step {run.steps}, and saved: mend it, then --resume") from error
+                    stopped = f"stopped at step {run.steps}, and saved"
+                    raise UserError(f"{error}: {stopped}: mend it, then --resume") from error
                 if not run.is_finite(sums):
                     log("error", run.steps, **{name: f"{value:g}" for name, value in sums.items()})   # JSON has no nan
                     sound = math.isfinite(total_norm(list(model.parameters())))

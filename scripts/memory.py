@@ -187,7 +187,9 @@ def stats(args, path):
         print(json.dumps(out))
     else:
         for name, value in out.items():
-            value = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) else value
+            if isinstance(value, dict):
+                value = ", ".join(f"{k} {v:,}" for k, v in value.items())
+            value = f"{value:,}" if isinstance(value, int) else value
             print(printable(f"{name.replace('_', ' ')}: {'not known' if value is None else value}", sys.stdout))
 
 

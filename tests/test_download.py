@@ -74,7 +74,8 @@ def server():
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
-    server.files, server.moods, server.asked, server.promises, server.released = {"a.bin": BODY}, [], [], True, threading.Event()
+    server.files, server.moods, server.asked = {"a.bin": BODY}, [], []
+    server.promises, server.released = True, threading.Event()
     server.length = None
     server.url = f"http://127.0.0.1:{server.server_port}/resolve"
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -187,7 +187,8 @@ def test_gate():
 def conv_reference(x, weight, tail=None):
     tail = x.new_zeros(x.shape[0], 3, x.shape[2]) if tail is None else tail
     padded = torch.cat([tail, x], 1).transpose(1, 2)
-    return torch.nn.functional.silu(torch.nn.functional.conv1d(padded, weight[:, None], groups=x.shape[2])).transpose(1, 2)
+    y = torch.nn.functional.conv1d(padded, weight[:, None], groups=x.shape[2])
+    return torch.nn.functional.silu(y).transpose(1, 2)
 
 
 def conv_inputs(T=64, D=6, dtype=torch.float64):
