@@ -33,7 +33,8 @@ def test_every_arm_and_both_controls_are_in_the_table(data, monkeypatch, capsys)
 def test_what_an_arm_takes_away():
     window = Window(*(torch.ones(1, 4, dtype=torch.int64) for _ in range(7)))
     plain = ablate.plain(window)
-    assert not any(getattr(plain, name).any() for name in ("vector", "match", "rank", "age")) and all(getattr(plain, name).all() for name in ("ids", "within", "ordinal"))
+    assert not any(getattr(plain, name).any() for name in ("vector", "match", "rank", "age"))
+    assert all(getattr(plain, name).all() for name in ("ids", "within", "ordinal"))
     answer = Answer(torch.ones(1, 2), torch.zeros(1, 2, 1, dtype=torch.int64))
     assert (ablate.generated(answer).source == -1).all() and ablate.generated(answer).ids is answer.ids
 
@@ -46,4 +47,5 @@ def test_a_task_that_is_not_there_is_named(monkeypatch, capsys, tmp_path):
 def test_swapped_is_somebody_else():
     lives = [people.Life([name], [None], [people.Asked(f"Who is {name}?", (name,), (1,), "direct")]) for name in "abc"]
     for own, other in zip(lives, ablate.swapped(lives)):
-        assert other.lines != own.lines and [q.text for q in other.asked] == [q.text for q in own.asked] and other.asked[0].evidence == ()
+        assert other.lines != own.lines and [q.text for q in other.asked] == [q.text for q in own.asked]
+        assert other.asked[0].evidence == ()

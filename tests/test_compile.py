@@ -46,7 +46,8 @@ def test_twenty_steps_with_growing_memory_are_one_graph(mixer):
         assert len(one["traces"]) == 24
         filled.append(int((one["traces"].valid > 0).sum()))
     assert counter.frame_count == 1
-    assert filled[:3] == sorted(filled[:3]) and filled[0] < filled[2] <= max(filled) == 48   # it has grown until it was full
+    assert filled[:3] == sorted(filled[:3])
+    assert filled[0] < filled[2] <= max(filled) == 48   # it has grown until it was full
 
 
 def test_a_state_with_more_traces_keeps_the_newest():
@@ -56,7 +57,8 @@ def test_a_state_with_more_traces_keeps_the_newest():
     for room in (3, 8, 12):
         traces = Window(model, {}, room, fixed=True).begin(state)["traces"]
         kept = min(room, 8)
-        assert len(traces) == room and torch.equal(traces.ids[:, room - kept:], state["traces"].ids[:, 8 - kept:]) and not traces.valid[:, :room - kept].any()
+        assert len(traces) == room and torch.equal(traces.ids[:, room - kept:], state["traces"].ids[:, 8 - kept:])
+        assert not traces.valid[:, :room - kept].any()
 
 
 @pytest.mark.slow
@@ -79,7 +81,8 @@ def test_cost_on_meta_is_the_cost():
     parameters = sum(p.numel() for p in model.parameters())
     assert costs[0].weights == 4 * parameters and 4 * parameters < costs[0].optimizer < 8 * parameters
     larger = cost(Window(tiny(device="meta"), {"text": 0.3}, 24, fixed=True), 4, 32, 2)
-    assert larger.flops == 2 * costs[0].flops and larger.state == 2 * costs[0].state and costs[0].activations < larger.activations < 2 * costs[0].activations
+    assert larger.flops == 2 * costs[0].flops and larger.state == 2 * costs[0].state
+    assert costs[0].activations < larger.activations < 2 * costs[0].activations
 
 
 def test_flops_of_a_plain_gpt():

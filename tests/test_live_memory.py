@@ -158,7 +158,8 @@ def beginning(mixer):
 def streaming(mixer):
     model, idx = build(mixer), streams(3, 5 * CHUNK + 5)
     whole = feed(model, [idx])
-    assert len(whole[1]["traces"]) == 5 and whole[1]["buffer"].shape == (3, 5) and whole[0].shape == (3, idx.shape[1], 64)
+    assert len(whole[1]["traces"]) == 5 and whole[1]["buffer"].shape == (3, 5)
+    assert whole[0].shape == (3, idx.shape[1], 64)
     for piece in (1, 15, 16, 17):
         assert_cuts(model, idx, list(range(piece, idx.shape[1], piece)), whole)
     assert_cuts(model, idx, [0, 0, 16, 16, 20, 20, idx.shape[1]], whole)
@@ -193,7 +194,8 @@ def one_trace(mixer):
     assert len(state["traces"]) == 0 and state["buffer"].tolist() == idx[:, :15].tolist()
     state = feed(model, [idx[:, 15:]], state)[1]
     assert len(state["traces"]) == 1 and state["buffer"].shape == (1, 0)
-    assert state["traces"].ids[0, 0].tolist() == idx[0].tolist() and int(state["traces"].valid) == int((idx != PAD).sum())
+    assert state["traces"].ids[0, 0].tolist() == idx[0].tolist()
+    assert int(state["traces"].valid) == int((idx != PAD).sum())
     assert_close(state, feed(model, [idx])[1], "the trace")
 
 

@@ -131,12 +131,15 @@ def test_forget(call, here):
     texts = lambda: [e["text"] for e in listed(call)]
     code, _, err = call(memory, "forget", "--match", "DOCTOR", *STATE, "--dry-run")
     assert code == 0 and "would forget 1 of 7" in err and len(texts()) == 7
-    assert call(memory, "forget", "--match", "DOCTOR", *STATE, "--yes")[0] == 0 and not any("doctor" in t for t in texts())
+    assert call(memory, "forget", "--match", "DOCTOR", *STATE, "--yes")[0] == 0
+    assert not any("doctor" in t for t in texts())
     code, _, err = call(memory, "forget", "--match", "doctor", *STATE, "--yes")
     assert code == 1 and one_line(err, "nothing to forget"), "nothing deleted is no success"
-    assert call(memory, "forget", "--since", "2024-12-01", *STATE, "--yes")[0] == 0 and "Later." not in texts() and len(texts()) == 5
+    assert call(memory, "forget", "--since", "2024-12-01", *STATE, "--yes")[0] == 0 and "Later." not in texts()
+    assert len(texts()) == 5
     assert call(memory, "forget", "--until", "2024-06-01", "--source", "b.txt", *STATE, "--yes")[0] == 1
-    assert call(memory, "forget", "--until", "2024-06-01", "--source", "data.txt", *STATE, "--yes")[0] == 0 and texts() == []
+    assert call(memory, "forget", "--until", "2024-06-01", "--source", "data.txt", *STATE, "--yes")[0] == 0
+    assert texts() == []
     code, _, err = call(memory, "forget", *STATE)
     assert code == 2 and "one of --match" in err
 
@@ -163,7 +166,8 @@ def test_nothing_is_forgotten_unasked(call, here, state):
 
 def test_list_show_search_stats_verify(call, here, state):
     rows = listed(call)
-    assert [r["text"] for r in rows] == TIMELINE and rows[2]["source"] == "data.txt" and rows[2]["line"] == 3 and rows[2]["episode"] == 3
+    assert [r["text"] for r in rows] == TIMELINE and rows[2]["source"] == "data.txt" and rows[2]["line"] == 3
+    assert rows[2]["episode"] == 3
     code, out, _ = call(memory, "list", *STATE)
     assert code == 0 and out.count("\n") == 3 and "[data.txt:2]" in out
     code, out, _ = call(memory, "show", "2", *STATE)
@@ -173,7 +177,8 @@ def test_list_show_search_stats_verify(call, here, state):
     assert code == 0 and out.count("\n") == 1
     assert call(memory, "search", "nowhere", *STATE)[:2] == (1, "")
     got = json.loads(call(memory, "stats", *STATE, "--json")[1])
-    assert got["episodes"] == 3 and got["tokens"] == sum(r["tokens"] for r in rows) and got["traces"] == sum(r["traces"] for r in rows)
+    assert got["episodes"] == 3 and got["tokens"] == sum(r["tokens"] for r in rows)
+    assert got["traces"] == sum(r["traces"] for r in rows)
     assert sum(got["bytes"].values()) == sum(map(len, both(here))) and got["oldest"] is None
     assert "bytes a token" in call(memory, "stats", *STATE)[1]
     assert "good: 3 episodes" in call(memory, "verify", *STATE)[1]
@@ -199,14 +204,16 @@ def test_export_and_import(call, here):
         code, _, err = call(memory, "import", "all.jsonl", "--model-path", MODEL, "--state-path", "again.pt")
         assert code == 0 and f"{added} of 6 episodes added, 6 in again.pt" in err and both(here, "again") == whole
     assert call(memory, "export", *STATE, "--binary", "--output-path", "all.tar")[0] == 0
-    assert call(memory, "import", "all.tar", "--binary", "--state-path", "third.pt")[0] == 0 and both(here, "third") == whole
+    assert call(memory, "import", "all.tar", "--binary", "--state-path", "third.pt")[0] == 0
+    assert both(here, "third") == whole
     assert call(memory, "import", "all.tar", "--binary", "--state-path", "third.pt")[0] == 2, "it would replace a memory unasked"
     data = bytearray((here / "all.tar").read_bytes())
     data[len(data) // 2] ^= 1
     (here / "bad.tar").write_bytes(data)
     for name in ("bad.tar", "all.jsonl"):
         code, _, err = call(memory, "import", name, "--binary", "--state-path", "fourth.pt")
-        assert code == 1 and one_line(err, name) and not (here / "fourth.pt").exists() and not (here / "fourth.traces").exists()
+        assert code == 1 and one_line(err, name) and not (here / "fourth.pt").exists()
+        assert not (here / "fourth.traces").exists()
     (here / "bad.jsonl").write_text('{"text": "fine"}\n{"text": 3}\n')
     code, _, err = call(memory, "import", "bad.jsonl", "--model-path", MODEL, "--state-path", "fourth.pt")
     assert code == 2 and one_line(err, "bad.jsonl, line 2") and not (here / "fourth.pt").exists()
@@ -247,7 +254,8 @@ def test_each_user_has_a_state(call, here):
     got = json.loads(call(query, *question, "--state-dir", "all", "--user", "bob")[1])
     assert {e["text"] for e in got["episodes"]} == {TIMELINE[1]}
     assert call(memory, "wipe", "--state-dir", "all", "--user", "alice", "--yes")[0] == 0
-    assert len(listed(call, "--state-dir", "all", "--user", "bob")) == 1 and listed(call, "--state-dir", "all", "--user", "alice") == []
+    assert len(listed(call, "--state-dir", "all", "--user", "bob")) == 1
+    assert listed(call, "--state-dir", "all", "--user", "alice") == []
     for argv in (("--user", "bob"), ("--state-dir", "all"), ("--state-dir", "all", "--user", "bob", *STATE), ()):
         assert call(memory, "list", *argv)[0] == 2
 

@@ -61,7 +61,8 @@ def test_a_short_answer_may_have_three_more_words(answer, more, at, before):
 
 def test_answers_are_held_as_whole_words():
     assert short("in the glovebox", ["the glovebox"]) and short("它在图书馆里", ["图书馆"])
-    assert not short("a category", ["cat"]) and not short("48,2001", ["48,200"]) and not short("box glove", ["glove box"])
+    assert not short("a category", ["cat"]) and not short("48,2001", ["48,200"])
+    assert not short("box glove", ["glove box"])
     assert not short("", ["cat"]) and not short("cat", []) and not short("I don't know", ["cat"])
 
 
@@ -148,13 +149,16 @@ def test_memories_are_told_by_time_and_answers_counted(run, tmp_path):
     assert code == 0
     assert Scripted.told == [[(line, None) for line in NOTES[0]["lines"]] + ["closed"], [("Olga called", 1715763600), ("rain", 1715763601), "closed"]]
     rows = by_group(out)
-    assert list(rows) == ["name", "code", "unknown", "answerable", "all"] and [r["n"] for r in rows.values()] == [2, 1, 2, 3, 5]
+    assert list(rows) == ["name", "code", "unknown", "answerable", "all"]
+    assert [r["n"] for r in rows.values()] == [2, 1, 2, 3, 5]
     assert [rows[g]["right"] for g in rows] == pytest.approx([0, 100, 50, 100 / 3, 40])   # six words more are too many; of two refusals one was due
     assert rows["name"]["f1"] == pytest.approx(0) and rows["unknown"]["f1"] == 50
-    assert rows["name"]["false_refusals"] == 50 and rows["all"]["false_refusals"] == pytest.approx(100 / 3) and rows["unknown"]["false_refusals"] is None
+    assert rows["name"]["false_refusals"] == 50 and rows["all"]["false_refusals"] == pytest.approx(100 / 3)
+    assert rows["unknown"]["false_refusals"] is None
     assert rows["all"]["grounded"] == pytest.approx(100 / 3)   # "7719" of what was answered; "rain" was said in the other life
     assert rows["all"]["evidence"] == 100 and rows["unknown"]["evidence"] is None
-    assert rows["unknown"]["refuse"] == 100 and rows["all"]["refuse"] == 40 and rows["name"]["refuse"] == 0 == rows["unknown"]["guess"]
+    assert rows["unknown"]["refuse"] == 100 and rows["all"]["refuse"] == 40
+    assert rows["name"]["refuse"] == 0 == rows["unknown"]["guess"]
     assert rows["all"]["ms"] == 250 and rows["all"]["task"] == "everyday"
     misses = [json.loads(line) for line in (tmp_path / "misses.jsonl").read_text().splitlines()]
     assert [m["question"] for m in misses] == ["who has the key?", "cat?", "who called?"]
@@ -196,14 +200,19 @@ def test_passages_apart_and_together(run):
     said = {"what grows?": ("moss here", [1]), "what grows there?": ("green Reeds", [2]), "who?": ("I don't know", [])}
     code, out, _ = run("qa", PASSAGES, said, "--json", name="rows.jsonl.xz")
     rows = by_group(out)
-    assert code == 0 and Scripted.told == [[("Moss grows here.", None), "closed"], [("It rained.", None), ("Reeds grow there.", None), "closed"]]
+    assert code == 0
+    assert Scripted.told == [[("Moss grows here.", None), "closed"], [("It rained.", None), ("Reeds grow there.", None), "closed"]]
     assert list(rows) == ["web", "web, no answer", "answerable", "all"]
-    assert rows["web"]["right"] == 50 and rows["web"]["f1"] == pytest.approx(100 * (1 + 2 / 3) / 2) and rows["web, no answer"]["right"] == 100
-    assert rows["web"]["f1_error"] == pytest.approx(196 * (1 / 3) / 2) and rows["web"]["evidence"] == 100 and rows["web"]["grounded"] == 0
+    assert rows["web"]["right"] == 50 and rows["web"]["f1"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert rows["web, no answer"]["right"] == 100
+    assert rows["web"]["f1_error"] == pytest.approx(196 * (1 / 3) / 2) and rows["web"]["evidence"] == 100
+    assert rows["web"]["grounded"] == 0
     together = {**said, "what grows there?": ("Reeds", [3])}
     code, out, _ = run("qa", PASSAGES, together, "--json", "--together")
-    assert code == 0 and Scripted.told == [[("Moss grows here.", None), ("It rained.", None), ("Reeds grow there.", None), "closed"]]
-    assert by_group(out)["web"]["right"] == by_group(out)["web"]["evidence"] == 100 and by_group(out)["web"]["grounded"] == 50
+    assert code == 0
+    assert Scripted.told == [[("Moss grows here.", None), ("It rained.", None), ("Reeds grow there.", None), "closed"]]
+    assert by_group(out)["web"]["right"] == by_group(out)["web"]["evidence"] == 100
+    assert by_group(out)["web"]["grounded"] == 50
 
 
 def test_a_sample_is_fixed_and_of_each_source(run):
@@ -220,7 +229,8 @@ def test_the_seed_draws(tmp_path):
     rows = [{"lines": ["x"], "questions": [{"q": f"{i}?", "answers": ["x"], "evidence": [0], "type": "t"}]} for i in range(20)]
     (file := tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = lambda *of: [q.text for life in people.notes([str(file)], *of) for q in life.asked]
-    assert asked() == [f"{i}?" for i in range(20)] == asked(100) and asked(5) == asked(5, 0) != asked(5, 1) and len(asked(5)) == 5
+    assert asked() == [f"{i}?" for i in range(20)] == asked(100) and asked(5) == asked(5, 0) != asked(5, 1)
+    assert len(asked(5)) == 5
 
 
 def test_a_guess_is_a_span_of_the_memory(monkeypatch):
@@ -229,7 +239,8 @@ def test_a_guess_is_a_span_of_the_memory(monkeypatch):
     lives = [people.Life([line], [None], [people.Asked("?", ("pear",), (1,), kind)]) for kind, line in lines.items()]
     monkeypatch.setattr(Scripted, "script", {"?": ("", [])})
     same, other, half = people.ask("qa", lives, Scripted)
-    assert (same["guess"], same["guess_f1"], other["guess"], other["guess_f1"]) == (1, 1, 0, 0) and 0.1 < half["guess"] < 0.9
+    assert (same["guess"], same["guess_f1"], other["guess"], other["guess_f1"]) == (1, 1, 0, 0)
+    assert 0.1 < half["guess"] < 0.9
     assert not same["right"] and not same["grounded"] and not same["refused"]
 
 

@@ -117,8 +117,10 @@ def test_a_session_through_every_command(here):
         assert re.search(r"from [01]\.\d\d \d{4}-\d\d-\d\d \d\d:\d\d t=\d: The user was .* \[chat\]", t.line(QUESTION, r"from \d\.\d\d"))
         shown = t.line("/help", "/quit, .*")
         assert all(name in shown for name in ("/memory", "/show", "/forget", "/remember", "/incognito", "/stats", "/save", "Ctrl-C", "deleting what you said"))
-        assert TIMELINE[2] in t.line("/memory", "3 episodes") and TIMELINE[0] not in t.line("/memory Oslo", "1 episodes hold this text")
-        assert TIMELINE[1] in t.line("/show 2", "preferred oat milk") and "error: /show needs the number" in t.line("/show two", "lists them")
+        assert TIMELINE[2] in t.line("/memory", "3 episodes")
+        assert TIMELINE[0] not in t.line("/memory Oslo", "1 episodes hold this text")
+        assert TIMELINE[1] in t.line("/show 2", "preferred oat milk")
+        assert "error: /show needs the number" in t.line("/show two", "lists them")
         for wrong, message in (("/show 99", "no episode 99, there are 3"), ("/nonsense x", "unknown command /nonsense: /help lists them"), ("/stats now", "stands alone"),
                                ("/remember", "needs a text"), ("/", "unknown command /:"), ("/forget no such thing", "no episode holds 'no such thing'")):
             assert "error: " in t.line(wrong, message)
@@ -197,7 +199,8 @@ def test_hostile_input_breaks_neither_the_terminal_nor_the_state(here, live):
         t.send("\r   \r\r")
         t.line("\U0001f408\u200d\u2b1b \u0928\u092e\u0938\u094d\u0924\u0947", "remembered as episode")
         shown = t.line("/memory", "episodes", "> ")
-        assert "\x1b[2J" not in shown and "\x1b]0" not in shown and "\x07" not in shown and "\ufffd[2J" in shown and "<|end|><|bos|>" in shown
+        assert "\x1b[2J" not in shown and "\x1b]0" not in shown and "\x07" not in shown and "\ufffd[2J" in shown
+        assert "<|end|><|bos|>" in shown
         t.line("w" * 5000 + "?", "error: a question of [0-9,]+ tokens: it may have 256|from nothing|from \\d")
         t.line(QUESTION, "from ")
         assert "Traceback" not in t.text
@@ -226,9 +229,11 @@ def test_a_source_and_a_time_may_be_anything(here, live, call, monkeypatch):
     with monkeypatch.context() as patch:
         for name, typed in (("stdin", "/memory\n/show 1\n/quit\n"), ("stdout", ""), ("stderr", "")):
             patch.setattr(sys, name, Screen(typed))
-        assert query.main(QUERY) == 0 and memory.main(["show", "1", *QUERY[2:4]]) == 0 and memory.main(["list", *QUERY[2:4]]) == 0
+        assert query.main(QUERY) == 0 and memory.main(["show", "1", *QUERY[2:4]]) == 0
+        assert memory.main(["list", *QUERY[2:4]]) == 0
         out = sys.stdout.written()
-    assert out.count("A cat.") == 4 and out.count("\ufffd]0;owned\ufffd name\ufffd.txt:1") == 3 and out.count("time: not known") == 2 and "\x1b]" not in out
+    assert out.count("A cat.") == 4 and out.count("\ufffd]0;owned\ufffd name\ufffd.txt:1") == 3
+    assert out.count("time: not known") == 2 and "\x1b]" not in out
     pipe(monkeypatch, "/memory\n/show 1\n")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), encoding="utf-8"))
@@ -245,12 +250,14 @@ def test_no_memory_answers_as_an_empty_memory_and_keeps_nothing(here, live, call
             patch.setattr(sys, name, Screen(typed))
         assert query.main([*QUERY, "--no-memory"]) == 0
         out, err = sys.stdout.written(), sys.stderr.written()
-    assert out.count("no memory> ") == 7 and "episodes: 0" in out and "not remembered" in err and "from nothing" in err and err.count("error: there is no memory") == 3
+    assert out.count("no memory> ") == 7 and "episodes: 0" in out and "not remembered" in err and "from nothing" in err
+    assert err.count("error: there is no memory") == 3
     assert seen(here) == before
     with LiveMemory(loaded, max_tokens=6) as empty:
         expected = empty.ask(QUESTION)
         code, out, _ = call(query, *QUERY, "--no-memory", "-p", QUESTION)
-        assert code == 0 and out == expected.text + "\n" and expected.episodes == [] and plain(expected) == plain(live("none.pt").ask(QUESTION))
+        assert code == 0 and out == expected.text + "\n" and expected.episodes == []
+        assert plain(expected) == plain(live("none.pt").ask(QUESTION))
 
 
 def test_a_pipe_takes_the_commands_too(here, call, monkeypatch, live):
@@ -259,9 +266,11 @@ def test_a_pipe_takes_the_commands_too(here, call, monkeypatch, live):
     before = both(here)
     pipe(monkeypatch, f"/remember I moved to Luxor\n{QUESTION}\n/memory Luxor\n/forget Luxor\ny\n/stats\n/forget 1\n")
     code, out, err = call(query, *QUERY, "--json")
-    assert code == 0 and both(here) == before and "remembered as episode 4" in err and "forgotten; 3 episodes left" in err
+    assert code == 0 and both(here) == before and "remembered as episode 4" in err
+    assert "forgotten; 3 episodes left" in err
     answer, listed, shown, stats, first = map(json.loads, out.splitlines())
-    assert answer["question"] == QUESTION and listed == shown and (listed["text"], listed["source"]) == ("I moved to Luxor", "chat") and listed["time"]
+    assert answer["question"] == QUESTION and listed == shown
+    assert (listed["text"], listed["source"]) == ("I moved to Luxor", "chat") and listed["time"]
     assert stats["episodes"] == 3 and first["text"] == TIMELINE[0], "without a yes nothing is forgotten"
     pipe(monkeypatch, "I moved to Luxor\n")
     assert call(query, *QUERY)[0] == 0 and both(here) == before, "through a pipe a line is asked"

@@ -188,7 +188,8 @@ def test_a_new_run_leaves_the_steps_of_another_alone(train):
     files = sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
     with pytest.raises(UserError, match="holds a run, saved up to step 3: --resume latest goes on with it, --tag NAME begins another") as error:
         train("--num-iterations", "3", "--save-every", "1", "--keep", "1")
-    assert error.value.code == 2 and files == sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
+    assert error.value.code == 2
+    assert files == sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
 
 
 def test_another_seed_or_rate_is_said(train, capsys):
@@ -246,7 +247,8 @@ def test_wandb_gets_what_metrics_get(train, monkeypatch):
     fake = types.SimpleNamespace(init=lambda **kw: calls.append(kw) or run, errors=types.SimpleNamespace(Error=RuntimeError))
     monkeypatch.setitem(sys.modules, "wandb", fake)
     rows = train("--num-iterations", "2", "--wandb-project", "p", "--run-name", "n")
-    assert calls[0]["project"] == "p" and calls[0]["name"] == "n" and calls[0]["config"]["depth"] == 4 and calls[-1] == 0
+    assert calls[0]["project"] == "p" and calls[0]["name"] == "n" and calls[0]["config"]["depth"] == 4
+    assert calls[-1] == 0
     assert [{"kind": row["kind"], **call} for row, call in zip(rows[1:], calls[1:-1], strict=True)] == rows[1:]
     fake.init = lambda **kw: (_ for _ in ()).throw(RuntimeError("api_key not configured"))
     with pytest.raises(UserError, match="wandb login, or WANDB_MODE=offline"):
@@ -289,7 +291,8 @@ def test_one_huge_gradient_moves_no_weight_far(kind, settings):
 def test_the_commands_of_the_guides_are_commands():
     text = "".join((repo_root() / name).read_text(encoding="utf-8") for name in ("CLOUD_SETUP.md", "README.md"))
     found = re.findall(r"^(?:python|torchrun .*?|echo .*? \| python) -m (scripts\.(?:base_train|ingest|query|memory_eval|memory|serve)) (--.*)$", text, re.MULTILINE)
-    assert {script for script, _ in found} >= {"scripts.base_train", "scripts.ingest", "scripts.query", "scripts.memory_eval", "scripts.serve"} and len(found) >= 12
+    assert {script for script, _ in found} >= {"scripts.base_train", "scripts.ingest", "scripts.query", "scripts.memory_eval", "scripts.serve"}
+    assert len(found) >= 12
     for script, line in found:
         args = importlib.import_module(script).build_parser().parse_args(shlex.split(line, comments=True))
         if script == "scripts.base_train":
@@ -304,7 +307,8 @@ def test_the_plan_follows_size_and_flags():
     assert plan() == (8192, 1, 65918, 1.0, 0.0)
     first = plan("--depth", "8", "--total-batch-size", "524288", "--device-batch-size", "64", ranks=4)
     assert first.windows == 2 and first.steps == 1030   # the command of the README saves step 1000
-    assert plan("--num-iterations", "7").steps == 7 and plan("--time-budget", "60").steps == -1 and plan("--tokens-per-parameter", "1").steps == 3296
+    assert plan("--num-iterations", "7").steps == 7 and plan("--time-budget", "60").steps == -1
+    assert plan("--tokens-per-parameter", "1").steps == 3296
     auto = plan("--total-batch-size", "auto", ranks=8)
     assert auto.batch == 2 ** 18 * 2 and auto.windows == 8
     big = plan("--total-batch-size", "2097152")

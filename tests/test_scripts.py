@@ -123,7 +123,8 @@ def test_ingest_prints_one_json_object_when_asked(call, here):
     tokenizer = Tokenizer.load()
     lengths = [len(tokenizer.encode(line)) + 2 for line in TIMELINE]
     assert got["episodes"] == 3 and got["tokens"] == sum(lengths) and got["traces"] == sum(-(-n // 16) for n in lengths)
-    assert got["bytes"] == sum((here / name).stat().st_size for name in ("S.pt", "S.traces")) and got["seconds"] > 0 and got["tokens_per_second"] > 0
+    assert got["bytes"] == sum((here / name).stat().st_size for name in ("S.pt", "S.traces")) and got["seconds"] > 0
+    assert got["tokens_per_second"] > 0
 
 
 def test_the_state_does_not_depend_on_the_place_or_the_time(call, here):
@@ -194,7 +195,8 @@ def test_ingest_refuses_in_one_line(call, here, change, code, message):
     (here / "empty").mkdir()
     got, out, err = call(ingest, *INGEST, *change)
     assert got == code and out == "" and one_line(err, message)
-    assert sorted(p.name for p in here.iterdir()) == ["data.txt", "empty"] and (here / "data.txt").read_text().startswith(TIMELINE[0])
+    assert sorted(p.name for p in here.iterdir()) == ["data.txt", "empty"]
+    assert (here / "data.txt").read_text().startswith(TIMELINE[0])
 
 
 @pytest.mark.parametrize("field, value", [("n_layer", 4.0), ("n_embd", 32.5), ("n_head", 0), ("n_head", 5), ("vocab_size", -1), ("write_mixer", None), ("write_mixer", "none"),
@@ -234,17 +236,20 @@ def test_one_question(call, state):
     code, out, err = call(query, *QUERY, "-p", "What did the user prefer at t=2?")
     assert code == 0 and out.strip() and out.count("\n") >= 1
     lines = err.splitlines()
-    assert lines and all(line.startswith((PLAIN, "not sure: confidence 0.", "put together:")) for line in lines) and DIM not in err
+    assert lines and all(line.startswith((PLAIN, "not sure: confidence 0.", "put together:")) for line in lines)
+    assert DIM not in err
     assert any(text in err for text in TIMELINE) and "[data.txt:" in err
 
 
 def test_json_of_one_question(call, state):
     code, out, err = call(query, *QUERY, "-p", "What did the user prefer at t=2?", "--json")
     got = json.loads(out)
-    assert code == 0 and err == "" and set(got) == {"question", "answer", "confidence", "composed", "episodes", "seconds"}
+    assert code == 0 and err == ""
+    assert set(got) == {"question", "answer", "confidence", "composed", "episodes", "seconds"}
     assert 0 < got["confidence"] <= 1 and got["seconds"] > 0 and got["episodes"]
     for e in got["episodes"]:
-        assert e["text"] == TIMELINE[e["episode"] - 1] and 0 < e["score"] <= 1 and e["source"] == f"data.txt:{e['episode']}"
+        assert e["text"] == TIMELINE[e["episode"] - 1] and 0 < e["score"] <= 1
+        assert e["source"] == f"data.txt:{e['episode']}"
     assert call(query, *QUERY, "-p", "What did the user prefer at t=2?")[1] == got["answer"] + "\n"
 
 
@@ -259,7 +264,8 @@ def test_without_memory_there_is_no_source(call, state):
 def test_piped_questions_are_answered_a_line_each(call, state, monkeypatch):
     pipe(monkeypatch, "Where was the user at t=1?\n\n/what now\nAnd at t=2?\n/quit\nnot asked\n")
     code, out, err = call(query, *QUERY, "--json")
-    assert code == 2 and [json.loads(line)["question"] for line in out.splitlines()] == ["Where was the user at t=1?", "And at t=2?"]
+    assert code == 2
+    assert [json.loads(line)["question"] for line in out.splitlines()] == ["Where was the user at t=1?", "And at t=2?"]
     assert err == "error: unknown command /what: /help lists them\n"
     pipe(monkeypatch, b"fine\n\xff\nfine again\n")
     code, out, err = call(query, *QUERY, "--json")
@@ -272,7 +278,8 @@ def test_questions_of_a_file(call, here, state):
     code, out, err = call(query, *QUERY, "--questions", "q.jsonl")
     first, second = map(json.loads, out.splitlines())
     assert code == 0 and err == ""
-    assert first["question"] == "Where at t=1?" and first["expected"] == "Lisbon" and first["t"] == 1 and first["seconds"] != "theirs"
+    assert first["question"] == "Where at t=1?" and first["expected"] == "Lisbon" and first["t"] == 1
+    assert first["seconds"] != "theirs"
     assert first["answer"] != "Lisbon" and second["tags"] == [1, {"a": None}] and "expected" not in second
 
 
@@ -330,7 +337,8 @@ def test_interactive(call, state, monkeypatch):
     for name in ("stdin", "stderr"):
         monkeypatch.setattr(sys, name, Terminal("/help\none?\n/quit\n" if name == "stdin" else ""))
     assert run_main(lambda: query.main(list(QUERY))) == 0
-    assert DIM not in sys.stderr.written() and sys.stderr.written().count("> ") == 3 and "Ctrl-D" in sys.stderr.written()
+    assert DIM not in sys.stderr.written() and sys.stderr.written().count("> ") == 3
+    assert "Ctrl-D" in sys.stderr.written()
     assert "> " not in sys.stdout.getvalue() and sys.stdout.getvalue().strip()
 
 
@@ -395,7 +403,8 @@ def test_the_commands_as_they_are_typed(here, base):
     done = python("scripts.ingest", "--model_path", MODEL, "--data_path", str(here / "data.txt"), "--output_path", str(state))
     assert done.returncode == 0 and done.stdout == "" and "3 episodes added" in done.stderr
     done = python("scripts.query", "--model_path", MODEL, "--state_path", str(state), "--max-tokens", "4", "--json", input="Where at t=1?\nAnd at t=3?\n")
-    assert done.returncode == 0 and done.stderr == "" and len([json.loads(line) for line in done.stdout.splitlines()]) == 2
+    assert done.returncode == 0 and done.stderr == ""
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
 
 
 @pytest.mark.slow

@@ -95,7 +95,8 @@ def test_timeline_answers_are_those_of_the_records():
         assert q.answer == records[time(q) - 2][q.kind]
     for q in ask("change"):
         values, at = [r[q.kind] for r in records], int(q.answer[2:])
-        assert at < time(q) and len(set(values[at - 1:time(q) - 1])) == 1 and (at == 1 or values[at - 2] != values[at - 1])
+        assert at < time(q) and len(set(values[at - 1:time(q) - 1])) == 1
+        assert (at == 1 or values[at - 2] != values[at - 1])
 
 
 def test_in_a_timeline_of_changes_the_latest_line_counts():
@@ -314,7 +315,8 @@ def test_command(command, tmp_path):
 
 def test_the_help_fits_a_screen_and_names_every_flag(command):
     code, out, _ = command("--help")
-    assert code == 0 and len(out.splitlines()) <= 45 and out.startswith("usage: python -m scripts.memory_eval --model_path data/then-d6 --task timeline")
+    assert code == 0 and len(out.splitlines()) <= 45
+    assert out.startswith("usage: python -m scripts.memory_eval --model_path data/then-d6 --task timeline")
     for action in memory_eval.build_parser()._actions:
         assert any(f" {name}" in out for name in action.option_strings), action.option_strings
     assert all(name in out for name in memory_eval.TASKS)

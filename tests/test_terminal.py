@@ -77,7 +77,8 @@ def test_words_that_end_a_conversation(call, state, monkeypatch, word):  # noqa:
 
 def test_a_question_without_its_mark_is_asked_or_said_to_be_remembered(call, state, monkeypatch):  # noqa: F811
     _, err = talk(monkeypatch, "tell me where the user was at t=2\nis the user in Oslo\nquit\n", "--incognito")
-    assert err.count("remembered as episode") == 1 and "remembered as episode 4, until you leave; if it was a question, end it in '?', and /forget 4" in err
+    assert err.count("remembered as episode") == 1
+    assert "remembered as episode 4, until you leave; if it was a question, end it in '?', and /forget 4" in err
 
 
 def test_one_question_too_long_leaves_the_others_their_answers(call, here, state):  # noqa: F811
@@ -98,7 +99,8 @@ def test_a_folder_is_read_whatever_one_file_of_it_is(call, here):  # noqa: F811
     (here / "d/odd.txt").write_bytes(b"\xff\xfea")
     flags = [*INGEST[:3], "d", *INGEST[4:]]
     code, _, err = call(ingest, *flags)
-    assert code == 0 and err.count("skipped: ") == 2 and "old.txt: not UTF-8 text (byte 0xe9" in err and "odd.txt: damaged UTF-16" in err
+    assert code == 0 and err.count("skipped: ") == 2 and "old.txt: not UTF-8 text (byte 0xe9" in err
+    assert "odd.txt: damaged UTF-16" in err
     out = call(memory, "list", *STATE)[1]
     assert "In notes." in out and "Caf\u00e9 wide." in out and "hidden" not in out and out.count("\n") == 2
     assert call(ingest, *INGEST[:3], "d/.hidden", "--output_path", "H.pt")[0] == 0, "what is asked for is read"

@@ -125,7 +125,8 @@ def test_commits_of_any_size_give_the_same_files(lived, tmp_path, monkeypatch):
         monkeypatch.setattr(engine, "COMMIT", commit)
         monkeypatch.setattr(engine, "HELD", held)
         commits = [traces for _, traces, _ in engine.commits(model, Letters(), lines, lines)]
-        assert len(commits) == {"one": 1, "few": 3, "small": 5}[name] and sum(commits, []) == [-(-len(line) // CHUNK) for line in lines]
+        assert len(commits) == {"one": 1, "few": 3, "small": 5}[name]
+        assert sum(commits, []) == [-(-len(line) // CHUNK) for line in lines]
         with Writer(tmp_path / f"{name}.pt", identity(model, facts)) as memory:
             engine.remember(model, Letters(), memory, lines, [("x", i, -1) for i in range(len(lines))])
     assert all((tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes() for name in ("few", "small") for suffix in (".pt", ".traces"))

@@ -49,16 +49,21 @@ def test_the_page_holds_every_episode_trace_by_trace(kept, call, answers):
     data = data_of(text)
     assert ["".join(words) for words, *_ in data["episodes"]] == [*TIMELINE, HOSTILE, LONG + "\U0001f408" * 40]
     with Store("S.pt") as store:
-        assert [len(e[0]) for e in data["episodes"]] == store.content.traces.tolist() and [len(e[1]) for e in data["episodes"]] == store.content.traces.tolist()
-        assert [sum(e[1]) for e in data["episodes"]] == [len(ids) for ids in store.episode_ids()] and data["stride"] == store.layout.stride and data["header"] == 64
-    assert [e[2:] for e in data["episodes"]] == [[0, n, 1_700_000_000] for n in (1, 2, 3)] + [[-1, -1, -1]] * 2 and data["sources"] == ["log.txt"]
-    assert [len(q["routing"]) > 0 for q in data["questions"]] == [True] * 3 and data["questions"][0]["routing"] == json.loads((kept / answers).read_text().splitlines()[0])["routing"]
+        assert [len(e[0]) for e in data["episodes"]] == store.content.traces.tolist()
+        assert [len(e[1]) for e in data["episodes"]] == store.content.traces.tolist()
+        assert [sum(e[1]) for e in data["episodes"]] == [len(ids) for ids in store.episode_ids()]
+        assert data["stride"] == store.layout.stride and data["header"] == 64
+    assert [e[2:] for e in data["episodes"]] == [[0, n, 1_700_000_000] for n in (1, 2, 3)] + [[-1, -1, -1]] * 2
+    assert data["sources"] == ["log.txt"]
+    assert [len(q["routing"]) > 0 for q in data["questions"]] == [True] * 3
+    assert data["questions"][0]["routing"] == json.loads((kept / answers).read_text().splitlines()[0])["routing"]
 
 
 def test_the_page_asks_nothing_of_the_network_and_runs_nothing_of_the_memory(kept, call, answers):
     assert call(memory, *VIEW, "--answers", answers)[0] == 0
     text = (kept / "memory.html").read_text()
-    assert "default-src 'none'" in text and not re.search(r"(?:src|href)\s*=|url\(|https?:|@import|fetch\(|innerHTML|\beval\b", text.replace("src=x onerror", ""))
+    assert "default-src 'none'" in text
+    assert not re.search(r"(?:src|href)\s*=|url\(|https?:|@import|fetch\(|innerHTML|\beval\b", text.replace("src=x onerror", ""))
     assert text.count("<script") == 2 and "<img" not in text, "what stands in the memory is data"
     data = data_of(text)
     told, asked = "".join(data["episodes"][3][0]), data["questions"][1]["question"]
@@ -86,9 +91,11 @@ def test_what_is_no_answer_is_refused_and_leaves_the_page_as_it_was(kept, call, 
                              ('{"question": "?", "answer": "", "confidence": NaN, "episodes": []}', "line 1"), ('{"question": "?", "answer": "", "confidence": 1, "episodes": [{"episode": 1e999, "score": 1}]}', "line 1")):
         (kept / "bad.jsonl").write_text(content)
         code, out, err = call(memory, *VIEW, "--answers", "bad.jsonl")
-        assert code in (1, 2) and out == "" and one_line(err, message) and (kept / "memory.html").read_text() == "before"
+        assert code in (1, 2) and out == "" and one_line(err, message)
+        assert (kept / "memory.html").read_text() == "before"
     before = [(kept / name).read_bytes() for name in ("S.pt", "S.traces")]
-    assert all(call(memory, *VIEW, "--out", name)[0] == 2 for name in ("S.pt", "S.traces")) and before == [(kept / name).read_bytes() for name in ("S.pt", "S.traces")]
+    assert all(call(memory, *VIEW, "--out", name)[0] == 2 for name in ("S.pt", "S.traces"))
+    assert before == [(kept / name).read_bytes() for name in ("S.pt", "S.traces")]
     assert call(memory, *VIEW, "--last", "0")[0] == 2 and call(memory, *VIEW, "--answers", "none.jsonl")[0] == 1
 
 
@@ -138,4 +145,6 @@ def test_a_screenshot_is_not_empty(kept, call, answers, size, scheme):
     assert call(memory, *VIEW, "--answers", answers)[0] == 0
     browse(kept, (kept / "memory.html").as_uri(), f"--screenshot={kept / 'page.png'}", f"--window-size={size}", f"--blink-settings=preferredColorScheme={scheme}")
     data = (kept / "page.png").read_bytes()
-    assert data[:4] == b"\x89PNG" and [int.from_bytes(data[at:at + 4], "big") for at in (16, 20)] == [int(n) for n in size.split(",")] and len(data) > 10_000
+    assert data[:4] == b"\x89PNG"
+    assert [int.from_bytes(data[at:at + 4], "big") for at in (16, 20)] == [int(n) for n in size.split(",")]
+    assert len(data) > 10_000

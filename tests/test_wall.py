@@ -162,7 +162,8 @@ def test_a_form_is_seen_whatever_its_fields_are_called(tmp_path, name, source):
 def test_a_file_is_read_whole(tmp_path):
     rows = {"lines": ["Of the Reeds by the mill,"], "questions": [{"q": "nobody spoke?", "evidence": [0], "answers": ["for years"]}]}
     (file := tmp_path / "rows.jsonl.xz").write_bytes(lzma.compress((json.dumps(rows) + "\n").encode()))
-    assert runs_of_file(file) == runs("of the reeds by the mill nobody spoke for years") and len(runs_of_file(file)) == 3
+    assert runs_of_file(file) == runs("of the reeds by the mill nobody spoke for years")
+    assert len(runs_of_file(file)) == 3
 
 
 @pytest.mark.parametrize("source, found", (("from nanochat.common import UserError", set()), ("from nanochat.task_data import REFUSAL", set()),
