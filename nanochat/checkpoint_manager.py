@@ -6,8 +6,9 @@ Checkpoints that are whole or not there. A step of a run is four files in one di
     state_000500.pt    live-memory state, data position, random generators    } run reads these
     meta_000500.json   the manifest, written last: size and SHA-256 of the others, `meta`, the run record
 
-Of several ranks each writes what it has lived through (state_000500.3.pt is that of rank 3), the first one the rest. Where the model is sharded, there
-is a directory shards_000500 (see distributed.py) in place of optim_000500.pt, and model_000500.pt all the same.
+Of several ranks each writes what it has lived through (state_000500.3.pt is that of rank 3), the first one the rest.
+Where the model is sharded, there is a directory shards_000500 (see distributed.py) in place of optim_000500.pt, and
+model_000500.pt all the same.
 
 A step without its manifest does not exist. A model alone, to be shipped, is a directory with `model.pt` and
 `model.json`, its manifest, made by `export_model`: the model is the file that the manifest describes, which is
@@ -163,7 +164,10 @@ def weights_digest(model_state: dict[str, Tensor]) -> str:
 
 
 def rng_state() -> dict:
-    """The random generators of python and of torch, on the CPU and on this process's GPU, in a form that `train_state` can hold."""
+    """
+    The random generators of python and of torch, on the CPU and on this process's GPU, in a form that `train_state` can
+    hold.
+    """
     return {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
@@ -200,8 +204,8 @@ def save_checkpoint(
     `train_state` is nested dicts, lists and tuples of tensors, numbers, strings and None: TypeError for anything else.
     If writing fails, a step that stood there before still stands, and no temporary file is left.
 
-    All `ranks` must call, on one file system; weights and optimizer are those of the first one. `shards(directory)`, called on all
-    ranks, fills a directory with what is sharded.
+    All `ranks` must call, on one file system; weights and optimizer are those of the first one. `shards(directory)`,
+    called on all ranks, fills a directory with what is sharded.
     """
     directory = Path(directory)
     for key in ("config", "tokenizer"):
@@ -238,7 +242,8 @@ def save_checkpoint(
         staged, entries = ({k: v for part in parts for k, v in part.items()} for parts in zip(*everything))
         if shards:
             target = shards_path(directory, step)
-            entries.update((f"shards/{file.name}", _entry(file, f"{target.name}/{file.name}")) for file in sorted(folder.iterdir()))
+            entries.update((f"shards/{file.name}", _entry(file, f"{target.name}/{file.name}"))
+                           for file in sorted(folder.iterdir()))
         # A step saved again does not exist from here until its new manifest: better than a manifest of files that are
         # partly replaced. The steps before it stay whole.
         _remove_step(directory, step)
@@ -263,10 +268,11 @@ def export_model(
 ) -> dict:
     """
     Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
-    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are kept as
-    8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training; `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both (of one before and after it was
-    trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a field that the model does not
-    have, and for two models of different shapes.
+    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are
+    kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
+    `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both
+    (of one before and after it was trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a
+    field that the model does not have, and for two models of different shapes.
     """
     source, directory = load_model_file(path), Path(directory)
     if average is not None:
@@ -291,7 +297,8 @@ def export_model(
             weights[name] = tensor.to(dtype) if convert else tensor
     meta = dict(source["meta"], **({"note": note} if note else {}))
     if "args" in meta:   # where files lay on one machine says nothing on another
-        meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value for name, value in meta["args"].items()}
+        meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value for name,
+                        value in meta["args"].items()}
     target = directory / "model.pt"
     tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=meta)
     publish_file(tmp, _beside(target))
@@ -356,7 +363,9 @@ def check_shapes(
 def load_weights(
     model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike, fresh: tuple[str, ...] = ()
 ) -> list[str]:
-    """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape: see check_shapes."""
+    """
+    Puts weights into a model. UserError, with `where` they are from, if they are not of its shape: see check_shapes.
+    """
     missing = check_shapes(model, weights, where, fresh)
     _put(model, weights)
     return missing
@@ -509,9 +518,9 @@ def load_checkpoint(
     """
     Loads a step (default: the last complete one) after checking every file read against the manifest.
 
-    `parts` out of ('model', 'optim', 'state') leaves the others unread, None or {} in the result; 'state' is that of `rank`. Shards are
-    checked, too, where 'shards' is among the parts, and left to `distributed.load_shards`. Raises UserError, in one line, when the
-    step is not there or a file is missing, truncated, damaged or not of this format.
+    `parts` out of ('model', 'optim', 'state') leaves the others unread, None or {} in the result; 'state' is that of
+    `rank`. Shards are checked, too, where 'shards' is among the parts, and left to `distributed.load_shards`. Raises
+    UserError, in one line, when the step is not there or a file is missing, truncated, damaged or not of this format.
     """
     directory = Path(directory)
     if step is None and (step := find_last_step(directory)) is None:

@@ -109,7 +109,8 @@ def read_texts(path, field="text"):
         yield from _read_rows(path, 0, field)
         return
     if kind not in (".jsonl", ".json", ".ndjson", ".txt"):
-        raise ValueError(f"{path}: unknown kind of file; expected .jsonl, .txt (or these with .xz, .gz, .zst) or .parquet")
+        raise ValueError(f"{path}: unknown kind of file; expected .jsonl, .txt (or these with .xz, .gz, .zst) or "
+                         ".parquet")
     try:
         with _open_text(path) as file:
             lines = _bounded_lines(file, path)
@@ -251,9 +252,12 @@ def _text_blocks(lines, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(usage="python -m nanochat.dataset -n 3 [options]", description="Download shards of FineWeb-Edu, as parquet files that training reads.",
-                                     epilog="Interrupted, it goes on where it was. Other sets: dev/repackage_data_reference.py", formatter_class=Help, allow_abbrev=False)
-    flag(parser, "-n", "--num-shards", type=int, required=True, metavar="N", help=f"the first N, at most {FINEWEB_SHARDS}")
+    parser = argparse.ArgumentParser(usage="python -m nanochat.dataset -n 3 [options]",
+                                     description="Download shards of FineWeb-Edu, as parquet files for training.",
+                                     epilog="Interrupted, it goes on where it was. Other sets: "
+                                            "dev/repackage_data_reference.py", formatter_class=Help, allow_abbrev=False)
+    flag(parser, "-n", "--num-shards", type=int, required=True, metavar="N",
+         help=f"the first N, at most {FINEWEB_SHARDS}")
     flag(parser, "--output-dir", default="data/fineweb")
     flag(parser, "--workers", type=int, default=4, help="downloads at a time")
     flag(parser, "--url", default=FINEWEB, metavar="URL", help="where shard_00000.parquet and the others are: a mirror")
@@ -283,7 +287,8 @@ def main(argv=None):
         bar.update(size)
 
     ended = threading.Event()   # one has failed, or Ctrl-C: the others end with the next bytes that come
-    with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=None, desc=args.output_dir) as bar, ThreadPoolExecutor(args.workers) as pool:
+    with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=None,
+              desc=args.output_dir) as bar, ThreadPoolExecutor(args.workers) as pool:
         futures = [pool.submit(download, number) for number in range(args.num_shards)]
         try:
             done = wait(futures, return_when=FIRST_EXCEPTION).done
@@ -292,7 +297,9 @@ def main(argv=None):
             ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    said = ", ".join(f"{found.count(how)} {what}" for how, what in (("here", "there before"), ("checked", "checked by SHA-256"), ("unchecked", "with no checksum to check"))
+    said = ", ".join(f"{found.count(how)} {what}" for how,
+                     what in (("here", "there before"), ("checked", "checked by SHA-256"),
+                              ("unchecked", "with no checksum to check"))
                      if how in found)
     print(f"{args.num_shards} shards in {args.output_dir}: {said}", file=sys.stderr)
     return 0

@@ -1,6 +1,6 @@
 """
-Finding: which episodes a question is about. So far by shared stems, each weighted by how rare it is in this memory (the idf of BM25, Robertson and
-Zaragoza 2009); nothing of it is learned yet.
+Finding: which episodes a question is about. So far by shared stems, each weighted by how rare it is in this memory (the
+idf of BM25, Robertson and Zaragoza 2009); nothing of it is learned yet.
 """
 import numpy as np
 
@@ -9,8 +9,8 @@ from nanochat.words import STEMS
 
 def search(asked, said, episode, count):
     """
-    The score of each of `count` episodes, (count,) float64. asked: stems of the question, int array, zeros do not count; said (N, …): stems of what is
-    remembered, int array; episode (N,): whose each row is, 0 … count - 1.
+    The score of each of `count` episodes, (count,) float64. asked: stems of the question, int array, zeros do not
+    count; said (N, …): stems of what is remembered, int array; episode (N,): whose each row is, 0 … count - 1.
     """
     asked = np.unique(asked[asked > 0])
     place = np.zeros(STEMS, np.int16)
@@ -26,8 +26,8 @@ def search(asked, said, episode, count):
 
 def rank(score, most=None):
     """
-    The best `most` episodes (None: all), best first, (n,) int: of equal ones that first which stands beside a better one, as a reply seldom repeats the
-    words of what it answers, and then the older.
+    The best `most` episodes (None: all), best first, (n,) int: of equal ones that first which stands beside a better
+    one, as a reply seldom repeats the words of what it answers, and then the older.
     """
     near = np.zeros(len(score))
     near[1:] += score[:-1]

@@ -173,8 +173,8 @@ class CausalSelfAttention(nn.Module):
 
     def over(self, x, cos, sin, mask, past=None):
         """
-        Attention of x (B, T, D) over `past` (k, v) and itself: mask (B or 1, 1, T or 1, S + T) is added to the scores. Returns (B, T, D), and (k, v) (B, S + T, Hkv, d)
-        to be the past of what follows.
+        Attention of x (B, T, D) over `past` (k, v) and itself: mask (B or 1, 1, T or 1, S + T) is added to the scores.
+        Returns (B, T, D), and (k, v) (B, S + T, Hkv, d) to be the past of what follows.
         """
         q, k, v, _ = self.qkv(x, cos, sin)
         if past is not None:
@@ -190,7 +190,10 @@ class CausalSelfAttention(nn.Module):
 
 
 def in_blocks(x, W, S):
-    """x (B, W+T, …) -> (B*T/S, W+S, …): the S slots of each block and the W before them. S is T, or W where there are several."""
+    """
+    x (B, W+T, …) -> (B*T/S, W+S, …): the S slots of each block and the W before them. S is T, or W where there are
+    several.
+    """
     if x.shape[1] == W + S:
         return x
     x = x.unflatten(1, (-1, S))
@@ -199,8 +202,9 @@ def in_blocks(x, W, S):
 
 def masked_attention(q, k, v, mask, scale):
     """
-    Softmax attention over (B, T, H, D) tensors with mask (B, 1, Tq, Tk) bool; returns (B, Tq, H*D). Written out: for blocks of a window it is
-    faster forward and backward on a CPU than scaled_dot_product_attention with a mask (dev/LOG.md).
+    Softmax attention over (B, T, H, D) tensors with mask (B, 1, Tq, Tk) bool; returns (B, Tq, H*D). Written out: for
+    blocks of a window it is faster forward and backward on a CPU than scaled_dot_product_attention with a mask
+    (dev/LOG.md).
     """
     score = torch.matmul(q.transpose(1, 2), k.permute(0, 2, 3, 1)) * scale
     p = torch.softmax(score.masked_fill(~mask, float("-inf")), dim=-1)
@@ -209,8 +213,9 @@ def masked_attention(q, k, v, mask, scale):
 
 class HybridTHENAttention(CausalSelfAttention):
     """
-    The mixer of layer i. `local` is what a segment shares among its layers (see THENGPT.local_context); `carry` is what this
-    layer carries over the chunk boundary: KDA state and convolution tail, or the keys and values of the last `window` slots.
+    The mixer of layer i. `local` is what a segment shares among its layers (see THENGPT.local_context); `carry` is what
+    this layer carries over the chunk boundary: KDA state and convolution tail, or the keys and values of the last
+    `window` slots.
     """
     def __init__(self, config, layer):
         super().__init__(config, layer)
@@ -244,8 +249,8 @@ class HybridTHENAttention(CausalSelfAttention):
 
     def forward(self, x, local, carry, memory=None, begin=0):
         """
-        x (B, T, D), T a multiple of 16 -> (B, T, D), carry. memory: see THENGPT.read_context; None = the layer sees its window only. begin: the slots
-        before it are not wanted, and may see less.
+        x (B, T, D), T a multiple of 16 -> (B, T, D), carry. memory: see THENGPT.read_context; None = the layer sees its
+        window only. begin: the slots before it are not wanted, and may see less.
         """
         if self.kind == "kda":
             return self.kda(x, local, carry)
@@ -258,7 +263,8 @@ class HybridTHENAttention(CausalSelfAttention):
         k, v = (in_blocks(t, W, S) for t in (k, v))
         if self.kind == "swa":
             group = self.n_head // self.n_kv_head
-            y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"], self.head_dim ** -0.5)
+            y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"],
+                                 self.head_dim ** -0.5)
         else:
             y = self.dsa(x, q, q_plain, k, v, local, memory, begin)
         return self.proj(y.view(x.shape)), carry
@@ -279,7 +285,9 @@ class HybridTHENAttention(CausalSelfAttention):
     # -- DSA ---------------------------------------------------------------------------------------------------------
 
     def index_query(self, x):
-        """x (B, M, D) -> the indexer's queries (B, M, H, Di) and weights (B, M, H). It learns from its own loss alone."""
+        """
+        x (B, M, D) -> the indexer's queries (B, M, H, Di) and weights (B, M, H). It learns from its own loss alone.
+        """
         x, c = x.detach(), self.config
         q = self.index_q(x).view(*x.shape[:2], c.index_heads, c.index_dim)
         return q.to(wide(x.dtype)), self.index_w(x).to(wide(x.dtype)) * (c.index_heads * c.index_dim) ** -0.5
@@ -292,8 +300,8 @@ class HybridTHENAttention(CausalSelfAttention):
 
     def dsa(self, x, q, q_plain, k, v, local, memory, begin):
         """
-        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); q, q_plain, k and v
-        in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
+        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); q,
+        q_plain, k and v in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
         """
         rows, S, H, d = q.shape
         (B, T, _), mask = x.shape, local["mask"]
@@ -306,11 +314,16 @@ class HybridTHENAttention(CausalSelfAttention):
         traces = memory["traces"]
         dense = memory["training"] is not None or len(traces) <= self.config.read_topk
         if dense:   # every slot sees the traces of its row: gists are not repeated for its blocks
-            mk, mv = self.memory_kv(traces.gist, x.dtype)                                                      # (B, N, H, d)
-            far = torch.einsum("bthd,bnhd->bhtn", q_plain.reshape(B, T, H, d), mk).masked_fill(~memory["visible"](0)[:, None], float("-inf"))
+            # (B, N, H, d)
+            mk, mv = self.memory_kv(traces.gist, x.dtype)
+            far = torch.einsum("bthd,bnhd->bhtn", q_plain.reshape(B, T, H, d),
+                               mk).masked_fill(~memory["visible"](0)[:, None], float("-inf"))
             far = far.unflatten(2, (-1, S)).transpose(1, 2).flatten(0, 1)
         else:       # only the selected traces are touched
-            select, seen = (F.pad(t, (0, 0, begin, 0)) for t in self.select(x[:, begin:], traces, memory["visible"](begin), local["valid"][:, begin:]))   # (B, T, K)
+            # (B, T, K)
+            select, seen = (F.pad(t, (0, 0, begin, 0))
+                            for t in self.select(x[:, begin:], traces, memory["visible"](begin),
+                                                 local["valid"][:, begin:]))
             mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
             far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen.view(rows, 1, S, -1), float("-inf"))
         p = torch.softmax(torch.cat([near, far, none], dim=-1) * d ** -0.5, dim=-1)
@@ -319,15 +332,16 @@ class HybridTHENAttention(CausalSelfAttention):
         near, far = p.split([near.shape[-1], far.shape[-1], 1], dim=-1)[:2]
         y = torch.einsum("bhts,bshd->bthd", near, v)
         if dense:
-            far = torch.einsum("bhtn,bnhd->bthd", far.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3), mv).reshape(y.shape)
+            far = torch.einsum("bhtn,bnhd->bthd", far.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3),
+                               mv).reshape(y.shape)
         else:
             far = torch.einsum("bhtk,btkhd->bthd", far, mv)
         return (y + far).flatten(2)
 
     def select(self, x, traces, visible, valid):
         """
-        The traces that slots attend to: x (B, T, D), visible (B, T, N), valid (B, T), false for padding, which need not be searched for. Returns their
-        indices (B, T, K), and which of them are visible.
+        The traces that slots attend to: x (B, T, D), visible (B, T, N), valid (B, T), false for padding, which need not
+        be searched for. Returns their indices (B, T, K), and which of them are visible.
         """
         if not isinstance(traces.index, Keys):
             score = self.index_scores(x, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
@@ -335,7 +349,8 @@ class HybridTHENAttention(CausalSelfAttention):
             return select, visible.gather(2, select)
         query, weight = self.index_query(x)
         asking = valid[0]
-        found = best(traces.index.part(self.read_layer), query[0, asking], self.config.read_topk, visible[0, asking], weight[0, asking])
+        found = best(traces.index.part(self.read_layer), query[0, asking], self.config.read_topk, visible[0, asking],
+                     weight[0, asking])
         select, score = (t.new_full((1, len(asking), t.shape[1]), fill) for t, fill in zip(found, (0, float("-inf"))))
         select[0, asking], score[0, asking] = found
         return select, score > float("-inf")
@@ -349,8 +364,8 @@ class HybridTHENAttention(CausalSelfAttention):
 
     def index_loss(self, x, p, memory):
         """
-        KL of the indexer to the mass that the joint softmax puts on the traces, head-summed and L1-normalised (V3.2, sec. 2.1), at
-        the positions being trained. p (B*n, H, S, L), L = window, traces, sink.
+        KL of the indexer to the mass that the joint softmax puts on the traces, head-summed and L1-normalised (V3.2,
+        sec. 2.1), at the positions being trained. p (B*n, H, S, L), L = window, traces, sink.
         """
         traces, positions = memory["traces"], memory["training"]["positions"]
         rows = torch.arange(x.shape[0], device=x.device)[:, None]

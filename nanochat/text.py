@@ -9,18 +9,22 @@ LINE_END = re.compile(r"\r\n|\r|\n")   # not splitlines(): a form feed or U+2028
 ASKS = re.compile(r"(who|whom|whose|what|what's|where|where's|when|which|why|how)\b", re.IGNORECASE)
 # to be told something is asked, however the line ends
 WANTS = re.compile(r"(please\s+)?((can|could|would|will)\s+you\s+)?((please\s+)?tell\s+me|"
-                   r"(remind|show)\s+me\s+(who|what|where|when|which|why|how)|do\s+you\s+(know|remember))\b", re.IGNORECASE)
+                   r"(remind|show)\s+me\s+(who|what|where|when|which|why|how)|do\s+you\s+(know|remember))\b",
+                   re.IGNORECASE)
 # a verb comes first in a question, and in some lines that are told ("Will called", "Do not forget the key")
-MAY_ASK = re.compile(r"(am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)\b",
-                     re.IGNORECASE)
-# what a terminal acts on, or is drawn wrong by: control characters, ends of line, marks that turn the direction of the text after them, halves of characters.
+MAY_ASK = re.compile(r"(am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)"
+                     r"\b", re.IGNORECASE)
+# what a terminal acts on, or is drawn wrong by: control characters, ends of line, marks that turn the direction of the
+# text after them, halves of characters.
 # Joiners, direction marks and spaces of any width belong to what people write
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 UNKNOWN = -1   # in the place of a time, seconds since 1970: earlier ones are below it
 
 
 def split_episodes(text, unit):
-    """[(text, line number it begins at)] of the episodes in a text. unit: line, paragraph (up to a blank line) or file."""
+    """
+    [(text, line number it begins at)] of the episodes in a text. unit: line, paragraph (up to a blank line) or file.
+    """
     lines = LINE_END.split(text)
     if unit == "line":
         groups = [(i, i + 1) for i in range(len(lines))]
@@ -37,7 +41,10 @@ def split_episodes(text, unit):
 
 
 def is_question(line):
-    """Whether a line of a conversation is asked rather than told: it ends in '?', asks to be told something, or begins with a question word and does not end in '.' or '!'."""
+    """
+    Whether a line of a conversation is asked rather than told: it ends in '?', asks to be told something, or begins
+    with a question word and does not end in '.' or '!'.
+    """
     line = line.strip().rstrip("\"')”’ ")
     stated = line.endswith((".", "!", "…"))
     return line.endswith(("?", "？", "؟")) or bool(WANTS.match(line)) or bool(ASKS.match(line)) and not stated
@@ -49,8 +56,12 @@ def may_be_question(line):
 
 
 def decoded(data):
-    """The text of a file's bytes: UTF-8, or UTF-16 or UTF-32 that begins with its mark. ValueError says, in a few words, why it is none of these."""
-    for mark, encoding in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+    """
+    The text of a file's bytes: UTF-8, or UTF-16 or UTF-32 that begins with its mark. ValueError says, in a few words,
+    why it is none of these.
+    """
+    for mark, encoding in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+                           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
         if data.startswith(mark):
             try:
                 return data.decode(encoding)
@@ -61,7 +72,8 @@ def decoded(data):
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 text (byte 0x{data[error.start]:02x} at byte {error.start}): save it as UTF-8, or convert it with iconv") from error
+        raise ValueError(f"not UTF-8 text (byte 0x{data[error.start]:02x} at byte {error.start}): save it as UTF-8, or "
+                         "convert it with iconv") from error
 
 
 def json_line(line):
@@ -76,7 +88,10 @@ def json_line(line):
 
 
 def printable(text, stream):
-    """What was ingested may hold escape codes, which a terminal is not to act on, and characters that the stream can't take."""
+    """
+    What was ingested may hold escape codes, which a terminal is not to act on, and characters that the stream can't
+    take.
+    """
     if stream.isatty():
         text = UNSAFE.sub("\ufffd", text)
     encoding = stream.encoding or "utf-8"
@@ -90,7 +105,10 @@ def shortened(text, most):
 
 
 def lived(seconds, zone=datetime.timezone.utc):
-    """The datetime of seconds since 1970, zone None: local time. None where they are UNKNOWN or None, or no calendar goes so far (milliseconds, by mistake)."""
+    """
+    The datetime of seconds since 1970, zone None: local time. None where they are UNKNOWN or None, or no calendar goes
+    so far (milliseconds, by mistake).
+    """
     try:
         return datetime.datetime.fromtimestamp(seconds, zone) if seconds not in (None, UNKNOWN) else None
     except (ValueError, OverflowError, OSError):

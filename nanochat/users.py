@@ -1,4 +1,7 @@
-"""Which state a command is about: a file, or a user's in a directory that holds one for each user. No torch: `--help` answers at once."""
+"""
+Which state a command is about: a file, or a user's in a directory that holds one for each user. No torch: `--help`
+answers at once.
+"""
 import datetime
 import math
 import re
@@ -15,7 +18,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 def add_user(parser):
     """--state-dir and --user, instead of a path."""
     flag(parser, "--state-dir", metavar="DIR", help="a directory with one state for each user, instead of a path")
-    flag(parser, "--user", metavar="NAME", help="whose state in --state-dir: lower-case letters, digits and . _ @ + - (at most 64)")
+    flag(parser, "--user", metavar="NAME",
+         help="whose state in --state-dir: lower-case letters, digits and . _ @ + - (at most 64)")
 
 
 def user_path(directory, name):
@@ -30,12 +34,16 @@ def user_path(directory, name):
 
 
 def state_path(parser, args, flag_name, make=False):
-    """The state that the flags of a command name: its path flag, or --state-dir with --user. make: the directory may be new."""
+    """
+    The state that the flags of a command name: its path flag, or --state-dir with --user. make: the directory may be
+    new.
+    """
     given, spelled = getattr(args, flag_name), "--" + flag_name.replace("_", "-")
     if bool(args.state_dir) != (args.user is not None):
         parser.error("--state-dir and --user go together")
     if bool(given) == bool(args.state_dir):
-        parser.error(f"{spelled} is needed, or --state-dir and --user" if not given else f"{spelled} and --state-dir exclude each other")
+        parser.error(f"{spelled} is needed, or --state-dir and --user" if not given
+                     else f"{spelled} and --state-dir exclude each other")
     if given:
         return Path(given).expanduser()
     if make:
@@ -44,7 +52,10 @@ def state_path(parser, args, flag_name, make=False):
 
 
 def moment(text):
-    """Seconds since 1970 of 'now' or an ISO 8601 date and time, local time where no zone is given. For argparse: ValueError where it is neither."""
+    """
+    Seconds since 1970 of 'now' or an ISO 8601 date and time, local time where no zone is given. For argparse:
+    ValueError where it is neither.
+    """
     if text == "now":
         return int(time.time())
     try:

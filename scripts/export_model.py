@@ -11,7 +11,9 @@ READING = ("read_topk",)   # fields of a configuration that need not be as they 
 
 
 def check_output(directory, replace):
-    """UserError where the place is not there, and for files that are: but, with `replace`, for a model that was shipped."""
+    """
+    UserError where the place is not there, and for files that are: but, with `replace`, for a model that was shipped.
+    """
     from nanochat.checkpoint_manager import load_model_file
     if not directory.absolute().parent.is_dir():
         raise UserError(f"{directory.parent}: no such directory to write to")
@@ -25,24 +27,30 @@ def check_output(directory, replace):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(usage="python -m scripts.export_model --model-path base_checkpoints/then-d6 --output-path data/then-d6", description=__doc__,
+    parser = argparse.ArgumentParser(usage="python -m scripts.export_model --model-path base_checkpoints/then-d6 "
+                                           "--output-path data/then-d6", description=__doc__,
                                      formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", required=True, help="a checkpoint, or a directory of them: then the last")
     flag(parser, "--output-path", required=True, help="the directory")
-    flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE", help="how the memory is read, other than in training: read_topk=128")
-    flag(parser, "--average", metavar="MODEL", help="the mean of the weights and of these: of a model before and after it was trained further")
-    flag(parser, "--note", default="", metavar="TEXT", help="what else model.json is to say of how they were made: the data and its licences")
+    flag(parser, "--set", action="append", default=[], metavar="FIELD=VALUE",
+         help="how the memory is read, other than in training: read_topk=128")
+    flag(parser, "--average", metavar="MODEL",
+         help="the mean of the weights and of these: of a model before and after it was trained further")
+    flag(parser, "--note", default="", metavar="TEXT",
+         help="what else model.json is to say of how they were made: the data and its licences")
     flag(parser, "--replace", action="store_true", help="write over a model that was shipped in this directory")
     args = parser.parse_args(argv)
     reading = settings(args.set)
     for name, value in reading.items():
         if name not in READING or type(value) is not int or value < 1:
-            raise UserError(f"--set {name}={value}: {', '.join(READING)} can be set, to a positive whole number; all else was trained", code=2)
+            raise UserError(f"--set {name}={value}: {', '.join(READING)} can be set, to a positive whole number; all "
+                            "else was trained", code=2)
     check_output(Path(args.output_path), args.replace)
     import torch
 
     from nanochat.checkpoint_manager import export_model
-    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading, average=args.average, note=args.note)
+    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading,
+                            average=args.average, note=args.note)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0
 

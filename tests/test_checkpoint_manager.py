@@ -36,7 +36,8 @@ def make_run():
 
 def make_train_state():
     return {
-        "memory": {"traces": [torch.randn(2, 3), torch.randn(0, 3).bfloat16()], "buffer": None, "open": (1, -2.5, True)},
+        "memory": {"traces": [torch.randn(2, 3), torch.randn(0, 3).bfloat16()], "buffer": None,
+                   "open": (1, -2.5, True)},
         "data": {"shard": "shard_0001", "row": 2**40, 7: torch.bfloat16, "ids": torch.arange(5, dtype=torch.int16)},
         "rng": cm.rng_state(),
     }

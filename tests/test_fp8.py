@@ -10,7 +10,8 @@ from nanochat.layers import Linear
 
 
 def model_of(cls=THENGPT, **more):
-    config = (THENConfig if cls is THENGPT else GPTConfig)(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, **more)
+    config = (THENConfig if cls is THENGPT
+              else GPTConfig)(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, **more)
     model = cls(config)
     torch.manual_seed(0)
     model.init_weights()

@@ -62,7 +62,8 @@ def test_recurrence_is_the_paper_s():
     S = state[0, 0]
     for t in range(5):
         kt, bt = k[0, t, 0], beta[0, t, 0]
-        S = (torch.eye(8) - bt * torch.outer(kt, kt)) @ torch.diag(g[0, t, 0].exp()) @ S + bt * torch.outer(kt, v[0, t, 0])
+        S = (torch.eye(8) - bt * torch.outer(kt,
+                                             kt)) @ torch.diag(g[0, t, 0].exp()) @ S + bt * torch.outer(kt, v[0, t, 0])
     o, got = kda_naive(q, k, v, g, beta, state)
     torch.testing.assert_close(got[0, 0], S)
     torch.testing.assert_close(o[0, -1, 0], S.T @ q[0, -1, 0] / 8**0.5)

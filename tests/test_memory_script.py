@@ -12,7 +12,8 @@ from scripts import ingest, memory, query
 from tests.test_scripts import INGEST, MODEL, QUERY, TIMELINE, base, call, here, one_line, state  # noqa: F401  fixtures
 
 STATE = ("--state_path", "S.pt")
-MORE = [*TIMELINE, "The doctor's number is 555 0199.", "t=3: The user was in Quito, felt proud, and preferred coffee.", "A much longer line. " * 12]
+MORE = [*TIMELINE, "The doctor's number is 555 0199.", "t=3: The user was in Quito, felt proud, and preferred coffee.",
+        "A much longer line. " * 12]
 
 
 def both(here, name="S"):
@@ -33,7 +34,10 @@ def listed(call, *argv):
 
 
 def killed_at_the_second_commit(monkeypatch, episodes):
-    """Makes an ingest commit after so many episodes, and be interrupted while it reads the next ones. Returns a list that grows with each reading."""
+    """
+    Makes an ingest commit after so many episodes, and be interrupted while it reads the next ones. Returns a list that
+    grows with each reading.
+    """
     monkeypatch.setattr(engine, "COMMIT", episodes)
     read, calls = engine.ingest_ids, []
 
@@ -47,7 +51,7 @@ def killed_at_the_second_commit(monkeypatch, episodes):
     return calls
 
 
-# ingest into what is there ------------------------------------------------------------------------------------------------
+# ingest into what is there --------------------------------------------------------------------------------------------
 
 
 def test_the_same_file_twice_adds_nothing(call, here, state):
@@ -88,7 +92,7 @@ def test_append_to_a_memory_of_another_model_is_refused(call, here, state):
     assert code == 1 and one_line(err, "other weights") and both(here) == before
 
 
-# what is forgotten --------------------------------------------------------------------------------------------------------
+# what is forgotten ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gone", [{1}, {2, 4}, {6}, {3, 5}, {1, 2, 3, 4, 5, 6}])
@@ -149,11 +153,14 @@ def test_nothing_is_forgotten_unasked(call, here, state):
     code, _, err = call(memory, "wipe", *STATE)
     assert code == 2 and one_line(err, "--yes is needed") and both(here) == before
     assert call(memory, "wipe", *STATE, "--dry-run")[0] == 0 and both(here) == before
-    for argv, message in ((("delete", "4"), "no episode 4, there are 3"), (("delete", "0"), "no episode 0"), (("delete", "2-9999999999"), "no episode 9999999999"),
-                          (("forget", "--since", "2020-01-01"), "no episode has a time"), (("show", "7"), "no episode 7")):
+    for argv, message in ((("delete", "4"), "no episode 4, there are 3"), (("delete", "0"), "no episode 0"),
+                          (("delete", "2-9999999999"), "no episode 9999999999"),
+                          (("forget", "--since", "2020-01-01"), "no episode has a time"),
+                          (("show", "7"), "no episode 7")):
         code, out, err = call(memory, *argv, *STATE, *(["--yes"] if argv[0] != "show" else []))
         assert code == 1 and out == "" and one_line(err, message) and both(here) == before
-    for argv in (("delete", "x"), ("delete", "3-2"), ("delete",), ("list", "extra"), ("forget", "--since", "yesterday"), ()):
+    for argv in (("delete", "x"), ("delete", "3-2"), ("delete",), ("list", "extra"), ("forget", "--since", "yesterday"),
+                 ()):
         code, out, err = call(memory, *argv, *STATE) if argv else call(memory)
         assert code == 2 and out == "" and "usage:" in err
     assert call(memory, "wipe", *STATE, "--yes")[0] == 0 and listed(call) == []
@@ -161,7 +168,7 @@ def test_nothing_is_forgotten_unasked(call, here, state):
     assert code == 0 and err.splitlines()[0] == "from nothing"
 
 
-# what there is ------------------------------------------------------------------------------------------------------------
+# what there is --------------------------------------------------------------------------------------------------------
 
 
 def test_list_show_search_stats_verify(call, here, state):
@@ -191,7 +198,7 @@ def test_list_show_search_stats_verify(call, here, state):
     assert one_line(call(memory, "list", "--state_path", "none.pt")[2], "no such state file")
 
 
-# carried elsewhere --------------------------------------------------------------------------------------------------------
+# carried elsewhere ----------------------------------------------------------------------------------------------------
 
 
 def test_export_and_import(call, here):
@@ -206,7 +213,8 @@ def test_export_and_import(call, here):
     assert call(memory, "export", *STATE, "--binary", "--output-path", "all.tar")[0] == 0
     assert call(memory, "import", "all.tar", "--binary", "--state-path", "third.pt")[0] == 0
     assert both(here, "third") == whole
-    assert call(memory, "import", "all.tar", "--binary", "--state-path", "third.pt")[0] == 2, "it would replace a memory unasked"
+    assert call(memory, "import", "all.tar", "--binary", "--state-path",
+                "third.pt")[0] == 2, "it would replace a memory unasked"
     data = bytearray((here / "all.tar").read_bytes())
     data[len(data) // 2] ^= 1
     (here / "bad.tar").write_bytes(data)
@@ -241,7 +249,7 @@ def test_upgrade_is_ingest_with_the_other_weights(call, here, state):
         assert call(memory, *argv, "--yes")[0] == 0 and both(here) == both(here, "R")
 
 
-# users --------------------------------------------------------------------------------------------------------------------
+# users ----------------------------------------------------------------------------------------------------------------
 
 
 def test_each_user_has_a_state(call, here):
@@ -260,7 +268,8 @@ def test_each_user_has_a_state(call, here):
         assert call(memory, "list", *argv)[0] == 2
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../bob", "a/b", "/etc/passwd", "Bob", ".bob", "bob\n", "b\0b", "~root", "a" * 65, "\u00e9", "a\\b", "-bob"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../bob", "a/b", "/etc/passwd", "Bob", ".bob", "bob\n", "b\0b",
+                                  "~root", "a" * 65, "\u00e9", "a\\b", "-bob"])
 def test_a_name_stays_in_the_directory(tmp_path, name):
     with pytest.raises(UserError):
         user_path(tmp_path, name)

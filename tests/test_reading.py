@@ -16,7 +16,8 @@ from nanochat.words import Lexicon, Line
 from .conftest import tiny
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
-SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool))   # all that laying out needs of a tokenizer
+# all that laying out needs of a tokenizer
+SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool))
 ROWS = 9                                              # of word vectors
 
 
@@ -261,7 +262,8 @@ def test_a_window_sees_itself_in_both_directions_and_each_of_its_features():
 @pytest.mark.parametrize("settings, seen", [({"both_ways": False}, 0), ({"both_ways": False, "nearby": 0}, 0), ({}, 1)])
 def test_one_direction_sees_nothing_that_stands_later(settings, seen):
     model, window = build(**settings), some_window(3)
-    other = Window(*(getattr(window, f).clone() for f in ("ids", "vector", "match", "rank", "age", "within", "ordinal")))
+    other = Window(*(getattr(window, f).clone()
+                     for f in ("ids", "vector", "match", "rank", "age", "within", "ordinal")))
     other.ids[0, -1] = (other.ids[0, -1] + 1) % ORDINARY
     assert torch.equal(reading.read(model, window).hidden[:, :-1], reading.read(model, other).hidden[:, :-1]) != seen
 
@@ -385,11 +387,14 @@ def test_a_token_is_copied_if_the_gate_says_so_and_the_likeliest_then_the_same_i
         assert ended or len(steps) == 8
         assert all(token != END for token, _, _ in steps[:-1])
         tokens = [(token, [place] if place >= 0 else []) for token, place, _ in steps]
-        for at, ((p, g, v), (token, place, chance)) in enumerate(zip(step_by_step(model, reading.batch([c]), tokens), steps)):
-            p = p.masked_fill(torch.from_numpy(c["ids"] == BOS), 0)          # a special token is never said, but the end, and that not at once
+        for at, ((p, g, v), (token, place,
+                             chance)) in enumerate(zip(step_by_step(model, reading.batch([c]), tokens), steps)):
+            # a special token is never said, but the end, and that not at once
+            p = p.masked_fill(torch.from_numpy(c["ids"] == BOS), 0)
             v = v.masked_fill(torch.tensor([i >= ORDINARY and (i != END or at == 0) for i in range(len(v))]), 0)
             assert chance == pytest.approx(float(g * p[place] if place >= 0 else (1 - g) * v[token]), rel=1e-9)
-            assert chance == pytest.approx(float(g * p.max() if g >= 0.5 and p.max() > 0 else (1 - g) * v.max()), rel=1e-9)
+            assert chance == pytest.approx(float(g * p.max() if g >= 0.5 and p.max() > 0 else (1 - g) * v.max()),
+                                           rel=1e-9)
             assert place < 0 or c["ordinal"][place] >= 0 and c["ids"][place] == token
         kinds |= {place >= 0 for _, place, _ in steps}
         ends += ended

@@ -18,8 +18,10 @@ from scripts.serve import read_item
 
 
 def test_what_is_asked_and_what_is_told():
-    asked = ["Where do I live?", "where do I live", "What did I say", "Tell me where I live?", "What's my name", "How?", "\u201cWho?\u201d", "Wo?\u061f"]
-    said = ["I moved to Luxor", "I moved to Luxor.", "When I was five, I lived in Rome.", "What a day!", "Whoever comes is welcome", "However, no", "Note: who is who."]
+    asked = ["Where do I live?", "where do I live", "What did I say", "Tell me where I live?", "What's my name", "How?",
+             "\u201cWho?\u201d", "Wo?\u061f"]
+    said = ["I moved to Luxor", "I moved to Luxor.", "When I was five, I lived in Rome.", "What a day!",
+            "Whoever comes is welcome", "However, no", "Note: who is who."]
     assert all(map(is_question, asked)) and not any(map(is_question, said))
 
 

@@ -137,7 +137,8 @@ def test_training_is_deterministic_and_reads_markers_as_nothing(tmp_path, capsys
     source.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows + ["Forbidden qqqqqqqqqqqq word."]))
     prints = []
     for name in ("a", "b"):
-        argv = ["--input", str(source), "--vocab_size", "300", "--exclude", "forbidden", "--output", str(tmp_path / name)]
+        argv = ["--input", str(source), "--vocab_size", "300", "--exclude", "forbidden", "--output",
+                str(tmp_path / name)]
         assert tok_train.main(argv) == 0
         prints.append(Tokenizer.load(tmp_path / name).fingerprint)
     assert prints[0] == prints[1]
