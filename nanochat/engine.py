@@ -18,6 +18,7 @@ from nanochat.distributed import Ranks
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.record import Layout, geometry
 from nanochat.scoring import holds
+from nanochat.search import cosines
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
@@ -214,11 +215,16 @@ def asked(model, tokenizer, question):
     return line
 
 
+@torch.no_grad()
 def found(model, tokenizer, state, question):
     """The episodes (ordinals) that a question, a words.Line, is about, best first, and the score of every episode 1, 2, … as a (count,) array."""
-    traces = state["traces"]
-    said, episode = traces.words[0].cpu().numpy(), traces.episode[0].cpu().numpy()
-    score = finding.search(question.stem, said, episode - 1, int(state["episode"]))
+    traces, count = state["traces"], int(state["episode"])
+    owner, valid = traces.episode[0].long() - 1, traces.valid[0].cpu().numpy()
+    where = owner.cpu().numpy()
+    said = finding.occurrences(question.stem, traces.words[0].cpu().numpy(), where, np.bincount(where, valid, minlength=count))
+    alone = reading.batch([reading.lay_out(question, [], [], tokenizer)[0]]).to(owner.device)
+    asks = model.finder(reading.read(model, alone).hidden, alone.ordinal == -1)
+    score = finding.scores(model.finder.numbers, asks, [said], cosines(traces.gist, asks.vector[0])[None], owner)[0].cpu().numpy()
     return (finding.rank(score, FOUND) + 1).tolist(), score
 
 
@@ -301,8 +307,8 @@ def result(pieces, on_text=None):
 
 def routing(model, tokenizer, state, question):
     """How well each episode is found by a question: [(ordinal, share of all scores)], best first, from 0.0001 on."""
-    score = found(model, tokenizer, state, asked(model, tokenizer, question))[1]
-    share = score / max(score.sum(), 1e-9)
+    score = torch.from_numpy(found(model, tokenizer, state, asked(model, tokenizer, question))[1])
+    share = torch.softmax(score, 0).numpy()
     return sorted(((int(e) + 1, float(share[e])) for e in np.flatnonzero(share >= 1e-4)), key=lambda s: (-s[1], s[0]))
 
 
