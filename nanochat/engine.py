@@ -1,8 +1,8 @@
 """
 The frozen model at work: text becomes traces, questions are answered from them.
 
-Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows are always padded to the same few shapes, so that
-the traces of an episode do not depend on which others it was ingested with.
+Ingest runs the trunk alone, many episodes at once as rows of one batch. Rows are always padded to the same few shapes,
+so that the traces of an episode do not depend on which others it was ingested with.
 """
 import time
 from dataclasses import dataclass, field, replace
@@ -36,8 +36,9 @@ FOUND = 128      # episodes that are considered for a reading window
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     """
-    The frozen model of a checkpoint and its tokenizer: (model, tokenizer, facts), facts = {"device", "dtype", "weights", "run", …}.
-    Raises UserError where the file is missing, damaged, of another class, or made with another tokenizer.
+    The frozen model of a checkpoint and its tokenizer: (model, tokenizer, facts), facts = {"device", "dtype",
+    "weights", "run", …}. Raises UserError where the file is missing, damaged, of another class, or made with another
+    tokenizer.
     """
     device, why_device = choose_device(device)
     dtype, why_dtype = choose_dtype(device, dtype)
@@ -57,12 +58,14 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     if made_with != tokenizer.fingerprint:
-        raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here {tokenizer.fingerprint[:12]}…)")
+        raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here "
+                        f"{tokenizer.fingerprint[:12]}…)")
     cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
     model = build_model(cls, config, fields, saved["model"], path)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
-    facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})", "step": saved["step"],
+    facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})",
+             "step": saved["step"],
              "weights": weights_digest(saved["model"]), "tokenizer": tokenizer.fingerprint}
     return model, tokenizer, facts
 
@@ -83,24 +86,33 @@ def stems(model, tokenizer, ids):
 
 
 def episode_ids(tokenizer, texts):
-    """The token ids of episodes, as they are remembered: arrays of the least unsigned integers, since a list takes eighteen times their memory."""
+    """
+    The token ids of episodes, as they are remembered: arrays of the least unsigned integers, since a list takes
+    eighteen times their memory.
+    """
     kind = np.min_scalar_type(tokenizer.vocab_size)
-    return [np.array([tokenizer.bos_id, *ids, tokenizer.end_id], kind) for at in range(0, len(texts), COMMIT) for ids in tokenizer.encode_batch(texts[at:at + COMMIT])]
+    return [np.array([tokenizer.bos_id, *ids, tokenizer.end_id], kind) for at in range(0, len(texts), COMMIT)
+            for ids in tokenizer.encode_batch(texts[at:at + COMMIT])]
 
 
 def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     """
-    The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision they are stored in; episode i
-    has the ordinal first_ordinal + i. progress: called with the number of episodes done since the last call.
+    The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision
+    they are stored in; episode i has the ordinal first_ordinal + i. progress: called with the number of episodes done
+    since the last call.
     """
-    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer, episode_ids(tokenizer, texts), first_ordinal, progress))
+    return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer, episode_ids(tokenizer, texts), first_ordinal,
+                                                      progress))
 
 
 @torch.no_grad()
 def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
-    """As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of."""
+    """
+    As ingest, of the token ids of episodes (see episode_ids), and not rounded yet: what Layout.pack makes records of.
+    """
     shapes, first = {}, chunk_offsets(encoded)
-    columns = {name: torch.empty(1, first[-1], *t.shape[2:], dtype=t.dtype) for name, t in model.empty_state(1)["traces"].as_dict().items()}
+    columns = {name: torch.empty(1, first[-1], *t.shape[2:], dtype=t.dtype) for name,
+               t in model.empty_state(1)["traces"].as_dict().items()}
     for i in range(len(encoded)):
         shapes.setdefault(row_length(int(first[i + 1] - first[i])), []).append(i)
     for chunks, members in sorted(shapes.items()):
@@ -112,7 +124,8 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
                 grid[row, :len(encoded[i])] = torch.from_numpy(np.asarray(encoded[i], np.int64))
             empty = state = model.empty_state(height)
             for begin, segment in enumerate(grid.to(model.wte.weight.device).split(SEGMENT, dim=1)):
-                state = model.encode(segment, {**state, "traces": empty["traces"]})   # the trunk looks into none, so none is carried along
+                # the trunk looks into none, so none is carried along
+                state = model.encode(segment, {**state, "traces": empty["traces"]})
                 traces = state["traces"].to("cpu").as_dict()
                 for row, i in enumerate(rows):
                     to = first[i] + begin * SEGMENT // CHUNK
@@ -124,7 +137,8 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
     words = columns["words"].view(-1)
     for at, ids in zip(first, encoded):
         words[at * CHUNK:at * CHUNK + len(ids)] = torch.from_numpy(stems(model, tokenizer, ids))
-    columns["episode"][0] = torch.from_numpy(np.repeat(np.arange(first_ordinal, first_ordinal + len(encoded)), np.diff(first)))
+    columns["episode"][0] = torch.from_numpy(np.repeat(np.arange(first_ordinal, first_ordinal + len(encoded)),
+                                                       np.diff(first)))
     return Traces(**columns)
 
 
@@ -134,18 +148,22 @@ def chunk_offsets(encoded):
 
 
 def row_length(chunks):
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: few shapes, so that their rows fill, and less than a third of a row is padding."""
+    """
+    The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: few shapes, so that their rows fill, and less than a third of a row
+    is padding.
+    """
     power = 1 << (chunks - 1).bit_length()
     return power * 3 // 4 if chunks <= power * 3 // 4 and power > 2 else power
 
 
 def commits(model, tokenizer, encoded, rows, progress=None, ranks=Ranks()):
     """
-    Reads episodes (token ids of each, and its (source, line, time)), so many at a time as are to be committed together. Yields of those: their records
-    (n, stride) uint8, how many each has, and their rows.
+    Reads episodes (token ids of each, and its (source, line, time)), so many at a time as are to be committed together.
+    Yields of those: their records (n, stride) uint8, how many each has, and their rows.
 
-    Of several ranks, all with the same arguments, each reads its part, and the first one is given it all, the same bytes as if it were alone, since
-    no trace depends on other episodes. The others are given None; `progress` counts what this rank has read.
+    Of several ranks, all with the same arguments, each reads its part, and the first one is given it all, the same
+    bytes as if it were alone, since no trace depends on other episodes. The others are given None; `progress` counts
+    what this rank has read.
     """
     layout, first, at = Layout(geometry(model)), chunk_offsets(encoded), 0
     while at < len(encoded):
@@ -160,8 +178,8 @@ def commits(model, tokenizer, encoded, rows, progress=None, ranks=Ranks()):
 
 def remember(model, tokenizer, memory, encoded, rows, progress=None, ranks=Ranks()):
     """
-    Adds episodes to a memory.Writer, see `commits`; it is of no account on other ranks than the first. What a kill leaves, and the same call without what is
-    there already, give the same files as one that was not killed.
+    Adds episodes to a memory.Writer, see `commits`; it is of no account on other ranks than the first. What a kill
+    leaves, and the same call without what is there already, give the same files as one that was not killed.
     """
     for part in commits(model, tokenizer, encoded, rows, progress, ranks):
         if ranks.first:
@@ -172,8 +190,9 @@ def remember(model, tokenizer, memory, encoded, rows, progress=None, ranks=Ranks
 @torch.no_grad()
 def listen(model, tokenizer, state, ids):
     """
-    The state after some more tokens of an open episode, its first begun by <|bos|>: what does not fill a chunk waits in state["buffer"], every chunk that
-    closes is a trace at once. As model(…) would leave it, by the trunk alone: it can be read, not be continued.
+    The state after some more tokens of an open episode, its first begun by <|bos|>: what does not fill a chunk waits in
+    state["buffer"], every chunk that closes is a trace at once. As model(…) would leave it, by the trunk alone: it can
+    be read, not be continued.
     """
     line = torch.cat([state["buffer"], torch.tensor([ids], device=state["buffer"].device)], dim=1)
     cut = line.shape[1] // CHUNK * CHUNK
@@ -201,30 +220,38 @@ class Episode:
 @dataclass
 class Answer:
     text: str
-    confidence: float                               # probability of the answer: the product over its tokens, and its end
+    # probability of the answer: the product over its tokens, and its end
+    confidence: float
     episodes: list = field(default_factory=list)    # of Episode, that it was read from, best first
     seconds: float = 0.0
-    composed: bool = False                          # it does not stand in any of them as it is: several values, or worked out
+    # it does not stand in any of them as it is: several values, or worked out
+    composed: bool = False
 
 
 def asked(model, tokenizer, question):
     """A question as a words.Line. UserError where it is too long, or nothing."""
     line = lexicon(model, tokenizer).line(question)
     if len(line) > QUESTION or not question.strip():
-        raise UserError(f"a question of {len(line):,} tokens: it may have {QUESTION:,}" if question.strip() else "an empty question", code=2)
+        raise UserError(f"a question of {len(line):,} tokens: it may have {QUESTION:,}" if question.strip()
+                        else "an empty question", code=2)
     return line
 
 
 @torch.no_grad()
 def found(model, tokenizer, state, question):
-    """The episodes (ordinals) that a question, a words.Line, is about, best first, and the score of every episode 1, 2, … as a (count,) array."""
+    """
+    The episodes (ordinals) that a question, a words.Line, is about, best first, and the score of every episode 1, 2, …
+    as a (count,) array.
+    """
     traces, count = state["traces"], int(state["episode"])
     owner, valid = traces.episode[0].long() - 1, traces.valid[0].cpu().numpy()
     where = owner.cpu().numpy()
-    said = finding.occurrences(question.stem, traces.words[0].cpu().numpy(), where, np.bincount(where, valid, minlength=count))
+    said = finding.occurrences(question.stem, traces.words[0].cpu().numpy(), where,
+                               np.bincount(where, valid, minlength=count))
     alone = reading.batch([reading.lay_out(question, [], [], tokenizer)[0]]).to(owner.device)
     asks = model.finder(reading.read(model, alone).hidden, alone.ordinal == -1)
-    score = finding.scores(model.finder.numbers, asks, [said], cosines(traces.gist, asks.vector[0])[None], owner)[0].cpu().numpy()
+    score = finding.scores(model.finder.numbers, asks, [said], cosines(traces.gist, asks.vector[0])[None],
+                           owner)[0].cpu().numpy()
     return (finding.rank(score, FOUND) + 1).tolist(), score
 
 
@@ -236,8 +263,9 @@ def told(state, tokenizer, ordinal, times=None):
 
 def window(model, tokenizer, state, question, times=None, read=True):
     """
-    The reading.Window (B = 1) of a question, and the episodes (ordinals) in it, to which its `ordinal` points. times: seconds since 1970 of each episode, -1 =
-    unknown; the one that is being said has none yet. UserError where the question is too long, or nothing.
+    The reading.Window (B = 1) of a question, and the episodes (ordinals) in it, to which its `ordinal` points. times:
+    seconds since 1970 of each episode, -1 = unknown; the one that is being said has none yet. UserError where the
+    question is too long, or nothing.
     """
     line = asked(model, tokenizer, question)
     best = found(model, tokenizer, state, line)[0] if read and len(state["traces"]) else []
@@ -257,10 +285,12 @@ def window(model, tokenizer, state, question, times=None, read=True):
 @torch.no_grad()
 def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0, times=None):
     """
-    Yields the text of the likeliest answer as it comes, and returns (StopIteration.value) the whole Answer. One of which nothing was copied has no source. The
-    state is not changed. times: see `window`. read=False: nothing is found, so that the model has the question alone.
+    Yields the text of the likeliest answer as it comes, and returns (StopIteration.value) the whole Answer. One of
+    which nothing was copied has no source. The state is not changed. times: see `window`. read=False: nothing is found,
+    so that the model has the question alone.
 
-    An answer below min_confidence is REFUSAL, from nothing; to know that takes the whole answer, so with min_confidence it comes in one piece.
+    An answer below min_confidence is REFUSAL, from nothing; to know that takes the whole answer, so with min_confidence
+    it comes in one piece.
     """
     began = time.perf_counter()
     laid, episodes = window(model, tokenizer, state, question, times, read)
@@ -286,7 +316,8 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
     total = sum(mass.values())
     ranked = sorted(mass.items(), key=lambda s: (-s[1], s[0]))
     stands = any(holds(told(state, tokenizer, e, times), text) for e in mass)
-    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began, bool(text) and text != REFUSAL and not stands)
+    return Answer(text, confidence, [Episode(e, score=m / total) for e, m in ranked], time.perf_counter() - began,
+                  bool(text) and text != REFUSAL and not stands)
 
 
 def answer(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
@@ -314,6 +345,8 @@ def routing(model, tokenizer, state, question):
 
 def episode_text(traces, tokenizer, ordinal):
     """The text of an episode, from the token ids in its traces (B = 1); '' if there is none."""
-    begin, end = torch.searchsorted(traces.episode[0].contiguous(), torch.tensor([ordinal, ordinal + 1], dtype=torch.int32, device=traces.episode.device)).tolist()
+    begin, end = torch.searchsorted(traces.episode[0].contiguous(),
+                                    torch.tensor([ordinal, ordinal + 1], dtype=torch.int32,
+                                                 device=traces.episode.device)).tolist()
     ids = traces.ids[0, torch.arange(begin, end)].flatten().tolist()
     return tokenizer.decode([i for i in ids if i not in (tokenizer.bos_id, tokenizer.end_id, tokenizer.pad_id)])

@@ -5,9 +5,9 @@ Finding: which episodes a question is about.
     base(e)  = sum over the question's stems s of weight(s) rarity(s) n (k + 1) / (n + k (1 - b + b length(e) / mean))
                + scale max over the traces t of e of cos(vector, gist(t))
 
-n: how often e says s. rarity: the idf of BM25 (Robertson and Zaragoza 2009), counted in this memory, so there is no index
-to keep. weight, vector, before, after and age are learned functions of the question's hidden states; k, b and scale are
-learned numbers. A head that has not been trained is BM25: weights 1, and nothing else.
+n: how often e says s. rarity: the idf of BM25 (Robertson and Zaragoza 2009), counted in this memory, so there is no
+index to keep. weight, vector, before, after and age are learned functions of the question's hidden states; k, b and
+scale are learned numbers. A head that has not been trained is BM25: weights 1, and nothing else.
 """
 import math
 from dataclasses import dataclass
@@ -28,8 +28,9 @@ BM25 = (math.log(1.2), math.log(3), 0.0)   # log k, the logit of b, scale, befor
 @dataclass
 class Said:
     """
-    Which of a question's words are said by which episodes, P pairs: `word` (P,) a place in the window of the question alone,
-    where <|user|> is 0; `episode` (P,) 0 … count - 1; `times` (P,) how often; `rarity` (P,). length (count,): tokens of each.
+    Which of a question's words are said by which episodes, P pairs: `word` (P,) a place in the window of the question
+    alone, where <|user|> is 0; `episode` (P,) 0 … count - 1; `times` (P,) how often; `rarity` (P,). length (count,):
+    tokens of each.
     """
     word: np.ndarray
     episode: np.ndarray
@@ -40,7 +41,10 @@ class Said:
 
 @dataclass
 class Asks:
-    """What Q questions, read alone, want to find: weight (Q, T) of their tokens, vector (Q, G), near (Q, 2), age (Q, AGES + 1)."""
+    """
+    What Q questions, read alone, want to find: weight (Q, T) of their tokens, vector (Q, G), near (Q, 2), age (Q, AGES
+    + 1).
+    """
     weight: torch.Tensor
     vector: torch.Tensor
     near: torch.Tensor
@@ -49,8 +53,8 @@ class Asks:
 
 def occurrences(asked, said, episode, length):
     """
-    The Said of a question: asked (n,) stems of its tokens, 0 = none; said (N, …) stems of what is remembered; episode (N,)
-    whose each row is, 0 … count - 1, ascending; length (count,).
+    The Said of a question: asked (n,) stems of its tokens, 0 = none; said (N, …) stems of what is remembered; episode
+    (N,) whose each row is, 0 … count - 1, ascending; length (count,).
     """
     place = np.zeros(STEMS, np.int16)
     last = {int(stem): i for i, stem in enumerate(asked, 1) if stem}
@@ -89,13 +93,15 @@ class FindingHead(nn.Module):
         """The Asks of questions: hidden (Q, T, D), there (Q, T) bool, which are tokens."""
         mean = (hidden * there[..., None]).sum(1) / there.sum(1, keepdim=True).clamp(min=1)
         weight = F.softplus(self.weight(hidden).squeeze(-1).float() + ONE)
-        return Asks(weight, F.normalize(self.vector(mean).float(), dim=-1), self.near(mean).float(), self.age(mean).float())
+        return Asks(weight, F.normalize(self.vector(mean).float(), dim=-1), self.near(mean).float(),
+                    self.age(mean).float())
 
 
 def scores(numbers, asks, said, cosine, owner):
     """
-    The scores (Q, count) float32 of all episodes of one memory, for Q questions. numbers: see BM25; said: the Said of each;
-    cosine (Q, M): of their vectors with the gists of all traces; owner (M,) int64: whose each trace is, 0 … count - 1.
+    The scores (Q, count) float32 of all episodes of one memory, for Q questions. numbers: see BM25; said: the Said of
+    each; cosine (Q, M): of their vectors with the gists of all traces; owner (M,) int64: whose each trace is, 0 … count
+    - 1.
     """
     count, Q, device = len(said[0].length), len(said), cosine.device
     k, b, scale = numbers[0].exp(), numbers[1].sigmoid(), numbers[2]
@@ -115,7 +121,8 @@ def scores(numbers, asks, said, cosine, owner):
 
 def plain(said):
     """The scores (count,) that a head gives before it has learned anything, from one Said."""
-    asks = Asks(torch.ones(1, said.word.max(initial=0) + 1), torch.zeros(1, 1), torch.zeros(1, 2), torch.zeros(1, len(AGES) + 1))
+    asks = Asks(torch.ones(1, said.word.max(initial=0) + 1), torch.zeros(1, 1), torch.zeros(1, 2),
+                torch.zeros(1, len(AGES) + 1))
     count = len(said.length)
     return scores(torch.tensor(BM25), asks, [said], torch.zeros(1, count), torch.arange(count))[0].numpy()
 

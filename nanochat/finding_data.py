@@ -31,7 +31,8 @@ def alone(questions, tokenizer):
 def hunt(questions, lines, evidence, tokenizer):
     """A Hunt: questions and lines are words.Line, evidence lists of indices of lines."""
     stems = np.concatenate([line.stem for line in lines])
-    owner, length = np.repeat(np.arange(len(lines)), [len(line) for line in lines]), np.array([len(x) + 2 for x in lines])
+    owner, length = np.repeat(np.arange(len(lines)),
+                              [len(line) for line in lines]), np.array([len(x) + 2 for x in lines])
     said = [occurrences(q.stem[:reading.QUESTION], stems, owner, length) for q in questions]
     grids, shapes = [], {}
     for row, line in enumerate(lines):
@@ -46,7 +47,10 @@ def hunt(questions, lines, evidence, tokenizer):
 
 
 class Hunting:
-    """Hunts of about `lines` episodes and `questions` questions, drawn by a random.Random. sources, shares: see reading_data.Asked."""
+    """
+    Hunts of about `lines` episodes and `questions` questions, drawn by a random.Random. sources, shares: see
+    reading_data.Asked.
+    """
     def __init__(self, asked, tokenizer, lines=(60, 120, 240), questions=64):
         self.asked, self.tokenizer, self.lines, self.questions = asked, tokenizer, lines, questions
 

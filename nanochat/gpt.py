@@ -1,17 +1,19 @@
 """
 GPT, the plain baseline, and THENGPT, the same model with an episodic memory.
 
-GPT is nanochat's: rotary embeddings, QK norm, RMSNorm without parameters, ReLU^2, untied embeddings, group-query attention,
-logit soft cap, no biases, one dial (depth: width = 64 * depth). THENGPT replaces its attention by HybridTHENAttention and adds a reading head:
+GPT is nanochat's: rotary embeddings, QK norm, RMSNorm without parameters, ReLU^2, untied embeddings, group-query
+attention, logit soft cap, no biases, one dial (depth: width = 64 * depth). THENGPT replaces its attention by
+HybridTHENAttention and adds a reading head:
 
     layer i with i % (ratio + 1) <  ratio    write layer, KDA or sliding-window attention: binds words within an episode
     layer i with i % (ratio + 1) == ratio    read layer, DSA: attends to the window and to the gists of selected traces
 
-The layers below the first read layer are the *trunk*. Everything that goes into a trace is computed from the trunk's output, which
-never looks into memory (one memory for all layers above, as YOCO's self-decoder, Sun et al. 2024): a trace depends on its own episode
-alone. That is what makes deletion exact and ingest parallel.
+The layers below the first read layer are the *trunk*. Everything that goes into a trace is computed from the trunk's
+output, which never looks into memory (one memory for all layers above, as YOCO's self-decoder, Sun et al. 2024): a
+trace depends on its own episode alone. That is what makes deletion exact and ingest parallel.
 
-A question is answered by reading: what finding.py finds is laid out with the question in one window, and all blocks read it (reading.py).
+A question is answered by reading: what finding.py finds is laid out with the question in one window, and all blocks
+read it (reading.py).
 """
 from dataclasses import asdict, dataclass, fields
 
@@ -40,7 +42,10 @@ class GPTConfig:
     n_embd: int = 256
 
     def __post_init__(self):
-        """TypeError for a field of another type, ValueError for a value that none can have: a configuration may come from a file, or from --set."""
+        """
+        TypeError for a field of another type, ValueError for a value that none can have: a configuration may come from
+        a file, or from --set.
+        """
         for field in fields(self):
             value, kinds = getattr(self, field.name), (int, float) if field.type is float else (field.type,)
             if type(value) not in kinds:   # not isinstance: True is an int
@@ -68,9 +73,12 @@ class THENConfig(GPTConfig):
     index_dim: int = 32
     read_topk: int = 64          # traces a read layer attends to
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
-    nearby: int = 0              # places of a reading window that a block mixes before it attends, an odd number; 0 = none
-    both_ways: bool = True       # a reading window sees itself in both directions; false: only what stands before, for comparison
-    text_fraction: float = 0.35  # training only: the language-model loss is taken on so many of the slots, ordinary tokens first
+    # places of a reading window that a block mixes before it attends, an odd number; 0 = none
+    nearby: int = 0
+    # a reading window sees itself in both directions; false: only what stands before, for comparison
+    both_ways: bool = True
+    # training only: the language-model loss is taken on so many of the slots, ordinary tokens first
+    text_fraction: float = 0.35
     word_vectors: int = 1        # rows of the word vectors, an input of reading; row 0 is zero
     word_dim: int = 50
     word_bytes: int = 0          # of the list of their words
@@ -100,7 +108,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList([Block(config, i, self.attention_class) for i in range(config.n_layer)])
         self.lm_head = Linear(config.n_embd, config.vocab_size)
         self.dtype = torch.float32   # of the activations; weights stay fp32
-        self.backend = None          # flash_attention.resolve(...), for the attention of GPT; None = resolved at each call
+        # flash_attention.resolve(...), for the attention of GPT; None = resolved at each call
+        self.backend = None
 
     @torch.no_grad()
     def init_weights(self):
@@ -127,10 +136,14 @@ class GPT(nn.Module):
         return rows + [("total", count(self))]
 
     def parameter_groups(self, matrix_lr=0.02, embedding_lr=0.3, head_lr=0.004, table_lr=0.002, scalar_lr=0.01):
-        """Muon on the matrices of the blocks and of the copy, AdamW on the rest: embeddings, traces, features of reading, gains and gates."""
+        """
+        Muon on the matrices of the blocks and of the copy, AdamW on the rest: embeddings, traces, features of reading,
+        gains and gates.
+        """
         # by what they do, not by their sizes: a weight is in the same group at every depth. A row of beta or index_w
         # is one head's gate
-        matrices = [m.weight for name, m in self.named_modules() if isinstance(m, Linear) and name.startswith(("blocks.", "reader."))
+        matrices = [m.weight for name, m in self.named_modules() if isinstance(m, Linear)
+                    and name.startswith(("blocks.", "reader."))
                     and name.split(".")[-1] not in ("beta", "index_w", "gate", "word")]
         taken = {id(p) for p in matrices} | {id(self.wte.weight), id(self.lm_head.weight)}
         rest = [p for p in self.parameters() if id(p) not in taken]
@@ -159,14 +172,16 @@ class GPT(nn.Module):
     def forward(self, idx, targets=None):
         """idx (B, T) int64 -> logits (B, T, V); with targets (B, T), -1 = ignore, the mean loss."""
         x = norm(self.wte(idx).to(self.dtype))
-        cos, sin = rotary(torch.arange(idx.shape[1], device=idx.device)[None], self.config.n_embd // self.config.n_head, self.dtype)
+        cos, sin = rotary(torch.arange(idx.shape[1], device=idx.device)[None], self.config.n_embd // self.config.n_head,
+                          self.dtype)
         for block in self.blocks:
             x = x + block.attn(norm(x), cos, sin, self.backend)
             x = x + block.mlp(norm(x))
         logits = self.logits(x)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum") / (targets >= 0).sum().clamp(min=1)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1,
+                               reduction="sum") / (targets >= 0).sum().clamp(min=1)
 
 
 class THENGPT(GPT):
@@ -179,7 +194,8 @@ class THENGPT(GPT):
         if config.gist_pool == "gated":
             self.gist_gate = Linear(config.n_embd, config.gist_dim)
             self.gist_slot = nn.Parameter(torch.empty(CHUNK, config.gist_dim))
-        self.index_k = nn.ModuleList([Linear(config.gist_dim, config.index_dim) for b in self.blocks if b.attn.kind == "dsa"])
+        self.index_k = nn.ModuleList([Linear(config.gist_dim, config.index_dim) for b in self.blocks
+                                      if b.attn.kind == "dsa"])
         self.reader = reading.ReadingHead(config)
         self.finder = finding.FindingHead(config)
 
@@ -214,26 +230,33 @@ class THENGPT(GPT):
         c, B, device = self.config, batch_size, self.wte.weight.device
         new = lambda *shape, dtype=self.dtype, fill=0: torch.full(shape, fill, device=device, dtype=dtype)
         number = lambda *shape: new(B, 0, *shape, dtype=torch.int32)
-        traces = Traces(ids=number(CHUNK), words=number(CHUNK), gist=new(B, 0, c.gist_dim), index=new(B, 0, len(self.index_k), c.index_dim),
+        traces = Traces(ids=number(CHUNK), words=number(CHUNK), gist=new(B, 0, c.gist_dim),
+                        index=new(B, 0, len(self.index_k), c.index_dim),
                         episode=number(), position=number(), valid=number())
         recurrent = {"layers": [b.attn.empty_carry(B, device, self.dtype) for b in self.blocks],
-                     "window": new(B, c.window, dtype=torch.int64, fill=-1),       # episode of each cached slot, -1 = none
-                     "asking": new(B, dtype=torch.bool)}                            # the open episode is a question turn
-        return {"traces": traces, "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent, "episode": new(B, dtype=torch.int64),
+                     # episode of each cached slot, -1 = none
+                     "window": new(B, c.window, dtype=torch.int64, fill=-1),
+                     # the open episode is a question turn
+                     "asking": new(B, dtype=torch.bool)}
+        return {"traces": traces, "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
+                "episode": new(B, dtype=torch.int64),
                 "position": new(B, dtype=torch.int64)}
 
     def forward(self, idx, targets=None, state=None, read=True, last=False, weights=None, parts=False):
         """
-        Read `idx` (B, T) int64 after `state` (None = empty). Returns (logits (B, T, V) fp32, state); any segmentation of a stream gives the same logits and
-        the same traces. read=False: memory is not consulted. last=True: logits of the last token only.
+        Read `idx` (B, T) int64 after `state` (None = empty). Returns (logits (B, T, V) fp32, state); any segmentation
+        of a stream gives the same logits and the same traces. read=False: memory is not consulted. last=True: logits of
+        the last token only.
 
-        With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a dict; default 1): "text" over tokens, "index"
-        of the lightning indexers. parts=True returns them in a dict, with "total", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
+        With targets (B, T), -1 = ignore: returns (loss, state). The loss is the sum of means weighted by `weights` (a
+        dict; default 1): "text" over tokens, "index" of the lightning indexers. parts=True returns them in a dict, with
+        "total", in place of the loss. T must be a multiple of 16, the buffer empty: ValueError.
         """
         state = self.empty_state(idx.shape[0]) if state is None else state
         if targets is not None:
             if idx.shape[1] % CHUNK or state["buffer"].shape[1]:
-                raise ValueError(f"training segments must fill whole chunks of {CHUNK}, got {idx.shape[1]} tokens after {state['buffer'].shape[1]}")
+                raise ValueError(f"training segments must fill whole chunks of {CHUNK}, got {idx.shape[1]} tokens "
+                                 f"after {state['buffer'].shape[1]}")
             losses, state = self.losses(idx, targets, state, weights or {})
             return (losses if parts else losses["total"]), state
         line = torch.cat([state["buffer"], idx], dim=1)
@@ -250,7 +273,8 @@ class THENGPT(GPT):
         if cut:
             state = advance(line[:, :cut], state, 0, cut)
         if line.shape[1] > max(cut, begin):   # the open chunk is read padded, and read again when more of it has come
-            advance(F.pad(line[:, cut:], (0, CHUNK - (line.shape[1] - cut)), value=self.config.pad_id), state, cut, line.shape[1] - cut, keep=False)
+            advance(F.pad(line[:, cut:], (0, CHUNK - (line.shape[1] - cut)), value=self.config.pad_id), state, cut,
+                    line.shape[1] - cut, keep=False)
         if not hidden:
             hidden.append(torch.zeros(idx.shape[0], 0, self.config.n_embd, device=idx.device, dtype=self.dtype))
         return self.head(torch.cat(hidden, dim=1)), {**state, "buffer": line[:, cut:]}
@@ -259,15 +283,18 @@ class THENGPT(GPT):
 
     @torch.no_grad()
     def encode(self, idx, state):
-        """The state after whole chunks idx (B, T): the trunk and the traces only, for ingest. The layers above are not run, nor carried on."""
+        """
+        The state after whole chunks idx (B, T): the trunk and the traces only, for ingest. The layers above are not
+        run, nor carried on.
+        """
         return self.segment(idx, state, read=False, trunk_only=True)
 
     def segment(self, idx, state, read=True, training=None, trunk_only=False, keep=True, begin=0):
         """
         idx (B, T), T a multiple of 16. Returns the normalised final hidden state (B, T, D) and the state after it.
-        training: {"positions": (B, M), "losses": []}: the read layers see their newest traces densely and train their indexers there.
-        keep=False: the caller drops the state, so that its traces (many, to copy) are left as they were. begin: hidden states before this slot are not
-        wanted, so the last layer need not search memory for them.
+        training: {"positions": (B, M), "losses": []}: the read layers see their newest traces densely and train their
+        indexers there. keep=False: the caller drops the state, so that its traces (many, to copy) are left as they
+        were. begin: hidden states before this slot are not wanted, so the last layer need not search memory for them.
         """
         r = state["recurrent"]
         local, episode, position = self.local_context(idx, state)
@@ -276,7 +303,8 @@ class THENGPT(GPT):
 
         def run(x, blocks, memory=None):
             for block in blocks:
-                y, carry = block.attn(norm(x), local, r["layers"][len(layers)], memory, begin if block is self.blocks[-1] else 0)
+                y, carry = block.attn(norm(x), local, r["layers"][len(layers)], memory,
+                                      begin if block is self.blocks[-1] else 0)
                 layers.append(carry)
                 x = x + y
                 x = x + block.mlp(norm(x))
@@ -292,11 +320,15 @@ class THENGPT(GPT):
         memory = self.read_context(seen, chunk.expand(idx.shape), C, training) if read else None
         x = run(x, self.blocks[self.trunk:] if not trunk_only else [], memory)
         state = {"traces": traces, "buffer": idx[:, :0], "episode": episode[:, -1], "position": position[:, -1] + 1,
-                 "recurrent": {"layers": layers + r["layers"][len(layers):], "window": local["slots"][:, -self.config.window:], "asking": local["asking"][:, -1]}}
+                 "recurrent": {"layers": layers + r["layers"][len(layers):],
+                               "window": local["slots"][:, -self.config.window:], "asking": local["asking"][:, -1]}}
         return state if trunk_only else (norm(x), state)
 
     def local_context(self, idx, state):
-        """What the layers share within a segment, and the episode ordinal and position in the episode of each chunk, (B, C)."""
+        """
+        What the layers share within a segment, and the episode ordinal and position in the episode of each chunk, (B,
+        C).
+        """
         c, W, (B, T) = self.config, self.config.window, idx.shape
         valid = idx != c.pad_id
         starts = idx[:, ::CHUNK] == c.bos_id
@@ -307,15 +339,18 @@ class THENGPT(GPT):
         slot = torch.arange(T, device=idx.device)
         own = episode[:, slot // CHUNK]
         slots = torch.cat([state["recurrent"]["window"], torch.where(valid, own, -1)], dim=1)      # (B, W+T)
-        S = W if T % W == 0 else T   # queries are taken in blocks of a window where they fill some: less of the score matrix is masked
+        # queries are taken in blocks of a window where they fill some: less of the score matrix is masked
+        S = W if T % W == 0 else T
         distance = torch.arange(S, device=idx.device)[:, None] + W - torch.arange(W + S, device=idx.device)
         mask = (own.view(B, -1, S, 1) == slots.unfold(1, W + S, S)[:, :, None]) & (distance >= 0) & (distance < W)
-        mask = (mask | (distance == 0)).flatten(0, 1)[:, None]                                     # padding sees itself: no empty rows
+        # padding sees itself: no empty rows
+        mask = (mask | (distance == 0)).flatten(0, 1)[:, None]
         cos, sin = rotary(position[:, slot // CHUNK] * CHUNK + slot % CHUNK, self.head_dim, self.dtype)
         # a question turn is not remembered
         asks = F.pad((starts & (idx[:, 1::CHUNK] == c.user_id)), (1, 0))
         asks[:, 0] = state["recurrent"]["asking"]
-        return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin, "asking": asks.gather(1, last + 1)}, episode, position
+        return {"valid": valid, "starts": starts, "mask": mask, "block": S, "slots": slots, "cos": cos, "sin": sin,
+                "asking": asks.gather(1, last + 1)}, episode, position
 
     def write(self, idx, h, local, episode, position):
         """The traces of a segment, from the trunk's output h (B, T, D)."""
@@ -328,21 +363,23 @@ class THENGPT(GPT):
             gist = norm((torch.softmax(weight.to(wide(h.dtype)), dim=2).to(h.dtype) * value).sum(2))
         else:
             gist = norm((value * alive).sum(2) / alive.sum(2).clamp(min=1))
-        index = torch.stack([norm(k(gist.detach())) for k in self.index_k], dim=2) if self.index_k else gist.new_zeros(B, T // CHUNK, 0, c.index_dim)
+        index = torch.stack([norm(k(gist.detach())) for k in self.index_k],
+                            dim=2) if self.index_k else gist.new_zeros(B, T // CHUNK, 0, c.index_dim)
         ids = idx.view(B, -1, CHUNK).int()
-        return Traces(ids=ids, words=torch.zeros_like(ids), gist=gist, index=index, episode=episode.int(), position=position.int(),
+        return Traces(ids=ids, words=torch.zeros_like(ids), gist=gist, index=index, episode=episode.int(),
+                      position=position.int(),
                       valid=(alive.sum((2, 3)) * ~local["asking"]).int())
 
     def read_context(self, traces, chunk, new, training):
         """
-        The traces the read layers see, and as a function of a slot which of them the slots from there on see, (B, T - slot, N) bool. chunk (B, T): the
-        chunk of each slot within the segment, whose own traces are the `new` newest.
+        The traces the read layers see, and as a function of a slot which of them the slots from there on see, (B, T -
+        slot, N) bool. chunk (B, T): the chunk of each slot within the segment, whose own traces are the `new` newest.
         """
         if training is not None:
             traces = traces[max(len(traces) - self.config.read_reach - new, 0):]
         return {"traces": traces, "visible": lambda begin: visible(traces, chunk[:, begin:], new), "training": training}
 
-    # -- training --------------------------------------------------------------------------------------------------------
+    # -- training ------------------------------------------------------------------------------------------------------
 
     def reading_losses(self, window, answer):
         """See reading.losses."""
@@ -350,21 +387,25 @@ class THENGPT(GPT):
 
     def losses(self, idx, targets, state, weights):
         B, T = idx.shape
-        training = {"positions": torch.rand(B, T, device=idx.device).topk(min(INDEX_POSITIONS, T), dim=1).indices, "losses": []}
+        training = {"positions": torch.rand(B, T, device=idx.device).topk(min(INDEX_POSITIONS, T), dim=1).indices,
+                    "losses": []}
         x, state = self.segment(idx, state, training=training)
         # a fixed number of slots, so that shapes do not depend on data: those with an ordinary target first, at random
-        some = (torch.rand(B, T, device=idx.device) + (targets >= 0)).flatten().topk(int(self.config.text_fraction * B * T))
+        some = (torch.rand(B, T, device=idx.device)
+                + (targets >= 0)).flatten().topk(int(self.config.text_fraction * B * T))
         words = targets.flatten()[some.indices].masked_fill(some.values < 1, -1)
-        text = F.cross_entropy(self.head(x.flatten(0, 1)[some.indices]), words, reduction="sum", ignore_index=-1) / (words >= 0).sum().clamp(min=1)
-        losses = {"text": text, "index": torch.stack(training["losses"]).mean() if training["losses"] else text.new_zeros(())}
+        text = F.cross_entropy(self.head(x.flatten(0, 1)[some.indices]), words, reduction="sum",
+                               ignore_index=-1) / (words >= 0).sum().clamp(min=1)
+        losses = {"text": text, "index": torch.stack(training["losses"]).mean() if training["losses"]
+                  else text.new_zeros(())}
         losses["total"] = sum(weights.get(k, 1.0) * v for k, v in losses.items())
         return losses, state
 
 
 def visible(traces, chunk, new):
     """
-    Which traces a slot may read: filled, and closed before its chunk. chunk (B, M) counts within the segment, whose `new` chunks
-    are the newest traces. Returns (B, M, N) bool.
+    Which traces a slot may read: filled, and closed before its chunk. chunk (B, M) counts within the segment, whose
+    `new` chunks are the newest traces. Returns (B, M, N) bool.
     """
     alive = (traces.valid > 0)[:, None].expand(-1, chunk.shape[1], -1)
     if new == 0:

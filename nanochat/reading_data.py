@@ -1,8 +1,9 @@
 """
 What reading is learned from: memories with questions, JSON lines {"src", "sents", "qas": [{"q", "a", "evidence"}]}.
 
-"a" stands word for word in the line sents[evidence[-1]]; a list of values, each in the line of the same place in "evidence"; "" has no answer in the
-memory; with "composed": true it stands nowhere. "disfluent" is the same question, stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
+"a" stands word for word in the line sents[evidence[-1]]; a list of values, each in the line of the same place in
+"evidence"; "" has no answer in the memory; with "composed": true it stands nowhere. "disfluent" is the same question,
+stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
 import itertools
 import json
@@ -38,7 +39,10 @@ class Memory:
 
 
 def places(qa, sents, before):
-    """The parts of an answer, see Question; None where a value does not stand in its line. before: bytes that stand before the text of each line."""
+    """
+    The parts of an answer, see Question; None where a value does not stand in its line. before: bytes that stand before
+    the text of each line.
+    """
     many = isinstance(qa["a"], list)
     values, lines = (qa["a"], qa["evidence"]) if many else ([qa["a"]], qa["evidence"][-1:]) if qa["a"] else ([], [])
     parts = []
@@ -46,7 +50,8 @@ def places(qa, sents, before):
         at = sents[i].find(value)
         if at < 0:
             return None
-        begin = before[i] + len(sents[i][:at].encode("utf-8", "surrogatepass"))   # three bytes, as U+FFFD, which stands in its place
+        # three bytes, as U+FFFD, which stands in its place
+        begin = before[i] + len(sents[i][:at].encode("utf-8", "surrogatepass"))
         parts.append((i, begin, begin + len(value.encode("utf-8", "surrogatepass"))))
     return parts
 
@@ -63,7 +68,8 @@ def memory_of(item, lexicon):
             raise ValueError(f"evidence {qa['evidence']} of {len(sents)} lines, answer {qa['a']!r}")
         parts = [] if composed else places(qa, sents, before)
         if parts is not None:
-            questions.append(Question([lexicon.line(qa[k]) for k in ("q", *["disfluent"] * ("disfluent" in qa))], parts, qa["evidence"], composed))
+            questions.append(Question([lexicon.line(qa[k]) for k in ("q", *["disfluent"] * ("disfluent" in qa))], parts,
+                                      qa["evidence"], composed))
     return Memory([lexicon.line(text) for text in texts], questions)
 
 
@@ -77,7 +83,8 @@ def load(paths, lexicon, progress=None):
                     item = json.loads(text)
                     name, memory = str(item["src"]), memory_of(item, lexicon)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-                    raise UserError(f"{path}, line {number}: not a memory with questions ({type(error).__name__}: {error})") from error
+                    raise UserError(f"{path}, line {number}: not a memory with questions ({type(error).__name__}: "
+                                    f"{error})") from error
                 if memory.questions:
                     sources.setdefault(name, []).append(memory)
                 if progress:
@@ -85,7 +92,8 @@ def load(paths, lexicon, progress=None):
         except ValueError as error:   # the file itself, see read_lines
             raise UserError(str(error)) from error
     if not sources:
-        raise UserError(f"no question in {', '.join(map(str, paths))} can be used: no answer stands in the line that its evidence names")
+        raise UserError(f"no question in {', '.join(map(str, paths))} can be used: no answer stands in the line that "
+                        "its evidence names")
     return sources
 
 
@@ -93,7 +101,8 @@ def question_files(directory):
     """The question files of a directory, sorted; UserError where there is none."""
     paths = sorted(path for path in Path(directory).iterdir() if path.name.endswith((".jsonl", ".jsonl.xz")))
     if not paths:
-        raise UserError(f"no questions in {directory}: a THENGPT learns to read from *.jsonl files of memories with questions (dev/grammar.py makes some)")
+        raise UserError(f"no questions in {directory}: a THENGPT learns to read from *.jsonl files of memories with "
+                        "questions (dev/grammar.py makes some)")
     return paths
 
 
@@ -107,13 +116,17 @@ def held_out(sources, tokenizer, count):
 
 def find(question, lines):
     """The order in which lines are found for a question by a model that has not learned to find, best first."""
-    owner, length = np.repeat(np.arange(len(lines)), [len(line) for line in lines]), np.array([len(line) + 2 for line in lines])
+    owner, length = np.repeat(np.arange(len(lines)),
+                              [len(line) for line in lines]), np.array([len(line) + 2 for line in lines])
     said = finding.occurrences(question.stem, np.concatenate([line.stem for line in lines]), owner, length)
     return finding.rank(finding.plain(said)).tolist()
 
 
 def copied(line, begin, first, last):
-    """[(token id, [its place in the window])] of the tokens of a line that hold its bytes first … last - 1; begin: where the line stands."""
+    """
+    [(token id, [its place in the window])] of the tokens of a line that hold its bytes first … last - 1; begin: where
+    the line stands.
+    """
     return [(int(line.ids[t]), [begin + int(t)]) for t in np.flatnonzero((line.end > first) & (line.start < last))]
 
 
@@ -122,14 +135,20 @@ def generated(text, tokenizer):
 
 
 class Asked:
-    """Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a random.Random. sources: see load."""
-    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None, masked=0.0):
+    """
+    Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a
+    random.Random. sources: see load.
+    """
+    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None,
+                 masked=0.0):
         """
-        budgets: tokens of windows; withheld: of answered questions, the share whose evidence is taken away; others: memories of the same source beside it, at
-        most; masked: see mask; shares: {how names of sources begin: what share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
+        budgets: tokens of windows; withheld: of answered questions, the share whose evidence is taken away; others:
+        memories of the same source beside it, at most; masked: see mask; shares: {how names of sources begin: what
+        share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
         """
-        self.sources, self.tokenizer, self.budgets, self.withheld, self.others, self.masked = sources, tokenizer, budgets, withheld, others, masked
-        self.every = {name: [(memory, q) for memory in memories for q in memory.questions] for name, memories in sources.items()}
+        self.sources, self.tokenizer, self.budgets, self.withheld, self.others, self.masked = (sources, tokenizer, budgets, withheld, others, masked)
+        self.every = {name: [(memory, q) for memory in memories for q in memory.questions] for name,
+                      memories in sources.items()}
         self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
 
     def __call__(self, r):
@@ -185,22 +204,25 @@ def example(columns, begin, lines, parts, composed, tokenizer):
 
 def mask(example, share, r, tokenizer):
     """
-    An example some words of whose episodes are masked, in every second window `share` of them. Their ids are in its column "masked", -1 elsewhere. What is to be
-    copied is masked as often as the rest, or else no masked word would be an answer. (Masked language modelling, Devlin et al. 2019, arXiv 1810.04805, of whole words.)
+    An example some words of whose episodes are masked, in every second window `share` of them. Their ids are in its
+    column "masked", -1 elsewhere. What is to be copied is masked as often as the rest, or else no masked word would be
+    an answer. (Masked language modelling, Devlin et al. 2019, arXiv 1810.04805, of whole words.)
     """
     columns, tokens = example
     run = np.diff(columns["word"], prepend=0).astype(bool).cumsum()
     draw = np.random.default_rng(r.getrandbits(64)).random(run[-1] + 1) < (share if r.random() < 0.5 else 0)
     there = draw[run] & (columns["word"] > 0) & (columns["ordinal"] >= 0)
     put = {"ids": tokenizer.pad_id, "vector": 0, "match": NOT_A_WORD}
-    return columns | {name: np.where(there, value, columns[name]) for name, value in put.items()} | {"masked": np.where(there, columns["ids"], -1)}, tokens
+    return columns | {name: np.where(there, value, columns[name]) for name,
+                      value in put.items()} | {"masked": np.where(there, columns["ids"], -1)}, tokens
 
 
 def collate(examples):
     """A reading.Window and reading.Answer of several examples."""
     longest, wide = max(len(tokens) for _, tokens in examples), max(len(columns["ids"]) for columns, _ in examples)
     most = max([len(at) for _, tokens in examples for _, at in tokens])
-    ids, source = np.full((len(examples), longest), -1, np.int64), np.full((len(examples), longest, max(most, 1)), -1, np.int64)
+    ids, source = np.full((len(examples), longest), -1,
+                          np.int64), np.full((len(examples), longest, max(most, 1)), -1, np.int64)
     for b, (_, tokens) in enumerate(examples):
         for t, (token, at) in enumerate(tokens):
             ids[b, t] = token
@@ -221,10 +243,11 @@ def drawn_by(make, r, count):
 
 class Batches:
     """
-    An endless iterator of (reading.Window, reading.Answer) of about `tokens` tokens. make: function of a random.Random -> example or None, as Asked.
-    `position` is a plain value, with which another goes on with the very next batch.
+    An endless iterator of (reading.Window, reading.Answer) of about `tokens` tokens. make: function of a random.Random
+    -> example or None, as Asked. `position` is a plain value, with which another goes on with the very next batch.
 
-    Examples of like length are put together: `ahead` of them are drawn at once, by numbers of their own, sorted, cut, and dealt in random order.
+    Examples of like length are put together: `ahead` of them are drawn at once, by numbers of their own, sorted, cut,
+    and dealt in random order.
     """
     def __init__(self, make, seed, tokens=8192, ahead=512, position=(0, 0)):
         self.make, self.seed, self.tokens, self.ahead = make, seed, tokens, ahead

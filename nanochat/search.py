@@ -4,12 +4,14 @@ Routing search: which of N stored vectors score best for a query, exactly, witho
     score(q, k) = sum_p q_p . k_p                   p = parts, a trace has a vector for each
     score(q, k) = sum_j w_j relu(q_j . k)           lightning indexer: j = its heads, a trace has one vector
 
-Two passes. The scan takes all N from the integers that a record holds and says what each score is at most: integer products are exact, so only the query's
-rounding (known) and that of the stored values to their dtype (bounded) are between it and the score. A few with the highest bounds are scored, which
-says what k of the scores reach for sure. Whatever may reach that, too, is scored from its values, and only that score counts.
+Two passes. The scan takes all N from the integers that a record holds and says what each score is at most: integer
+products are exact, so only the query's rounding (known) and that of the stored values to their dtype (bounded) are
+between it and the score. A few with the highest bounds are scored, which says what k of the scores reach for sure.
+Whatever may reach that, too, is scored from its values, and only that score counts.
 
-`exact` is that score: its terms are integers in float64 below 2^53, so it is the same to the bit for a vector alone, in any batch, in any order. So what is
-found is what a scan of everything with `exact` would find: the same set, the same scores, the same ties.
+`exact` is that score: its terms are integers in float64 below 2^53, so it is the same to the bit for a vector alone, in
+any batch, in any order. So what is found is what a scan of everything with `exact` would find: the same set, the same
+scores, the same ties.
 """
 from copy import copy
 
@@ -26,7 +28,10 @@ LEVELS = 127
 
 
 def on_grid(x, bits, limit):
-    """x as float64 multiples of 2^-bits times the power of two above `limit` (|x| <= limit; a number, or a tensor for each vector)."""
+    """
+    x as float64 multiples of 2^-bits times the power of two above `limit` (|x| <= limit; a number, or a tensor for each
+    vector).
+    """
     limit = torch.as_tensor(limit, dtype=torch.float64, device=x.device)
     step = limit / torch.frexp(limit).mantissa * 2.0 ** -bits   # exactly a power of two
     return x.to(torch.float64, copy=True).div_(step).round_().mul_(step)
@@ -34,8 +39,9 @@ def on_grid(x, bits, limit):
 
 def exact(q, values, length, weight=None):
     """
-    Scores (M, n) float32 of vectors `values` (n, P, d), components within +-length, for queries q (M, P, d); with weight (M, J), of q (M, J, d) for
-    values (n, 1, d). The same to the bit however vectors and queries are batched, for P d up to 512.
+    Scores (M, n) float32 of vectors `values` (n, P, d), components within +-length, for queries q (M, P, d); with
+    weight (M, J), of q (M, J, d) for values (n, 1, d). The same to the bit however vectors and queries are batched, for
+    P d up to 512.
     """
     q = on_grid(q, 24, q.abs().amax((1, 2), keepdim=True).clamp(min=1e-30).double())
     k = on_grid(values, 20, 1.01 * length)
@@ -49,11 +55,13 @@ def exact(q, values, length, weight=None):
 
 class Keys:
     """
-    N vectors for each of P parts as the integers of a record (4 or 8 bits), `length` being the length of a part. It stands in a Traces where a
-    (1, N, …) tensor would, with the dtype, device and trailing shape of the empty tensor `like`. What is appended (torch.cat) is kept as it is.
+    N vectors for each of P parts as the integers of a record (4 or 8 bits), `length` being the length of a part. It
+    stands in a Traces where a (1, N, …) tensor would, with the dtype, device and trailing shape of the empty tensor
+    `like`. What is appended (torch.cat) is kept as it is.
 
-    Of 4 bits a byte holds dimension i of two vectors: 16 y + (x + 8), x of vector n and y of vector n + N/2, each -7 to 7. With u = byte & 15 and integers q,
-    x.q = u.q - 8 sum(q) and y.q = (byte.q - u.q) / 16: the bytes are scanned as they are, and once with a mask.
+    Of 4 bits a byte holds dimension i of two vectors: 16 y + (x + 8), x of vector n and y of vector n + N/2, each -7 to
+    7. With u = byte & 15 and integers q, x.q = u.q - 8 sum(q) and y.q = (byte.q - u.q) / 16: the bytes are scanned as
+    they are, and once with a mask.
     """
     def __init__(self, n, shape, bits, length, like):
         """n vectors of shape (P, d), zero until they are filled."""
@@ -86,7 +94,8 @@ class Keys:
     def part(self, p):
         """The Keys of one part alone; `like` is (1, 0, P, d)."""
         out = copy(self)
-        out.codes, out.scale, out.like, out.tail = self.codes[p:p + 1], self.scale[p:p + 1], self.like[:, :, p], self.tail[:, :, p]
+        out.codes, out.scale, out.like, out.tail = (self.codes[p:p + 1], self.scale[p:p + 1], self.like[:, :, p],
+                                                    self.tail[:, :, p])
         return out
 
     def __getitem__(self, key):
@@ -128,13 +137,14 @@ class Keys:
 
     def scan(self, q, weight=None):
         """
-        q, weight as for `exact`, M queries -> (M, N) float32: what the scores are at most, and that but for the rounding of the query and the values. An
-        indexer's score is 0 where all of its heads are below 0 for sure.
+        q, weight as for `exact`, M queries -> (M, N) float32: what the scores are at most, and that but for the
+        rounding of the query and the values. An indexer's score is 0 where all of its heads are below 0 for sure.
         """
         M, J, d = q.shape
         step = q.abs().amax(2, keepdim=True).float().clamp(min=1e-30) / LEVELS
         codes = (q / step).round().clamp(-LEVELS, LEVELS).to(torch.int8)
-        # what is lost by rounding the query; the values, to half a unit in their last place; both to the grid; and in float32, generously
+        # what is lost by rounding the query; the values, to half a unit in their last place; both to the grid; and in
+        # float32, generously
         norm = q.double().norm(dim=2, keepdim=True)
         lost = (q.double() - step.double() * codes).norm(dim=2, keepdim=True)
         ulp = torch.finfo(self.like.dtype).eps / 2
@@ -144,12 +154,14 @@ class Keys:
         else:
             out = torch.empty(M, self.shape[1], device=q.device)
             gain, slack = step.mT * weight[:, None].float(), error / step * weight[..., None].float().sign()
-            heads = lambda x, scale: (gain @ torch.addcmul(slack, x, scale, out=x).relu_())[:, 0]   # x scale (M, J, n) in units of `step`
+            # x scale (M, J, n) in units of `step`
+            heads = lambda x, scale: (gain @ torch.addcmul(slack, x, scale, out=x).relu_())[:, 0]
         rows = max(BLOCK // (d + 4 * M * J), 1024)
         spare = torch.empty(rows, d, dtype=torch.int8, device=q.device)
         for at in range(0, self.codes.shape[1], rows):
             for p, part in enumerate(codes.split(1 if weight is None else J, dim=1)):
-                for begin, unit, dots in zip((at, self.codes.shape[1] + at), (1, 1 / 16), self.dots(part.flatten(0, 1), self.codes[p, at:at + rows], spare)):
+                for begin, unit, dots in zip((at, self.codes.shape[1] + at), (1, 1 / 16),
+                                             self.dots(part.flatten(0, 1), self.codes[p, at:at + rows], spare)):
                     here = slice(begin, min(begin + dots.shape[1], self.n))
                     dots, scale = dots[:, :here.stop - begin], self.scale[p, here]
                     if weight is None:
@@ -167,8 +179,8 @@ class Keys:
 
     def cosines(self, q):
         """
-        The cosines (N,) float32 with q (d,), rounded to 8 bits, of vectors of one part. Integers are multiplied: a vector has
-        the same one in any memory, stored or appended.
+        The cosines (N,) float32 with q (d,), rounded to 8 bits, of vectors of one part. Integers are multiplied: a
+        vector has the same one in any memory, stored or appended.
         """
         code = (q.float() / q.abs().max().clamp(min=1e-30) * LEVELS).round().to(torch.int8)[None]
         out = torch.empty(self.shape[1], device=q.device)
@@ -184,7 +196,10 @@ class Keys:
         return out / (self.length * code.float().norm())
 
     def dots(self, q, block, spare):
-        """Products of q (m, d) int8 with a block of codes (n, d), exact: of 8 bits [(m, n)], of 4 bits those of the first half, and 16 times those of the second."""
+        """
+        Products of q (m, d) int8 with a block of codes (n, d), exact: of 8 bits [(m, n)], of 4 bits those of the first
+        half, and 16 times those of the second.
+        """
         if self.bits == 8:
             return [products(q, block)]
         first, second = products(q, torch.bitwise_and(block, 15, out=spare[:len(block)])), products(q, block)
@@ -198,7 +213,10 @@ def unit_scale(codes, length):
 
 
 def cosines(vectors, q):
-    """The cosines (N,) with q (d,) of Keys, or of a tensor (1, N, d) that was read from records or will be: see Keys.cosines."""
+    """
+    The cosines (N,) with q (d,) of Keys, or of a tensor (1, N, d) that was read from records or will be: see
+    Keys.cosines.
+    """
     if not isinstance(vectors, Keys):
         vectors = Keys(0, (1, len(q)), BITS["gist"], len(q) ** 0.5, vectors[:, :0]).appended(vectors)
     return vectors.cosines(q)
@@ -213,13 +231,14 @@ def products(q, k):
 
 def scored(keys, index, q, weight=None):
     """Exact scores (n,) float32 of the vectors `index` for one query q (1, J, d)."""
-    return torch.cat([exact(q, keys.values(i), keys.length, weight)[0] for i in index.split(1024)])   # so many stay in the cache
+    # so many stay in the cache
+    return torch.cat([exact(q, keys.values(i), keys.length, weight)[0] for i in index.split(1024)])
 
 
 def queries(keys, q, visible, weight=None):
     """
-    Scans for M queries, as many at a time as memory allows. Yields for each (one query (1, J, d), its weight, what the scores are at most (N,));
-    -inf where not visible, (M, N) or (1, N) bool.
+    Scans for M queries, as many at a time as memory allows. Yields for each (one query (1, J, d), its weight, what the
+    scores are at most (N,)); -inf where not visible, (M, N) or (1, N) bool.
     """
     group = max(WIDE // max(keys.shape[1], 1), 1)
     for at in range(0, len(q), group):
@@ -231,8 +250,9 @@ def queries(keys, q, visible, weight=None):
 
 def best(keys, q, k, visible, weight=None):
     """
-    The k best vectors for each of M queries, best first, ties by the lower index: (index (M, k') int64, score (M, k') float32), k' = min(k, N).
-    Where fewer are visible, index 0 with the score -inf follows. q, weight: see `exact`; visible (M, N) or (1, N) bool.
+    The k best vectors for each of M queries, best first, ties by the lower index: (index (M, k') int64, score (M, k')
+    float32), k' = min(k, N). Where fewer are visible, index 0 with the score -inf follows. q, weight: see `exact`;
+    visible (M, N) or (1, N) bool.
     """
     k = min(k, keys.shape[1])
     found = []
@@ -240,8 +260,10 @@ def best(keys, q, k, visible, weight=None):
         some = Bounds(high).likely(k)
         some, score = first(some, scored(keys, some, one, w), k)
         least, last = score[-1].clamp(min=LEAST), int(some[-1]) + 1
-        # beyond the last of them nothing counts that is only as good: thousands have the score 0 where an indexer's weights are negative
-        index = torch.cat([Bounds(high[:last]).reaching(least), last + Bounds(high[last:]).reaching(torch.nextafter(least, -least.new_tensor(NEG)))])
+        # beyond the last of them nothing counts that is only as good: thousands have the score 0 where an indexer's
+        # weights are negative
+        index = torch.cat([Bounds(high[:last]).reaching(least),
+                           last + Bounds(high[last:]).reaching(torch.nextafter(least, -least.new_tensor(NEG)))])
         found.append(first(index, scored(keys, index, one, w), k))
     if not found:
         return torch.zeros(len(q), k, dtype=torch.int64, device=q.device), torch.zeros(len(q), k, device=q.device)
@@ -249,7 +271,10 @@ def best(keys, q, k, visible, weight=None):
 
 
 class Bounds:
-    """What N scores are at most: high (N,). The greatest of every GROUP says where to look, so that few passes go over all N."""
+    """
+    What N scores are at most: high (N,). The greatest of every GROUP says where to look, so that few passes go over all
+    N.
+    """
     def __init__(self, high):
         self.high = high
         whole = len(high) // GROUP

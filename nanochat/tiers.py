@@ -1,13 +1,16 @@
 """
 A memory larger than RAM: what every query scans is held, the rest stays in the file until it is selected.
 
-    held        index keys and gist of every trace as the integers of its record (search.Keys);         on the model's device
+    held        index keys and gist of every trace as the integers of its record (search.Keys);         on the model's
+    device
                 its words, episode, position and number of tokens
-    cached      records that were selected, the oldest given up first                                  in RAM, what the budget leaves
-    file        everything                                                                             read at its position, checked each time
+    cached      records that were selected, the oldest given up first                                  in RAM, what the
+    budget leaves
+    file        everything                                                                             read at its
+    position, checked each time
 
-What fits the budget whole is held whole, the rest of a trace then as tensors. Otherwise a Column stands in a Traces where a tensor would: the model only ever
-gathers from ids, or appends to them.
+What fits the budget whole is held whole, the rest of a trace then as tensors. Otherwise a Column stands in a Traces
+where a tensor would: the model only ever gathers from ids, or appends to them.
 """
 from dataclasses import replace
 
@@ -26,15 +29,20 @@ LEAST_CACHE = 1024   # records: a question that selects more than are cached wou
 
 
 def held_bytes(layout, like):
-    """Bytes of a trace in RAM of what is always held, SCRATCH included, beside those of the empty Traces `like` that are not: (held, rest)."""
+    """
+    Bytes of a trace in RAM of what is always held, SCRATCH included, beside those of the empty Traces `like` that are
+    not: (held, rest).
+    """
     keys = sum(count * (dim * bits // 8 + 4) for count, dim, bits, _ in (layout.vectors[name] for name in KEYS))
-    size = lambda names: sum(t.element_size() * int(np.prod(t.shape[2:])) for name, t in like.as_dict().items() if name in names)
+    size = lambda names: sum(t.element_size() * int(np.prod(t.shape[2:])) for name, t in like.as_dict().items()
+                             if name in names)
     return keys + size(NUMBERS) + SCRATCH, size(REST)
 
 
 def keys_of(layout, like, n):
     """The Keys of n traces, to be filled, with the device and dtypes of the empty Traces `like`."""
-    return {name: Keys(n, (count, dim), bits, length, getattr(like, name)) for name, (count, dim, bits, length) in layout.vectors.items() if name in KEYS}
+    return {name: Keys(n, (count, dim), bits, length, getattr(like, name)) for name,
+            (count, dim, bits, length) in layout.vectors.items() if name in KEYS}
 
 
 def nothing(layout, like):
@@ -44,25 +52,29 @@ def nothing(layout, like):
 
 def tiered(store, like, budget=None):
     """
-    The Traces (B = 1) of a memory.Store, with the device and dtypes of the empty Traces `like`, within `budget` bytes (None: any): all of it as
-    tensors and Keys or, where the budget is too small, REST as Columns, while the store must stay open. Reads, and so checks, the whole file once.
-    UserError where the budget is too small for that, too.
+    The Traces (B = 1) of a memory.Store, with the device and dtypes of the empty Traces `like`, within `budget` bytes
+    (None: any): all of it as tensors and Keys or, where the budget is too small, REST as Columns, while the store must
+    stay open. Reads, and so checks, the whole file once. UserError where the budget is too small for that, too.
     """
     N, layout = len(store.content.checks), store.layout
     held, rest = (N * size for size in held_bytes(layout, like))
-    columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in NUMBERS}
+    columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name,
+               t in like.as_dict().items() if name in NUMBERS}
     columns.update(keys_of(layout, like, N))
     if budget is None or held + rest <= budget:
-        columns.update({name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name, t in like.as_dict().items() if name in REST})
+        columns.update({name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name,
+                        t in like.as_dict().items() if name in REST})
     else:
         held += 4 * N
         capacity = (budget - held) // (layout.stride + 8)
         if capacity < LEAST_CACHE:
             need = held + LEAST_CACHE * (layout.stride + 8)
-            raise UserError(f"{store.path}: {N:,} traces need a RAM budget of {-(-need // 2 ** 20):,} MB at least, not {budget // 2 ** 20:,}")
+            raise UserError(f"{store.path}: {N:,} traces need a RAM budget of {-(-need // 2 ** 20):,} MB at least, not "
+                            f"{budget // 2 ** 20:,}")
         shelf = Shelf(store, min(capacity, N))
         columns.update({name: Column(shelf, name, t) for name, t in like.as_dict().items() if name in REST})
-    stored, at = {name: column for name, column in columns.items() if isinstance(column, torch.Tensor) and name not in ("episode", "position")}, 0
+    stored, at = {name: column for name, column in columns.items() if isinstance(column, torch.Tensor)
+                  and name not in ("episode", "position")}, 0
     for rows in store.blocks():
         layout.fill(stored, at, rows)
         for name in KEYS:
@@ -79,7 +91,8 @@ class Shelf:
         self.store, self.capacity, self.hand = store, capacity, 0
         self.rows = np.empty((capacity, store.layout.stride), np.uint8)
         self.owner = np.full(capacity, -1, np.int64)                          # the record in each place
-        self.place = np.full(len(store.content.checks), -1, np.int32)         # the place of each record, -1 = not cached
+        # the place of each record, -1 = not cached
+        self.place = np.full(len(store.content.checks), -1, np.int32)
 
     def __len__(self):
         return len(self.place)
@@ -106,8 +119,8 @@ class Shelf:
 
 class Column:
     """
-    A field of traces that are in a file, as far as the model uses a (1, N, …) tensor: its shape, rows by index, and torch.cat with tensors, which
-    are kept in RAM after the rest.
+    A field of traces that are in a file, as far as the model uses a (1, N, …) tensor: its shape, rows by index, and
+    torch.cat with tensors, which are kept in RAM after the rest.
     """
     def __init__(self, shelf, name, like, tail=None):
         self.shelf, self.name, self.like = shelf, name, like

@@ -142,7 +142,8 @@ def test_an_empty_memory_and_a_question_without_words():
         for stems in (nothing, np.zeros((0, 16), np.int32)):
             score = plain(occurrences(asked, stems, nothing, nothing))
             assert score.shape == (0,) and rank(score).tolist() == rank(score, 5).tolist() == []
-    assert plain(occurrences(np.array([1]), nothing, nothing, np.ones(3))).tolist() == [0, 0, 0]   # episodes without words
+    # episodes without words
+    assert plain(occurrences(np.array([1]), nothing, nothing, np.ones(3))).tolist() == [0, 0, 0]
     for asked in ([], [0, 0]):
         assert plain(said(asked, [[1], [0], [1, 2]])).tolist() == [0, 0, 0]
 
