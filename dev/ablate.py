@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 
 def plain(window):
     """A window without what is known of its words and episodes."""
-    return replace(window, **{name: torch.zeros_like(getattr(window, name)) for name in ("vector", "match", "rank", "age")})
+    return replace(window, **{name: torch.zeros_like(getattr(window, name))
+                              for name in ("vector", "match", "rank", "age")})
 
 
 def generated(answer):
@@ -45,12 +46,16 @@ def same(x):
 
 
 # of each arm: settings of the model, what is done to windows and to answers
-ARMS = {"whole": ([], same, same), "no-features": ([], plain, same), "one-direction": (["both_ways=false"], same, same), "no-copy": ([], same, generated)}
+ARMS = {"whole": ([], same, same), "no-features": ([], plain, same), "one-direction": (["both_ways=false"], same, same),
+        "no-copy": ([], same, generated)}
 CONTROLS = ("withheld", "swapped")   # of the whole model: nothing of a life is told, or another one's
 
 
 class Told:
-    """Lines that are asked about, as people.ask wants it: everything is laid out in one window, without files. change: of each window."""
+    """
+    Lines that are asked about, as people.ask wants it: everything is laid out in one window, without files. change: of
+    each window.
+    """
     def __init__(self, model, tokenizer, change):
         self.model, self.tokenizer, self.change = model, tokenizer, change
         self.lexicon, self.lines = Lexicon(tokenizer, model.reader.words()), []
@@ -60,7 +65,8 @@ class Told:
 
     def ask(self, text):
         question = self.lexicon.line(text)
-        columns, _ = reading.lay_out(question, self.lines, find(question, self.lines) if self.lines else [], self.tokenizer)
+        columns, _ = reading.lay_out(question, self.lines, find(question, self.lines) if self.lines else [],
+                                     self.tokenizer)
         answer, = reading.answers(self.model, self.change(reading.batch([columns])))
         return SimpleNamespace(text=reading.text_of(self.tokenizer, answer), episodes=[], seconds=0.0)
 
@@ -68,8 +74,10 @@ class Told:
 def train(args, arm):
     """The model of an arm, and its tokenizer."""
     options, change, wanted = ARMS[arm]
-    run = base_train.build_parser().parse_args(["--data-dir", args.data_dir, "--seed", str(args.seed), "--word-vectors", str(args.word_vectors)]
-                                               + [part for text in args.set + options for part in ("--set", text)] + [part for text in args.share for part in ("--share", text)])
+    run = base_train.build_parser().parse_args(["--data-dir", args.data_dir, "--seed", str(args.seed), "--word-vectors",
+                                                str(args.word_vectors)]
+                                               + [part for text in args.set + options for part in ("--set", text)]
+                                               + [part for text in args.share for part in ("--share", text)])
     run.depth = args.depth
     seed_everything(args.seed)
     tokenizer = Tokenizer.load()
@@ -82,7 +90,7 @@ def train(args, arm):
             optimizer.scale_lr(lr_multiplier(spent, budget, 0.02 * budget, 0.6 * budget, final=0.02, start=0.1))
             window, answer = next(batches)
             losses, _ = model.reading_losses(change(window), wanted(answer))
-            (losses["read"] + run.mask_loss_weight * losses["mask"]).backward()
+            losses["read"].backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.update(round(spent) - bar.n)
@@ -96,7 +104,8 @@ class Deaf(Told):
 
 def swapped(lives):
     """Each life's questions, put to the next one's lines."""
-    return [replace(told, asked=[replace(q, evidence=()) for q in asked.asked]) for asked, told in zip(lives, lives[1:] + lives[:1])]
+    return [replace(told, asked=[replace(q, evidence=()) for q in asked.asked]) for asked,
+            told in zip(lives, lives[1:] + lives[:1])]
 
 
 def measure(model, tokenizer, arm, sets, control=None):
@@ -110,7 +119,8 @@ def measure(model, tokenizer, arm, sets, control=None):
     out = {}
     for name, lives in sets.items():
         lives = swapped(lives) if control == "swapped" else lives
-        outcomes = list(tqdm(people.ask(name, lives, opened), desc=f"{control or arm} {name}", total=sum(len(life.asked) for life in lives)))
+        outcomes = list(tqdm(people.ask(name, lives, opened), desc=f"{control or arm} {name}",
+                             total=sum(len(life.asked) for life in lives)))
         out[name] = 100 * fmean(float(o["f1" if name == "qa" else "right"]) for o in outcomes)
     return out
 
@@ -131,7 +141,8 @@ def main():
     args = parser.parse_args()
     pairs = [text.partition("=") for text in args.measure]
     if wrong := [name for name, _, _ in pairs if name not in people.PEOPLE]:
-        raise UserError(f"--measure takes TASK=FILE with a task of {', '.join(people.PEOPLE)}, not '{wrong[0]}'", code=2)
+        raise UserError(f"--measure takes TASK=FILE with a task of {', '.join(people.PEOPLE)}, not '{wrong[0]}'",
+                        code=2)
     sets = {name: people.PEOPLE[name](data=[path], questions=args.questions) for name, _, path in pairs}
     rows = {}
     for arm in args.arms:

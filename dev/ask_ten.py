@@ -1,4 +1,7 @@
-"""Ten questions about the Cairo timeline and ten about somebody's notes, what the model answers, and what was true. Used by dev/quickstart.sh."""
+"""
+Ten questions about the Cairo timeline and ten about somebody's notes, what the model answers, and what was true. Used
+by dev/quickstart.sh.
+"""
 import argparse
 import json
 import os
@@ -17,7 +20,8 @@ def ask(memory, title, items):
         got = memory.ask(question)
         ok = got.text.casefold() in {answer.casefold() for answer in answers}
         right += ok
-        print(f"{question:58s} {got.text:24s} {'right' if ok else 'WRONG, it was ' + answers[0]}  ({got.seconds * 1000:.0f} ms)", flush=True)
+        print(f"{question:58s} {got.text:24s} {'right' if ok else 'WRONG, it was ' + answers[0]}  "
+              f"({got.seconds * 1000:.0f} ms)", flush=True)
     print(f"{title}: {right} of {len(items)} right")
 
 
@@ -25,7 +29,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     flag(parser, "--model-path", default="data/then-d6")
     flag(parser, "--state-path", default="cairo_memory_state.pt")
-    flag(parser, "--truth-path", default="data/synthetic-cairo-episodes.jsonl", help="the sidecar dev/gen_cairo_data.py writes")
+    flag(parser, "--truth-path", default="data/synthetic-cairo-episodes.jsonl",
+         help="the sidecar dev/gen_cairo_data.py writes")
     args = parser.parse_args(argv)
     from dev.gen_cairo_data import questions
     from nanochat.engine import load_model

@@ -1,6 +1,7 @@
 """
 Times a KDA layer's core, forward and backward: token by token, in chunks, and, for comparison, softmax attention over a
-sliding window of the same shape (blocks of one window that see themselves and the block before: the quick way to do it).
+sliding window of the same shape (blocks of one window that see themselves and the block before: the quick way to do
+it).
 
     python -m dev.bench_kda [--dtype bfloat16] [--threads 2]
 """
@@ -76,7 +77,8 @@ def main(argv=None) -> int:
     times = {name: measure(*contender) for name, contender in contenders.items()}
     print(f"B={B} T={T} H={H} D={D} {args.dtype}, {args.threads} threads, milliseconds")
     for name, (forward, both) in times.items():
-        print(f"{name:11s} forward {forward:8.1f}   with backward {both:8.1f}   x window {both / times['window'][1]:6.2f}")
+        print(f"{name:11s} forward {forward:8.1f}   with backward {both:8.1f}   x window "
+              f"{both / times['window'][1]:6.2f}")
     print(f"chunk is {times['naive'][1] / times['chunk'][1]:.1f} times quicker than naive")
     return 0
 

@@ -6,7 +6,8 @@ What the memory on disk costs: a user's turn, a store of many traces, ingest. On
 
 Stores of --traces hold random records: what is measured is time and memory, not recall. Each runs in a process of its
 own, for its peak RSS.
---prose: documents {"text": …}, one a line, of which --tokens are ingested, and before that 100,000 for comparison; every line of a text is an episode.
+--prose: documents {"text": …}, one a line, of which --tokens are ingested, and before that 100,000 for comparison;
+every line of a text is an episode.
 """
 import argparse
 import contextlib
@@ -52,7 +53,10 @@ def random_store(path, identity, n):
 
 
 def users(model, tokenizer, facts, directory, n):
-    """n users with 20 facts each: open, one question, close. own: answers that hold the user's own number; crossed: that of another user."""
+    """
+    n users with 20 facts each: open, one question, close. own: answers that hold the user's own number; crossed: that
+    of another user.
+    """
     from nanochat import engine
     from nanochat.memory import Writer, load_state
     from nanochat.memory_file import identity
@@ -62,9 +66,11 @@ def users(model, tokenizer, facts, directory, n):
             texts = [f"t={t}: The user was in room {number}, and preferred drink {t}." for t in range(20)]
             engine.remember(model, tokenizer, memory, engine.episode_ids(tokenizer, texts), [(None, -1, -1)] * 20)
     opens, turns = iter(paths), iter(paths)
-    ask = lambda state: answers.append(engine.answer(model, tokenizer, state, "Which room was the user in at t=7?", max_tokens=8).text)
+    ask = lambda state: answers.append(engine.answer(model, tokenizer, state, "Which room was the user in at t=7?",
+                                                     max_tokens=8).text)
     turn = lambda: ask(load_state(next(turns), model, facts)[0])
-    cell = {"cell": "users", "users": n, "open_ms": 1e3 * timed(lambda: load_state(next(opens), model, facts), n), "turn_ms": 1e3 * timed(turn, n)}
+    cell = {"cell": "users", "users": n, "open_ms": 1e3 * timed(lambda: load_state(next(opens), model, facts), n),
+            "turn_ms": 1e3 * timed(turn, n)}
     held = [{number for number in numbers if number in text} for text in answers]
     own = sum(number in found for number, found in zip(numbers, held))
     crossed = sum(bool(found - {number}) for number, found in zip(numbers, held))
@@ -120,7 +126,9 @@ def prose(text, path, load, model_path):
     per_token = lambda size: size / done["tokens"]
     with Store(path) as store:
         fields = {f"{name}_bytes": per_token(size * done["traces"]) for name, (_, size) in store.layout.fields.items()}
-    return {"cell": "prose", **{name: done[name] for name in ("tokens", "episodes", "traces", "seconds", "tokens_per_second")}, "peak_mb": peak,
+    return {"cell": "prose", **{name: done[name]
+                                for name in ("tokens", "episodes", "traces", "seconds", "tokens_per_second")},
+                                "peak_mb": peak,
             "bytes_a_token": per_token(done["bytes"]), **fields, "table_bytes": per_token(os.stat(path).st_size)}
 
 
@@ -136,12 +144,15 @@ def many(path, load, budget):
     state = load_state(path, model, facts, budget)[0]
     opened, held = time.perf_counter() - began, peak_mb()
     seconds = timed(lambda: ask(state), 15)
-    return {"cell": "many", "traces": len(state["traces"]), "budget_mb": budget // 2 ** 20, "in_file": type(state["traces"].ids).__name__ == "Column",
-            "threads": torch.get_num_threads(), "open_s": opened, "question_ms": 1e3 * seconds, "held_mb": held - before, "peak_mb": peak_mb() - before}
+    return {"cell": "many", "traces": len(state["traces"]), "budget_mb": budget // 2 ** 20,
+            "in_file": type(state["traces"].ids).__name__ == "Column",
+            "threads": torch.get_num_threads(), "open_s": opened, "question_ms": 1e3 * seconds,
+            "held_mb": held - before, "peak_mb": peak_mb() - before}
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     flag(parser, "--model-path", default="data/then-d6")
     flag(parser, "--users", type=int, default=1000)
     flag(parser, "--traces", type=int, nargs="*", default=[6250, 62500, 625000])
@@ -155,7 +166,8 @@ def main(argv=None):
     from nanochat.memory_file import identity
     load = partial(engine.load_model, args.model_path)
     model, tokenizer, facts = load()
-    rounded = lambda cell: print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in cell.items()}), flush=True)
+    rounded = lambda cell: print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in cell.items()}),
+                                 flush=True)
     question_ms = {}
 
     def asked(path):
@@ -178,7 +190,9 @@ def main(argv=None):
             asked(path)
     if len(question_ms) > 1:
         few, most = min(question_ms), max(question_ms)
-        rounded({"cell": "latency", "traces": [few, most], "question_ms": [round(question_ms[n], 2) for n in (few, most)], "ratio": question_ms[most] / question_ms[few]})
+        rounded({"cell": "latency", "traces": [few, most],
+                 "question_ms": [round(question_ms[n], 2) for n in (few, most)],
+                 "ratio": question_ms[most] / question_ms[few]})
     return 0
 
 

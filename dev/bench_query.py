@@ -1,7 +1,9 @@
 """
-How fast a conversation with a memory is, one line a measure:  python -m dev.bench_query --state_path cairo_memory_state.pt
+How fast a conversation with a memory is, one line a measure:  python -m dev.bench_query --state_path
+cairo_memory_state.pt
 
-Medians over the questions; a question is asked once before, to warm up. The state is that of dev/quickstart.sh; what is said is known, not written.
+Medians over the questions; a question is asked once before, to warm up. The state is that of dev/quickstart.sh; what is
+said is known, not written.
 """
 import argparse
 import json
@@ -16,7 +18,8 @@ from nanochat.common import Help, flag, run_main  # noqa: E402
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m dev.bench_query", description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m dev.bench_query", description=__doc__, formatter_class=Help,
+                                     allow_abbrev=False)
     flag(parser, "--model-path", default="data/then-d6")
     flag(parser, "--state-path", default="cairo_memory_state.pt")
     flag(parser, "--questions", type=int, default=20)
@@ -43,13 +46,15 @@ def main(argv=None):
         began_turn = time.perf_counter()
         memory.say(f"At t={100_000 + n} I was in Lisbon, and it rained.")
         turns.append(time.perf_counter() - began_turn)
-    out = {"threads": torch.get_num_threads(), "episodes": last, "traces": len(memory._view.content.checks), "import_s": imported - began, "open_s": opened - imported,
+    out = {"threads": torch.get_num_threads(), "episodes": last, "traces": len(memory._view.content.checks),
+           "import_s": imported - began, "open_s": opened - imported,
            "first_word_ms": 1e3 * statistics.median(first[1:]), "answer_ms": 1e3 * statistics.median(whole[1:]),
            "turn_ms": 1e3 * statistics.median(turns[1:])}
     if args.json:
         print(json.dumps({name: round(value, 3) for name, value in out.items()}))
         return 0
-    print("{threads} threads, {episodes:,} episodes in {traces:,} traces\nimports: {import_s:.2f} s\nmodel and state opened: {open_s:.2f} s (target: under 2)\n"
+    print("{threads} threads, {episodes:,} episodes in {traces:,} traces\nimports: {import_s:.2f} s\nmodel and state "
+          "opened: {open_s:.2f} s (target: under 2)\n"
           "first word of an answer: {first_word_ms:.0f} ms\nwhole answer: {answer_ms:.0f} ms (target: 120)\n"
           "a turn remembered: {turn_ms:.0f} ms".format(**out))
     return 0

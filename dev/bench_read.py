@@ -52,7 +52,8 @@ def main(argv=None):
                 if round >= 0:
                     times[name].append(1000 * (time.perf_counter() - began))
         fast, slow = (statistics.median(times[name]) for name in sides)
-        print(f"{len(x):4d} windows of {length}: {fast:6.0f} ms as it is, {slow:6.0f} ms written out, ratio {slow / fast:.2f}")
+        print(f"{len(x):4d} windows of {length}: {fast:6.0f} ms as it is, {slow:6.0f} ms written out, ratio "
+              f"{slow / fast:.2f}")
     return 0
 
 

@@ -17,8 +17,10 @@ from nanochat.common import flag, run_main  # noqa: E402
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    for name, default in (("--depth", 4), ("--rounds", 6), ("--memory", 2048), ("--streams", 8), ("--slots", 512), ("--segments", 2)):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    for name, default in (("--depth", 4), ("--rounds", 6), ("--memory", 2048), ("--streams", 8), ("--slots", 512),
+                          ("--segments", 2)):
         flag(parser, name, type=int, default=default)
     args = parser.parse_args(argv)
     import torch
@@ -42,8 +44,10 @@ def main(argv=None):
     def candidate(name, mixer=None):
         overrides = dict(vocab_size=tokenizer.vocab_size)
         if mixer:
-            overrides.update(write_mixer=mixer, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id, n_ordinary=min(tokenizer.special_tokens.values()))
-        model = (THENGPT if mixer else GPT)(config_from_depth("THENGPT" if mixer else "GPT", args.depth, **overrides)).to(device)
+            overrides.update(write_mixer=mixer, bos_id=tokenizer.bos_id, pad_id=tokenizer.pad_id,
+                             n_ordinary=min(tokenizer.special_tokens.values()))
+        model = (THENGPT if mixer
+                 else GPT)(config_from_depth("THENGPT" if mixer else "GPT", args.depth, **overrides)).to(device)
         model.dtype = dtype
         model.init_weights()
         optimizer = MuonAdamW(model.parameter_groups())
@@ -76,10 +80,12 @@ def main(argv=None):
             if round >= 0:
                 times.append(time.perf_counter() - began)
     base = statistics.median(candidates[0][2])
-    print(f"depth {args.depth}, {B} streams x {T} slots x {K} segments, memory {args.memory} traces, {device}, {dtype}, {torch.get_num_threads()} threads")
+    print(f"depth {args.depth}, {B} streams x {T} slots x {K} segments, memory {args.memory} traces, {device}, "
+          f"{dtype}, {torch.get_num_threads()} threads")
     for name, _, times in candidates:
         t = statistics.median(times)
-        print(f"{name:12s} {1000 * t:7.0f} ms a step  {B * T * K / t:8,.0f} slots/s  ratio to GPT {t / base:.2f}  (min {1000 * min(times):.0f}, max {1000 * max(times):.0f})")
+        print(f"{name:12s} {1000 * t:7.0f} ms a step  {B * T * K / t:8,.0f} slots/s  ratio to GPT {t / base:.2f}  (min "
+              f"{1000 * min(times):.0f}, max {1000 * max(times):.0f})")
     return 0
 
 

@@ -3,8 +3,8 @@
     python dev/gen_cairo_data.py [--steps 10000] [--seed 1] [--output data/synthetic-cairo-episodes.txt]
 
 Location, mood and favourite drink change slowly and for a reason: moods follow the place and what happened, the drink
-follows the season and the mood, and a move always has a motive. The model never trains on any of it: the timeline is for
-ingest only, so every recall of it is zero-shot. `dev/grammar.py` keeps clear of these templates.
+follows the season and the mood, and a move always has a motive. The model never trains on any of it: the timeline is
+for ingest only, so every recall of it is zero-shot. `dev/grammar.py` keeps clear of these templates.
 """
 import argparse
 import json
@@ -42,15 +42,23 @@ DRINKS = WARM_DRINKS + COOL_DRINKS
 SEASON = 360  # steps in a year: half of them cool, half of them hot
 
 # mood -> what the user then longs for
-COMFORT = {"tired": ("Turkish coffee", "cardamom coffee"), "anxious": ("anise tea", "hibiscus tea"), "lonely": ("sahlab", "cappuccino"),
-           "cheerful": ("lemonade", "mango juice"), "nostalgic": ("sobia", "fenugreek tea"), "excited": ("sugarcane juice", "tamarind cooler")}
-MOVES = {"a better flat was free": "hopeful", "a friend asked for company": "cheerful", "the old street was too loud": "relaxed",
-         "new work began": "excited", "the family needed help": "anxious", "a festival was on": "excited", "the rent went up": "grumpy",
+COMFORT = {"tired": ("Turkish coffee", "cardamom coffee"), "anxious": ("anise tea", "hibiscus tea"),
+           "lonely": ("sahlab", "cappuccino"),
+           "cheerful": ("lemonade", "mango juice"), "nostalgic": ("sobia", "fenugreek tea"),
+           "excited": ("sugarcane juice", "tamarind cooler")}
+MOVES = {"a better flat was free": "hopeful", "a friend asked for company": "cheerful",
+         "the old street was too loud": "relaxed",
+         "new work began": "excited", "the family needed help": "anxious", "a festival was on": "excited",
+         "the rent went up": "grumpy",
          "there were old houses to draw": "inspired"}
-EVENTS = {"a long walk by the river": "calm", "a sleepless night": "tired", "good news from home": "cheerful", "a missed bus": "grumpy",
-          "an old song on the radio": "nostalgic", "a day without a single call": "lonely", "a talk with a stranger": "curious",
-          "a letter from the bank": "anxious", "a sunset over the roofs": "inspired", "an afternoon with books": "thoughtful",
-          "a promise kept": "hopeful", "too much noise": "restless", "a win of the home team": "excited", "a nap in the shade": "relaxed"}
+EVENTS = {"a long walk by the river": "calm", "a sleepless night": "tired", "good news from home": "cheerful",
+          "a missed bus": "grumpy",
+          "an old song on the radio": "nostalgic", "a day without a single call": "lonely",
+          "a talk with a stranger": "curious",
+          "a letter from the bank": "anxious", "a sunset over the roofs": "inspired",
+          "an afternoon with books": "thoughtful",
+          "a promise kept": "hopeful", "too much noise": "restless", "a win of the home team": "excited",
+          "a nap in the shade": "relaxed"}
 
 TEMPLATES = (
     "t={t}: The user was in {location}, felt {mood}, and preferred {drink}{remark}.",
@@ -67,9 +75,11 @@ TEMPLATES = (
     "At t={t}, feeling {mood}, the user drank {drink} in {location}{remark}.",
 )
 QUESTIONS = {
-    "location": ("Where was the user at t={t}?", "What was the user's location at t={t}?", "In which place was the user at t={t}?",
+    "location": ("Where was the user at t={t}?", "What was the user's location at t={t}?",
+                 "In which place was the user at t={t}?",
                  "At t={t}, where was the user?", "Which part of town was the user in at t={t}?"),
-    "mood": ("How did the user feel at t={t}?", "What was the user's mood at t={t}?", "What mood was the user in at t={t}?",
+    "mood": ("How did the user feel at t={t}?", "What was the user's mood at t={t}?",
+             "What mood was the user in at t={t}?",
              "At t={t}, how did the user feel?", "How was the user feeling at t={t}?"),
     "drink": ("What did the user prefer at t={t}?", "Which drink did the user prefer at t={t}?",
               "What was the user's favourite drink at t={t}?", "At t={t}, what did the user prefer to drink?",
@@ -100,7 +110,8 @@ def timeline(steps, seed=1):
             cool = (t + phase) % SEASON < SEASON // 2
             drink, why = _next_drink(rng, place, mood, cool)
             remark = remark or why
-        line = rng.choice(TEMPLATES).format(t=t, location=place, mood=mood, drink=drink, remark=remark if rng.random() < 0.7 else "")
+        line = rng.choice(TEMPLATES).format(t=t, location=place, mood=mood, drink=drink, remark=remark
+                                            if rng.random() < 0.7 else "")
         yield {"t": t, "location": place, "mood": mood, "drink": drink, "text": line, "line": t - 1}
 
 

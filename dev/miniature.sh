@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole pipeline in some minutes, for CI:  bash dev/miniature.sh
-# A small model is trained on synthetic memories, frozen, fed logs it has never seen, and must answer better with its memory than without.
+# A small model is trained on synthetic memories, frozen, fed logs it has never seen, and must answer better with its
+# memory than without.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -19,8 +20,10 @@ with open(sys.argv[1] + "/prose.txt", "w", encoding="utf-8") as file:
 PY
 "$PY" dev/repackage_data_reference.py --input "$WORK/prose.txt" --output "$WORK/base"
 mv "$WORK/questions.jsonl" "$WORK/base/"
-"$PY" -m scripts.base_train --data-dir "$WORK/base" --tag mini --num-iterations 300 --depth 4 --set n_embd=128 --set n_head=2 --set n_kv_head=2 \
-    --device-batch-size 2 --max-seq-len 128 --tbptt-segments 1 --window-tokens 2048 --eval-every 1000 --eval-questions 100 \
+"$PY" -m scripts.base_train --data-dir "$WORK/base" --tag mini --num-iterations 300 --depth 4 \
+    --set n_embd=128 --set n_head=2 --set n_kv_head=2 \
+    --device-batch-size 2 --max-seq-len 128 --tbptt-segments 1 --window-tokens 2048 \
+    --eval-every 1000 --eval-questions 100 \
     --matrix-lr 0.01 --embedding-lr 0.004 --head-lr 0.0008 --warmdown 0.7
 "$PY" - "$WORK/base_checkpoints/mini/metrics.jsonl" <<'PY'
 import json, sys

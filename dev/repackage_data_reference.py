@@ -1,7 +1,8 @@
 """Repackage a corpus as the shards that training reads: shuffled zstd parquet with a `text` column.
 
     python dev/repackage_data_reference.py --input corpus.jsonl.xz --output base_data
-    python dev/repackage_data_reference.py --hf-dataset HuggingFaceFW/fineweb-edu --hf-config sample-10BT --output base_data
+    python dev/repackage_data_reference.py --hf-dataset HuggingFaceFW/fineweb-edu --hf-config sample-10BT --output
+    base_data
 
 Inputs are JSONL or text files (also .xz, .gz, .zst), parquet files, or a Hugging Face dataset. The last shard is for
 validation. The shuffle is uniform over the whole corpus and needs 16 bytes of memory a document: the text itself waits
@@ -48,7 +49,8 @@ def main(argv=None):
     if args.docs_per_shard < 1 or args.row_group_size < 1 or args.seed < 0:
         parser.error("--docs-per-shard and --row-group-size must be at least 1, --seed at least 0")
     try:
-        texts = hf_texts(args) if args.hf_dataset else (text for path in args.input for text in read_texts(path, args.field))
+        texts = hf_texts(args) if args.hf_dataset else (text for path in args.input
+                                                        for text in read_texts(path, args.field))
         num_docs, num_shards = repackage(texts, Path(args.output), args.docs_per_shard, args.row_group_size,
                                          args.val_fraction, args.seed)
     except (OSError, ValueError) as error:

@@ -47,8 +47,10 @@ TRAIN=("$PY" -m scripts.base_train)
 
 echo "== ingest"
 "$PY" dev/gen_cairo_data.py
-"$PY" -m scripts.ingest --model-path "base_checkpoints/$TAG" --data-path data/synthetic-cairo-episodes.txt --output-path cairo_memory_state.pt --replace
+"$PY" -m scripts.ingest --model-path "base_checkpoints/$TAG" --data-path data/synthetic-cairo-episodes.txt \
+    --output-path cairo_memory_state.pt --replace
 
 echo "== query"
-"$PY" -m scripts.query --model-path "base_checkpoints/$TAG" --state-path cairo_memory_state.pt -p "What did the user prefer at t=7?"
+"$PY" -m scripts.query --model-path "base_checkpoints/$TAG" --state-path cairo_memory_state.pt \
+    -p "What did the user prefer at t=7?"
 "$PY" -m scripts.memory_eval --model-path "base_checkpoints/$TAG" --seeds 1 --questions 300 --control-questions 60

@@ -43,7 +43,8 @@ find_python() {
 # builds $VENV with the interpreter $1
 create_venv() {
     "$1" -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "$1 cannot make virtual environments (no ensurepip; on Debian and Ubuntu: apt install python3-venv), or set PYTHON=/path/to/another/python"
+        fail "$1 cannot make virtual environments (no ensurepip; on Debian and Ubuntu: apt install python3-venv)," \
+            "or set PYTHON=/path/to/another/python"
     echo "creating $VENV with $("$1" --version)" >&2
     "$1" -m venv --clear "$VENV" || fail "$1 -m venv failed"
 }

@@ -1,8 +1,10 @@
 """
-A conversation with a memory, line by line, on a terminal or through a pipe. Answers go to stdout, everything else to stderr.
+A conversation with a memory, line by line, on a terminal or through a pipe. Answers go to stdout, everything else to
+stderr.
 
-What is said here is an episode of the source "chat", with its time. So deleting what was said in a conversation is deleting its episodes: one by one with
-/forget, or all of them with `python -m scripts.memory forget --source chat`. There is no history file: it would keep what was forgotten.
+What is said here is an episode of the source "chat", with its time. So deleting what was said in a conversation is
+deleting its episodes: one by one with /forget, or all of them with `python -m scripts.memory forget --source chat`.
+There is no history file: it would keep what was forgotten.
 """
 import json
 import os
@@ -19,8 +21,9 @@ UNSURE = 0.5   # an answer of less confidence is said to be unsure
 
 WORDS = ("exit", "help", "quit")   # commands without their slash, where they stand alone
 
-HELP = """A line that ends in '?', or begins with "tell me", or with who, what, when, where, which, why or how and does not end in '.', is asked.
-Every other line is remembered, at once and for good, as an episode of the source "chat"; through a pipe, lines are asked.
+HELP = """A line that ends in '?', or begins with "tell me", or with who, what, when, where, which, why or how and does
+not end in '.', is asked. Every other line is remembered, at once and for good, as an episode of the source "chat";
+through a pipe, lines are asked.
   /memory [TEXT]      the newest episodes, or those that hold TEXT
   /show ID            an episode, whole
   /forget [ID|TEXT]   forget an episode, exactly; deleting what you said is deleting these episodes
@@ -28,7 +31,8 @@ Every other line is remembered, at once and for good, as an episode of the sourc
   /incognito          from here on nothing is written: what you say is known until you leave
   /stats              how much is remembered, and where
   /save [FILE]        say whether all is on disk, or write a copy of the memory to FILE
-  /quit, /exit        leave, as Ctrl-D does; Ctrl-C stops an answer. quit, exit and help need no slash where they stand alone
+  /quit, /exit        leave, as Ctrl-D does; Ctrl-C stops an answer
+  quit, exit and help need no slash where they stand alone
 """
 
 
@@ -62,10 +66,14 @@ def as_dict(episode):
 
 
 class Chat:
-    """memory: a LiveMemory, None-reading if no_memory. read(prompt): the next line, EOFError at the end; its errors are UnicodeDecodeError."""
+    """
+    memory: a LiveMemory, None-reading if no_memory. read(prompt): the next line, EOFError at the end; its errors are
+    UnicodeDecodeError.
+    """
 
     def __init__(self, memory, read, as_json=False, routing=False, no_memory=False, talk=True):
-        self.memory, self.read, self.as_json, self.routing, self.no_memory, self.talk = memory, read, as_json, routing, no_memory, talk
+        self.memory, self.read, self.as_json = memory, read, as_json
+        self.routing, self.no_memory, self.talk = routing, no_memory, talk
         self.code = 0   # 2 once a line was refused, 1 once something failed
 
     @property
@@ -73,7 +81,10 @@ class Chat:
         return "no memory> " if self.no_memory else "incognito> " if self.memory.read_only else "> "
 
     def run(self):
-        """Line by line to the end. Through a pipe (talk=False) every line is a question or a command, and the exit code tells whether one was refused."""
+        """
+        Line by line to the end. Through a pipe (talk=False) every line is a question or a command, and the exit code
+        tells whether one was refused.
+        """
         asked = False
         while True:
             try:
@@ -103,7 +114,8 @@ class Chat:
             except BrokenPipeError:
                 raise
             except OSError as error:
-                self.refuse(f"{error.strerror or error}" + (f": {error.filename}" if error.filename is not None else ""), 1)
+                self.refuse(f"{error.strerror or error}"
+                            + (f": {error.filename}" if error.filename is not None else ""), 1)
         return 0 if self.talk else self.code
 
     def refuse(self, error, code):
@@ -111,7 +123,10 @@ class Chat:
         complain(error)
 
     def answer_all(self, items):
-        """Answers items (see `ask`) as JSON; one that is refused, a question too long, is said, and the others are answered. The exit code."""
+        """
+        Answers items (see `ask`) as JSON; one that is refused, a question too long, is said, and the others are
+        answered. The exit code.
+        """
         for number, item in enumerate(items, 1):
             try:
                 self.print_json(item)
@@ -119,7 +134,7 @@ class Chat:
                 self.refuse(f"question {number}: {error}", error.code)
         return self.code
 
-    # -- asking and telling ---------------------------------------------------------------------------------------------
+    # -- asking and telling --------------------------------------------------------------------------------------------
 
     def ask(self, item):
         """item: {"question": …} and whatever else is to be handed on in JSON."""
@@ -149,7 +164,8 @@ class Chat:
     def print_json(self, item):
         answer = self.memory.ask(item["question"])
         out = {"question": item["question"], "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"),
-               "composed": answer.composed, "episodes": [as_dict(episode) for episode in answer.episodes], "seconds": round(answer.seconds, 4)}
+               "composed": answer.composed, "episodes": [as_dict(episode) for episode in answer.episodes],
+               "seconds": round(answer.seconds, 4)}
         if self.routing:
             out["routing"] = [[id, float(f"{share:.4g}")] for id, share in self.memory.routing(item["question"])]
         rest = {name: value for name, value in item.items() if name not in out}
@@ -165,12 +181,13 @@ class Chat:
         note(f"remembered as episode {id}" + (", until you leave" if self.memory.read_only else "")
              + (f"; if it was a question, end it in '?', and /forget {id}" if may_be_question(text) else ""))
 
-    # -- commands -------------------------------------------------------------------------------------------------------
+    # -- commands ------------------------------------------------------------------------------------------------------
 
     def command(self, line):
         """Carries out a /command; True where it was the last."""
         name, _, rest = line[1:].partition(" ")
-        commands = {"help": self.help, "memory": self.list, "show": self.show, "forget": self.forget, "remember": self.remember, "incognito": self.incognito,
+        commands = {"help": self.help, "memory": self.list, "show": self.show, "forget": self.forget,
+                    "remember": self.remember, "incognito": self.incognito,
                     "stats": self.stats, "save": self.save}
         rest = rest.strip()
         if name in ("quit", "exit"):
@@ -186,7 +203,8 @@ class Chat:
         print(HELP, end="", file=sys.stderr, flush=True)
 
     def print_episode(self, episode):
-        print(json.dumps(as_dict(episode)) if self.as_json else printable(f"{episode.id:6d}  {as_line(episode)}", sys.stdout), flush=True)
+        print(json.dumps(as_dict(episode)) if self.as_json
+              else printable(f"{episode.id:6d}  {as_line(episode)}", sys.stdout), flush=True)
 
     def holding(self, text):
         return [e for e in self.memory.episodes() if text.casefold() in e.text.casefold()]
@@ -200,18 +218,22 @@ class Chat:
             raise UserError(str(error)) from error
 
     def list(self, text):
-        found = self.holding(text) if text else [self.memory[id] for id in range(max(1, len(self.memory) - LISTED + 1), len(self.memory) + 1)]
+        found = self.holding(text) if text else [self.memory[id]
+                                                 for id in range(max(1, len(self.memory) - LISTED + 1), len(self.memory)
+                                                                 + 1)]
         for episode in found[-LISTED:]:
             self.print_episode(episode)
         there = len(found) if text else len(self.memory)
-        note(f"{there:,} episodes" + (" hold this text" if text else "") + (f", the last {LISTED} are shown" if there > LISTED else ""))
+        note(f"{there:,} episodes" + (" hold this text" if text else "")
+             + (f", the last {LISTED} are shown" if there > LISTED else ""))
 
     def show(self, text):
         episode = self.numbered(text, "/show")
         if self.as_json:
             self.print_episode(episode)
             return
-        about = f"episode: {episode.id}\nsource: {shortened(where(episode) or 'not known', 200)}\ntime: {iso(episode.time) or 'not known'}"
+        about = (f"episode: {episode.id}\nsource: {shortened(where(episode) or 'not known', 200)}\ntime: "
+                 f"{iso(episode.time) or 'not known'}")
         print(printable(f"{about}\n\n{episode.text}", sys.stdout), flush=True)
 
     def forget(self, text):
@@ -224,15 +246,18 @@ class Chat:
             for episode in found[-LISTED:] if len(found) > 1 else ():
                 self.print_episode(episode)
             if not found:
-                raise UserError("nothing to forget: " + (f"no episode holds '{shortened(text, 40)}'" if text else "no episode was named"))
-            text = str(found[0].id) if len(found) == 1 else self.read(f"{len(found):,} episodes hold it; which ID? ").strip()
+                raise UserError("nothing to forget: "
+                                + (f"no episode holds '{shortened(text, 40)}'" if text else "no episode was named"))
+            text = (str(found[0].id) if len(found) == 1
+                    else self.read(f"{len(found):,} episodes hold it; which ID? ").strip())
         episode = self.numbered(text, "/forget")
         self.print_episode(episode)
         if self.read("forget it? [y/N] ").strip().lower() not in ("y", "yes"):
             note("nothing was changed")
             return
         self.memory.forget(episode.id)
-        note(f"forgotten; {len(self.memory):,} episodes left" + (", those after it move up" if episode.id <= len(self.memory) else ""))
+        note(f"forgotten; {len(self.memory):,} episodes left"
+             + (", those after it move up" if episode.id <= len(self.memory) else ""))
 
     def remember(self, text):
         if not text:
@@ -251,7 +276,8 @@ class Chat:
             print(json.dumps(out), flush=True)
             return
         for name, value in out.items():
-            print(f"{name}: {f'{value:,}' if isinstance(value, int) else printable(str(value or 'none'), sys.stdout)}", flush=True)
+            print(f"{name}: {f'{value:,}' if isinstance(value, int) else printable(str(value or 'none'), sys.stdout)}",
+                  flush=True)
 
     def save(self, path):
         if self.no_memory:

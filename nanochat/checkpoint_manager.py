@@ -6,15 +6,18 @@ Checkpoints that are whole or not there. A step of a run is four files in one di
     state_000500.pt    live-memory state, data position, random generators    } run reads these
     meta_000500.json   the manifest, written last: size and SHA-256 of the others, `meta`, the run record
 
-Of several ranks each writes what it has lived through (state_000500.3.pt is that of rank 3), the first one the rest. Where the model is sharded, there
-is a directory shards_000500 (see distributed.py) in place of optim_000500.pt, and model_000500.pt all the same.
+Of several ranks each writes what it has lived through (state_000500.3.pt is that of rank 3), the first one the rest.
+Where the model is sharded, there is a directory shards_000500 (see distributed.py) in place of optim_000500.pt, and
+model_000500.pt all the same.
 
 A step without its manifest does not exist. A model alone, to be shipped, is a directory with `model.pt` and
-`model.json`, its manifest, made by `export_model`. Every .pt file is read by plain_file.py: no file can run code.
+`model.json`, its manifest, made by `export_model`: the model is the file that the manifest describes, which is
+`model.pt.new` where a kill came between the two. Every .pt file is read by plain_file.py: no file can run code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -51,9 +54,11 @@ LISTED = re.compile(r"(?:shards_\d{6,}/)?\w[\w.]*")  # a name in a manifest: it 
 MANIFEST_BYTES = 2**22
 LOOK_BACK = 2**13  # slots, of a model that is read: what it carries along grows with them, its weights do not
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
-LEFTOVER = re.compile(r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp")
+LEFTOVER = re.compile(
+    r"\.(?:(?:model|optim|state)_\d{6,}(?:\.\d+)?\.pt|meta_\d{6,}\.json)\.[0-9a-f]{8}\.tmp|\.shards_\d{6,}\.tmp"
+)
 # the largest matrices of a small model are shipped as 8-bit integers, their scale a row under the same name and this
-LARGE, SCALE = ("wte.weight", "lm_head.weight", "mlp.fc.weight", "mlp.proj.weight"), ":scale"
+LARGE, SCALE = ("wte.weight", "lm_head.weight", "mlp.fc.weight", "mlp.up.weight", "mlp.proj.weight"), ":scale"
 
 
 class Checkpoint(NamedTuple):
@@ -159,7 +164,10 @@ def weights_digest(model_state: dict[str, Tensor]) -> str:
 
 
 def rng_state() -> dict:
-    """The random generators of python and of torch, on the CPU and on this process's GPU, in a form that `train_state` can hold."""
+    """
+    The random generators of python and of torch, on the CPU and on this process's GPU, in a form that `train_state` can
+    hold.
+    """
     return {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
@@ -196,8 +204,8 @@ def save_checkpoint(
     `train_state` is nested dicts, lists and tuples of tensors, numbers, strings and None: TypeError for anything else.
     If writing fails, a step that stood there before still stands, and no temporary file is left.
 
-    All `ranks` must call, on one file system; weights and optimizer are those of the first one. `shards(directory)`, called on all
-    ranks, fills a directory with what is sharded.
+    All `ranks` must call, on one file system; weights and optimizer are those of the first one. `shards(directory)`,
+    called on all ranks, fills a directory with what is sharded.
     """
     directory = Path(directory)
     for key in ("config", "tokenizer"):
@@ -234,7 +242,8 @@ def save_checkpoint(
         staged, entries = ({k: v for part in parts for k, v in part.items()} for parts in zip(*everything))
         if shards:
             target = shards_path(directory, step)
-            entries.update((f"shards/{file.name}", _entry(file, f"{target.name}/{file.name}")) for file in sorted(folder.iterdir()))
+            entries.update((f"shards/{file.name}", _entry(file, f"{target.name}/{file.name}"))
+                           for file in sorted(folder.iterdir()))
         # A step saved again does not exist from here until its new manifest: better than a manifest of files that are
         # partly replaced. The steps before it stay whole.
         _remove_step(directory, step)
@@ -259,10 +268,11 @@ def export_model(
 ) -> dict:
     """
     Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
-    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are kept as
-    8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training; `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both (of one before and after it was
-    trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a field that the model does not
-    have, and for two models of different shapes.
+    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are
+    kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
+    `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both
+    (of one before and after it was trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a
+    field that the model does not have, and for two models of different shapes.
     """
     source, directory = load_model_file(path), Path(directory)
     if average is not None:
@@ -287,21 +297,31 @@ def export_model(
             weights[name] = tensor.to(dtype) if convert else tensor
     meta = dict(source["meta"], **({"note": note} if note else {}))
     if "args" in meta:   # where files lay on one machine says nothing on another
-        meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value for name, value in meta["args"].items()}
+        meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value for name,
+                        value in meta["args"].items()}
     target = directory / "model.pt"
     tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=meta)
-    publish_file(tmp, target)
+    publish_file(tmp, _beside(target))
     run = source["run"] or run_record()  # the run that made the weights, not this copy
-    return _write_manifest(directory / "model.json", source["step"], {"model": entry}, meta, run)
+    # from here on it is the new model
+    manifest = _write_manifest(directory / "model.json", source["step"], {"model": entry}, meta, run)
+    publish_file(_beside(target), target)
+    return manifest
+
+
+def _beside(path: Path) -> Path:
+    """Where `export_model` puts a file before the manifest describes it."""
+    return path.with_name(path.name + ".new")
 
 
 def build_model(
-    cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike
+    cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike,
+    fresh: tuple[str, ...] = ()
 ) -> torch.nn.Module:
     """
     A `cls` of the configuration `config(**fields)` in a file, on the CPU, with the weights of that file. Shapes are
     compared before memory is taken: a few bytes may name any size. UserError, with `where` it is from, where they do
-    not fit.
+    not fit. Parts of which weights are missing, see check_shapes, are as in a new model.
     """
     try:
         settings = config(**fields)
@@ -314,28 +334,47 @@ def build_model(
             f"{where} is of another version of this code, or damaged: its configuration makes no model "
             f"({first_line(error)})"
         ) from error
-    check_shapes(model, weights, where)
+    missing = check_shapes(model, weights, where, fresh)
     model.to_empty(device="cpu")
-    load_weights(model, weights, where)
+    for part in {name.split(".")[0] for name in missing}:
+        getattr(model, part).init_weights()
+    _put(model, weights)
     return model
 
 
-def check_shapes(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
-    """UserError unless weights, of which some may have a scale a row, have the names and shapes of those of a model."""
+def check_shapes(
+    model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike, fresh: tuple[str, ...] = ()
+) -> list[str]:
+    """
+    UserError unless weights, of which some may have a scale a row, have the names and shapes of those of a model. Those
+    whose name begins with one of `fresh` may be missing: returns their names.
+    """
     there = {name: tensor.shape for name, tensor in weights.items() if not name.endswith(SCALE)}
     scales = {name.removesuffix(SCALE): tensor.shape for name, tensor in weights.items() if name.endswith(SCALE)}
-    fit = there == {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing = [name for name in wanted if name not in there and name.startswith(fresh)]
+    fit = there == {name: shape for name, shape in wanted.items() if name not in missing}
     # a scale of any other shape, or of what is no matrix, would be multiplied out
     if not fit or any(len(there.get(name, ())) != 2 or shape != (there[name][0], 1) for name, shape in scales.items()):
         raise UserError(
             f"{where} is of another model configuration (give the flags it was trained with) "
             "or of another version of this code"
         )
+    return missing
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike) -> None:
-    """Puts weights into a model. UserError, with `where` they are from, if they are not of its shape."""
-    check_shapes(model, weights, where)
+def load_weights(
+    model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike, fresh: tuple[str, ...] = ()
+) -> list[str]:
+    """
+    Puts weights into a model. UserError, with `where` they are from, if they are not of its shape: see check_shapes.
+    """
+    missing = check_shapes(model, weights, where, fresh)
+    _put(model, weights)
+    return missing
+
+
+def _put(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in weights.items():
@@ -376,12 +415,15 @@ def keep_last(directory: str | os.PathLike, k: int) -> list[int]:
 def _read_manifest(path: Path) -> dict:
     try:
         manifest = json.loads(read_small(path, MANIFEST_BYTES).decode("utf-8"))
+        whole = isinstance(manifest, dict) and manifest.get("sha256") == _manifest_digest(manifest)
     except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: damaged manifest, not valid JSON ({e})") from e
     _check_format(manifest, path)
-    if manifest.get("sha256") != _manifest_digest(manifest):
+    if not whole:
         raise UserError(f"{path}: damaged or edited manifest, its SHA-256 does not fit its content")
-    files = manifest.get("files")
+    if absent := [key for key in ("step", "meta", "files", "run") if key not in manifest]:
+        raise UserError(f"{path}: damaged manifest, '{absent[0]}' is not in it")
+    files = manifest["files"]
     if not isinstance(files, dict) or not all(map(_is_entry, files.values())):
         raise UserError(f"{path}: lists something else than files of this directory, with their sizes and SHA-256")
     return manifest
@@ -415,6 +457,20 @@ def _verify(path: Path, entry: dict) -> None:
         raise UserError(f"{path}: {size} bytes, its manifest says {entry['bytes']}: truncated or another file")
     if sha256_file(path) != entry["sha256"]:
         raise UserError(f"{path}: damaged, its SHA-256 differs from the one in its manifest")
+
+
+def _whole(path: Path, entry: dict) -> Path:
+    """The file that an entry describes: `path`, or what `export_model` has left beside it. UserError for none."""
+    try:
+        _verify(path, entry)
+    except UserError:
+        if not _beside(path).is_file():
+            raise
+        with contextlib.suppress(UserError):
+            _verify(_beside(path), entry)
+            return _beside(path)
+        raise
+    return path
 
 
 def _read_part(path: Path, kind: str, map_location) -> dict:
@@ -465,9 +521,9 @@ def load_checkpoint(
     """
     Loads a step (default: the last complete one) after checking every file read against the manifest.
 
-    `parts` out of ('model', 'optim', 'state') leaves the others unread, None or {} in the result; 'state' is that of `rank`. Shards are
-    checked, too, where 'shards' is among the parts, and left to `distributed.load_shards`. Raises UserError, in one line, when the
-    step is not there or a file is missing, truncated, damaged or not of this format.
+    `parts` out of ('model', 'optim', 'state') leaves the others unread, None or {} in the result; 'state' is that of
+    `rank`. Shards are checked, too, where 'shards' is among the parts, and left to `distributed.load_shards`. Raises
+    UserError, in one line, when the step is not there or a file is missing, truncated, damaged or not of this format.
     """
     directory = Path(directory)
     if step is None and (step := find_last_step(directory)) is None:
@@ -521,7 +577,7 @@ def load_model_file(path: str | os.PathLike, map_location: str | torch.device = 
         entry = next((e for e in manifest["files"].values() if e["name"] == resolved.name), None)
         if entry is None:
             raise UserError(f"{resolved}: not listed in {manifest_path.name} beside it")
-        _verify(resolved, entry)
+        resolved = _whole(resolved, entry)
     elif not resolved.is_file():
         raise UserError(f"{path}: no such model file")
     content = _read_part(resolved, "model", map_location)

@@ -46,13 +46,15 @@ def run_main(main: Callable[[], int | None]) -> int:
     Runs a script's `main` and returns its exit code: `sys.exit(run_main(main))`.
 
     UserError and OSError (missing file, no permission, full disk) become one line on stderr; an interrupt is 130; a
-    closed pipe (`... | head`) is silent, 141. Any other exception is a bug and keeps its traceback. Escape codes of file
-    names and of what files say are not passed to a terminal. A closed stdin is an empty one; a closed stdout is refused.
+    closed pipe (`... | head`) is silent, 141. Any other exception is a bug and keeps its traceback. Escape codes of
+    file names and of what files say are not passed to a terminal. A closed stdin is an empty one; a closed stdout is
+    refused.
     """
     closed = open_standard_streams()
     try:
         if "stdout" in closed:
-            raise UserError("stdout is closed, and answers would be lost: redirect it, to /dev/null if nobody reads them")
+            raise UserError("stdout is closed, and answers would be lost: redirect it, to /dev/null if nobody reads "
+                            "them")
         code = main()
         sys.stdout.flush()  # a closed pipe must show here, not in the interpreter's shutdown
         return code or 0
@@ -73,8 +75,8 @@ def run_main(main: Callable[[], int | None]) -> int:
 
 def open_standard_streams() -> list[str]:
     """
-    Opens the null device in the place of each standard stream that is closed, and returns their names. Else the next file
-    that is opened would have its number, and what C libraries print would be written into that file.
+    Opens the null device in the place of each standard stream that is closed, and returns their names. Else the next
+    file that is opened would have its number, and what C libraries print would be written into that file.
     """
     closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for name in closed:
@@ -85,8 +87,9 @@ def open_standard_streams() -> list[str]:
 
 class Help(argparse.RawDescriptionHelpFormatter):
     """
-    `--help` that fits a screen: a flag in one of its spellings, with its default in the place of a metavar (of choices, the default is the first), and
-    flags whose help is "" on the line of the next one, whose help speaks for all of them.
+    `--help` that fits a screen: a flag in one of its spellings, with its default in the place of a metavar (of choices,
+    the default is the first), and flags whose help is "" on the line of the next one, whose help speaks for all of
+    them.
     """
 
     def __init__(self, prog):
@@ -158,18 +161,22 @@ def repo_root() -> Path:
 
 
 def shipped_dir() -> Path:
-    """The directory that holds `data/`, the tokenizer and the model that ship: the repository, or `nanochat/` where it was installed."""
+    """
+    The directory that holds `data/`, the tokenizer and the model that ship: the repository, or `nanochat/` where it was
+    installed.
+    """
     inside = Path(__file__).resolve().parent
     return inside if (inside / "data").is_dir() else inside.parent
 
 
 def base_dir() -> Path:
     """
-    Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root, or the current
-    directory where there is no repository, but an installed package.
+    Where runs are written (`base_checkpoints/` lies in it): $NANOCHAT_BASE_DIR, else the repository root, or the
+    current directory where there is no repository, but an installed package.
     """
     override = os.environ.get("NANOCHAT_BASE_DIR")
-    return Path(override).expanduser().absolute() if override else repo_root() if shipped_dir() == repo_root() else Path.cwd()
+    return (Path(override).expanduser().absolute() if override else repo_root() if shipped_dir() == repo_root()
+            else Path.cwd())
 
 
 def resolve_input(path: str | os.PathLike) -> Path:
@@ -266,24 +273,35 @@ NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
+class OwnPath(type(Path())):
+    """
+    A path whose file must be a plain one of its own: `open_file` follows no link there, and refuses a file of two
+    names. Either could lead to what belongs to somebody else. What is made of it by `with_name` is one, too.
+    """
+
+
 def open_file(path: str | os.PathLike, flags: int = os.O_RDONLY, follow: bool = True) -> int:
     """
     A descriptor, as of os.open. UserError, at once, for a fifo, a socket or a device: opened in the usual way, they are
-    waited for. With follow=False for a link as well. IsADirectoryError for a directory.
+    waited for. With follow=False for a link as well, and of an OwnPath for a file of two names. IsADirectoryError for
+    a directory. What is looked at is what was opened, so nothing can be put in its place in between.
     """
+    own = isinstance(path, OwnPath)
     try:
-        fd = os.open(path, flags | NONBLOCK | (0 if follow else NOFOLLOW), 0o600)
+        fd = os.open(path, flags | NONBLOCK | (0 if follow and not own else NOFOLLOW), 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: a link, which could lead anywhere: remove it") from error
         if error.errno == errno.ENXIO:
             raise UserError(f"{path}: not a file, but a fifo, a socket or a device") from error
         raise
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and not (own and found.st_nlink > 1):
         return fd
     os.close(fd)
-    if stat.S_ISDIR(mode):
+    if stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: a file of two names, maybe another user's: put a copy in its place")
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise UserError(f"{path}: not a file, but a fifo, a socket or a device")
 

@@ -1,8 +1,9 @@
 """
 Streams for TBPTT: every batch row lives one document after another, in segments of T slots.
 
-A document is a life. It begins at a segment boundary (`new_life`: the row's memory is emptied there), its episodes begin at chunk
-boundaries, and what is left of its last segment is padding. Rows and ranks take documents in turn from the shards, round and round.
+A document is a life. It begins at a segment boundary (`new_life`: the row's memory is emptied there), its episodes
+begin at chunk boundaries, and what is left of its last segment is padding. Rows and ranks take documents in turn from
+the shards, round and round.
 """
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ class StreamLoader:
         self.next, self.turn, self.epoch = (0, 0), 0, 0
         if position is not None:
             if len(position["rows"]) != batch_size or position["segment"] != segment:
-                raise ValueError(f"the data position is that of {len(position['rows'])} rows of {position['segment']} slots, "
+                raise ValueError(f"the data position is that of {len(position['rows'])} rows of {position['segment']} "
+                                 "slots, "
                                  f"not {batch_size} of {segment}")
             self.rows = [dict(row) for row in position["rows"]]
             self.next, self.turn, self.epoch = tuple(position["next"]), position["turn"], position["epoch"]
@@ -65,7 +67,8 @@ class StreamLoader:
         self.documents = read_documents(self.paths, self.next)
 
     def position(self):
-        return {"rows": [dict(row) for row in self.rows], "next": list(self.next), "turn": self.turn, "epoch": self.epoch, "segment": self.segment}
+        return {"rows": [dict(row) for row in self.rows], "next": list(self.next), "turn": self.turn,
+                "epoch": self.epoch, "segment": self.segment}
 
     def _layout(self, text):
         return life_slots(document_tokens(self.tokenizer, text), self.tokenizer.pad_id)
@@ -101,7 +104,8 @@ class StreamLoader:
             row["at"] += T
             new_life.append(begins)
         fill = {"ids": self.tokenizer.pad_id, "targets": -1}
-        batch = {name: torch.from_numpy(np.stack([np.pad(p[name], (0, T - len(p[name])), constant_values=value) for p in parts]))
+        batch = {name: torch.from_numpy(np.stack([np.pad(p[name], (0, T - len(p[name])), constant_values=value)
+                                                  for p in parts]))
                  for name, value in fill.items()}
         batch["new_life"] = torch.tensor(new_life)
         return batch

@@ -8,7 +8,6 @@ import argparse
 import gzip
 import io
 import itertools
-import json
 import lzma
 import os
 import sys
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
 from nanochat.download import fetch
 from nanochat.parquet_pages import largest_page
+from nanochat.text import json_line
 
 # FineWeb-Edu, 100B tokens, shuffled, repackaged by Andrej Karpathy: the shards nanochat trains on
 FINEWEB = "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main"
@@ -109,7 +109,8 @@ def read_texts(path, field="text"):
         yield from _read_rows(path, 0, field)
         return
     if kind not in (".jsonl", ".json", ".ndjson", ".txt"):
-        raise ValueError(f"{path}: unknown kind of file; expected .jsonl, .txt (or these with .xz, .gz, .zst) or .parquet")
+        raise ValueError(f"{path}: unknown kind of file; expected .jsonl, .txt (or these with .xz, .gz, .zst) or "
+                         ".parquet")
     try:
         with _open_text(path) as file:
             lines = _bounded_lines(file, path)
@@ -136,7 +137,7 @@ def read_lines(path):
 def _read_rows(path, start, column="text"):
     """Yield the texts of the rows of one shard from row `start`, without reading row groups before it."""
     try:
-        with open(open_file(path), "rb") as pages, pq.ParquetFile(path) as file:
+        with open(open_file(path), "rb") as pages, pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             if "evidence" in names:
                 raise ShardError(f"{path} is of the old form, with questions: they are JSON lines now (dev/grammar.py)")
@@ -170,7 +171,7 @@ def _read_rows(path, start, column="text"):
                         raise ShardError(f"{path} row {row + skip + texts.index(None)} has no text")
                     yield from texts
                     row += batch.num_rows
-    except (pa.ArrowException, OSError, UserError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, UserError) as error:
         raise ShardError(f"cannot read shard {path}: {str(error).splitlines()[0]}") from error
 
 
@@ -179,7 +180,8 @@ def _write_shard(docs, path, row_group_size):
     docs = iter(docs)
 
     def write(file):
-        with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
+        how = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
+        with pq.ParquetWriter(file, schema, **how) as writer:
             while rows := list(itertools.islice(docs, row_group_size)):
                 table = pa.Table.from_arrays([pa.array([_clean(text) for text in rows], pa.string())], schema=schema)
                 writer.write_table(table, row_group_size=row_group_size)
@@ -206,7 +208,7 @@ _OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".zst": lambda file: pa.input_st
 
 def _open_text(path):
     file = open(open_file(path), "rb")
-    return io.TextIOWrapper(_OPENERS.get(path.suffix, lambda packed: packed)(file), encoding="utf-8")
+    return io.TextIOWrapper(_OPENERS.get(path.suffix, lambda packed: packed)(file), encoding="utf-8-sig")
 
 
 def _most(path):
@@ -227,7 +229,7 @@ def _json_texts(lines, path, field):
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                text = json.loads(line)[field]
+                text = json_line(line)[field]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} line {number}: not a JSON object with {field!r}") from error
             if not isinstance(text, str):
@@ -250,9 +252,12 @@ def _text_blocks(lines, path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(usage="python -m nanochat.dataset -n 3 [options]", description="Download shards of FineWeb-Edu, as parquet files that training reads.",
-                                     epilog="Interrupted, it goes on where it was. Other sets: dev/repackage_data_reference.py", formatter_class=Help, allow_abbrev=False)
-    flag(parser, "-n", "--num-shards", type=int, required=True, metavar="N", help=f"the first N, at most {FINEWEB_SHARDS}")
+    parser = argparse.ArgumentParser(usage="python -m nanochat.dataset -n 3 [options]",
+                                     description="Download shards of FineWeb-Edu, as parquet files for training.",
+                                     epilog="Interrupted, it goes on where it was. Other sets: "
+                                            "dev/repackage_data_reference.py", formatter_class=Help, allow_abbrev=False)
+    flag(parser, "-n", "--num-shards", type=int, required=True, metavar="N",
+         help=f"the first N, at most {FINEWEB_SHARDS}")
     flag(parser, "--output-dir", default="data/fineweb")
     flag(parser, "--workers", type=int, default=4, help="downloads at a time")
     flag(parser, "--url", default=FINEWEB, metavar="URL", help="where shard_00000.parquet and the others are: a mirror")
@@ -272,7 +277,8 @@ def main(argv=None):
                 pq.ParquetFile(path).close()
             except (pa.ArrowInvalid, OSError) as error:
                 path.unlink()
-                raise UserError(f"{args.url}/{path.name} is no parquet file, and the server names no checksum") from error
+                where = f"{args.url}/{path.name}"
+                raise UserError(f"{where} is no parquet file, and the server names no checksum") from error
         return how
 
     def came(size):
@@ -281,7 +287,8 @@ def main(argv=None):
         bar.update(size)
 
     ended = threading.Event()   # one has failed, or Ctrl-C: the others end with the next bytes that come
-    with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=None, desc=args.output_dir) as bar, ThreadPoolExecutor(args.workers) as pool:
+    with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=None,
+              desc=args.output_dir) as bar, ThreadPoolExecutor(args.workers) as pool:
         futures = [pool.submit(download, number) for number in range(args.num_shards)]
         try:
             done = wait(futures, return_when=FIRST_EXCEPTION).done
@@ -290,7 +297,9 @@ def main(argv=None):
             ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    said = ", ".join(f"{found.count(how)} {what}" for how, what in (("here", "there before"), ("checked", "checked by SHA-256"), ("unchecked", "with no checksum to check"))
+    said = ", ".join(f"{found.count(how)} {what}" for how,
+                     what in (("here", "there before"), ("checked", "checked by SHA-256"),
+                              ("unchecked", "with no checksum to check"))
                      if how in found)
     print(f"{args.num_shards} shards in {args.output_dir}: {said}", file=sys.stderr)
     return 0

@@ -8,9 +8,9 @@ Several processes, one a GPU, by torch's own means: `torchrun --standalone --npr
                  whole.pt        what is not sharded
                  index.json      of each sharded tensor, its rows by rank
 
-What a rank has lived through (state, data position, random generators) belongs to that rank: with another number of ranks it is
-dropped and the streams are dealt anew. Without torchrun there is one rank, and everything here does nothing. CPUs talk through gloo, GPUs
-through nccl. Not yet run on a GPU.
+What a rank has lived through (state, data position, random generators) belongs to that rank: with another number of
+ranks it is dropped and the streams are dealt anew. Without torchrun there is one rank, and everything here does
+nothing. CPUs talk through gloo, GPUs through nccl. Not yet run on a GPU.
 """
 import gc
 import json
@@ -84,7 +84,10 @@ def start(device):
 
 
 def stop():
-    """Leaves the others. Gloo's threads end when nothing holds their group any more, and models that are sharded hold it in cycles: what is left of them at exit may abort the process."""
+    """
+    Leaves the others. Gloo's threads end when nothing holds their group any more, and models that are sharded hold it
+    in cycles: what is left of them at exit may abort the process.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
         gc.collect()
@@ -100,20 +103,22 @@ def _device():
 
 def replicate(step, ranks):
     """
-    The module `step`, whose forward is everything up to the loss, under DDP. No buffers are broadcast: what is lived through belongs to the
-    rank.
+    The module `step`, whose forward is everything up to the loss, under DDP. No buffers are broadcast: what is lived
+    through belongs to the rank.
     """
     if ranks.world == 1:
         return step
     device = next(step.parameters()).device
-    return torch.nn.parallel.DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None, forward_sync_buffers=False,
+    return torch.nn.parallel.DistributedDataParallel(step, device_ids=[device.index] if device.type == "cuda" else None,
+                                                     forward_sync_buffers=False,
                                                      gradient_as_bucket_view=True)
 
 
 def shard(model, device):
     """
-    FSDP2: mixers and MLPs are units that are gathered when they run, everything else is one, gathered for the whole step. Weights are gathered
-    in fp32, as they are kept, so that the numbers are those of one process. Single numbers can't be sharded: they are replicated, their gradients averaged.
+    FSDP2: mixers and MLPs are units that are gathered when they run, everything else is one, gathered for the whole
+    step. Weights are gathered in fp32, as they are kept, so that the numbers are those of one process. Single numbers
+    can't be sharded: they are replicated, their gradients averaged.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -143,7 +148,10 @@ def accumulate(step, last):
 
 
 class whole:
-    """A context in which the parts of an FSDP model outside of its layers are whole, for calls other than forward. Nothing else changes anything."""
+    """
+    A context in which the parts of an FSDP model outside of its layers are whole, for calls other than forward. Nothing
+    else changes anything.
+    """
     def __init__(self, model):
         self.model = model if hasattr(model, "unshard") else None
 
@@ -157,7 +165,10 @@ class whole:
 
 
 def full_weights(model):
-    """The state_dict with whole tensors; of an FSDP model, on the first rank only and on the CPU (an empty one on the others). All ranks must call."""
+    """
+    The state_dict with whole tensors; of an FSDP model, on the first rank only and on the CPU (an empty one on the
+    others). All ranks must call.
+    """
     if not hasattr(model, "unshard"):
         return model.state_dict()
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -165,7 +176,10 @@ def full_weights(model):
 
 
 def total_norm(tensors):
-    """The norm of all tensors together, a float; nan or inf where one of them has one. Sharded ones count whole, and all ranks must call."""
+    """
+    The norm of all tensors together, a float; nan or inf where one of them has one. Sharded ones count whole, and all
+    ranks must call.
+    """
     norm = torch.nn.utils.get_total_norm(tensors)
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 

@@ -1,8 +1,9 @@
 """
-Files from the web that arrive whole: resumed where a connection broke, tried again, checked against length and SHA-256, under their name only then.
+Files from the web that arrive whole: resumed where a connection broke, tried again, checked against length and SHA-256,
+under their name only then.
 
-Checksums are those the server gives: Hugging Face names the SHA-256 of a large file in the header X-Linked-ETag, its length in X-Linked-Size, of the answer that
-redirects to the place where the bytes are.
+Checksums are those the server gives: Hugging Face names the SHA-256 of a large file in the header X-Linked-ETag, its
+length in X-Linked-Size, of the answer that redirects to the place where the bytes are.
 """
 import http.client
 import os
@@ -24,7 +25,9 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def expected(url, timeout):
-    """(SHA-256 or None, length or None) of what is at `url`, by its headers. Raises OSError and its kin as urllib does."""
+    """
+    (SHA-256 or None, length or None) of what is at `url`, by its headers. Raises OSError and its kin as urllib does.
+    """
     opener = urllib.request.build_opener(_Stay)
     try:
         answer = opener.open(urllib.request.Request(url, method="HEAD"), timeout=timeout)
@@ -34,7 +37,8 @@ def expected(url, timeout):
         answer = error   # the redirect itself
     with answer:
         tag = answer.headers.get("X-Linked-ETag", "").strip('"')
-        length = answer.headers.get("X-Linked-Size") or (answer.headers.get("Content-Length") if answer.status == 200 else None)
+        length = (answer.headers.get("X-Linked-Size")
+                  or (answer.headers.get("Content-Length") if answer.status == 200 else None))
     if length and not re.fullmatch(r"[0-9]{1,18}", length):
         raise OSError(f"the server names a length that is no number: {length[:40]}")
     return tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None, int(length) if length else None
@@ -42,11 +46,14 @@ def expected(url, timeout):
 
 def fetch(url, path, attempts=6, timeout=30.0, pause=1.0, progress=None):
     """
-    Downloads `url` to `path` (a Path). A file that is there is left alone: it was checked when it came. What has arrived of it before waits in .NAME.part, and
-    is gone on from. A connection that says nothing for `timeout` seconds is given up; after `attempts` failures in a row that brought nothing, with doubling pauses from
-    `pause` seconds between them, UserError in one line. progress(bytes): called as they come, negative where they have to be thrown away.
+    Downloads `url` to `path` (a Path). A file that is there is left alone: it was checked when it came. What has
+    arrived of it before waits in .NAME.part, and is gone on from. A connection that says nothing for `timeout` seconds
+    is given up; after `attempts` failures in a row that brought nothing, with doubling pauses from `pause` seconds
+    between them, UserError in one line. progress(bytes): called as they come, negative where they have to be thrown
+    away.
 
-    Returns "here", "checked" (by SHA-256) or "unchecked" (the server names none: only the length is known to be right, if even that).
+    Returns "here", "checked" (by SHA-256) or "unchecked" (the server names none: only the length is known to be right,
+    if even that).
     """
     if path.exists():
         return "here"
@@ -87,9 +94,11 @@ def fetch(url, path, attempts=6, timeout=30.0, pause=1.0, progress=None):
             if isinstance(error, urllib.error.HTTPError) and error.code in GONE:
                 raise UserError(f"{url}: {error.code} {error.reason}") from error
             now = part.stat().st_size if part.exists() else 0
-            failures, reason = 1 if now > have else failures + 1, str(error) or type(error).__name__   # what makes headway may go on for ever
+            # what makes headway may go on for ever
+            failures, reason = 1 if now > have else failures + 1, str(error) or type(error).__name__
             count(now)
-    raise UserError(f"{url}: given up after {attempts} attempts ({reason}); what has arrived is kept, the same command goes on with it")
+    raise UserError(f"{url}: given up after {attempts} attempts ({reason}); what has arrived is kept, the same command "
+                    "goes on with it")
 
 
 def _receive(url, part, have, timeout, count):

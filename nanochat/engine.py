@@ -32,6 +32,7 @@ HELD = 2 ** 18   # slots between two commits: as many are held as traces, 50 MB 
 QUESTION = reading.QUESTION   # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
 FOUND = 128      # episodes that are considered for a reading window
+LATER = ("finder.",)   # weights that a model may lack: it is from before it learned to find, and finds by BM25
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -61,7 +62,7 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
         raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here "
                         f"{tokenizer.fingerprint[:12]}…)")
     cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
-    model = build_model(cls, config, fields, saved["model"], path)
+    model = build_model(cls, config, fields, saved["model"], path, LATER)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})",
@@ -98,7 +99,7 @@ def episode_ids(tokenizer, texts):
 def ingest(model, tokenizer, texts, first_ordinal=1, progress=None):
     """
     The traces of episodes `texts` (a list of str), in their order, as Traces with B = 1 on the CPU, in the precision
-    they are stored in; episode i has the ordinal first_ordinal + i. progress: called with the number of episodes done
+    they are stored in; episode i has the ordinal first_ordinal + i. progress: called with the number of tokens read
     since the last call.
     """
     return Layout(geometry(model)).rounded(ingest_ids(model, tokenizer, episode_ids(tokenizer, texts), first_ordinal,
@@ -132,8 +133,8 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
                     n = max(min(first[i + 1] - to, segment.shape[1] // CHUNK), 0)
                     for name, column in columns.items():
                         column[0, to:to + n] = traces[name][row, :n]
-            if progress:
-                progress(len(rows))
+                if progress:
+                    progress(int((segment != tokenizer.pad_id).sum()))
     words = columns["words"].view(-1)
     for at, ids in zip(first, encoded):
         words[at * CHUNK:at * CHUNK + len(ids)] = torch.from_numpy(stems(model, tokenizer, ids))

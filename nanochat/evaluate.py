@@ -12,8 +12,9 @@ AT_ONCE = 16   # windows
 @torch.no_grad()
 def reading_accuracy(model, examples, device):
     """
-    Percentages of whole answers that are right, token by token, to examples of reading_data: {"right": of those that are copied, "refused": of the rest, "right_empty":
-    of the former where nothing of the episodes can be seen or copied, "n"}.
+    Percentages of whole answers that are right, token by token, to examples of reading_data: {"right": of those that
+    are copied, "refused": of the rest, "right_empty": of the former where nothing of the episodes can be seen or
+    copied, "n"}.
     """
     hits = {"right": [], "refused": [], "right_empty": []}
     examples = sorted(examples, key=lambda e: len(e[0]["ids"]))

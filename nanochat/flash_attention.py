@@ -282,7 +282,8 @@ def _sdpa(q, k, v, left, right, scale, lengths=None):
 
 def main() -> int:
     about = "Which attention runs here, and why not a faster one."
-    parser = argparse.ArgumentParser(prog="python -m nanochat.flash_attention", description=about, formatter_class=Help, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m nanochat.flash_attention", description=about, formatter_class=Help,
+                                     allow_abbrev=False)
     flag(parser, "--attn", default="auto", choices=["auto", *NAMES], help="auto: the first that can be had")
     flag(parser, "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")

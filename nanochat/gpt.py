@@ -2,8 +2,11 @@
 GPT, the plain baseline, and THENGPT, the same model with an episodic memory.
 
 GPT is nanochat's: rotary embeddings, QK norm, RMSNorm without parameters, ReLU^2, untied embeddings, group-query
-attention, logit soft cap, no biases, one dial (depth: width = 64 * depth). THENGPT replaces its attention by
-HybridTHENAttention and adds a reading head:
+attention, logit soft cap, no biases, one dial (depth: width = 64 * depth). With family="llama" it is a model of the
+Llama family, whose weights base.py reads: RMSNorm with gains, none on embeddings, queries and keys, SwiGLU, no cap on
+logits.
+
+THENGPT replaces nanochat's attention by HybridTHENAttention and adds a reading head:
 
     layer i with i % (ratio + 1) <  ratio    write layer, KDA or sliding-window attention: binds words within an episode
     layer i with i % (ratio + 1) == ratio    read layer, DSA: attends to the window and to the gists of selected traces
@@ -15,6 +18,7 @@ trace depends on its own episode alone. That is what makes deletion exact and in
 A question is answered by reading: what finding.py finds is laid out with the question in one window, and all blocks
 read it (reading.py).
 """
+import math
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -22,15 +26,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat import finding, reading
-from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, norm, rotary, wide
+from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, Norm, Stretch, norm, rotary, wide
 from nanochat.state import CHUNK, Traces
 
 
 INDEX_POSITIONS = 8   # of a row, at which the indexers are trained
 
 
-MAY_BE_ZERO = ("nearby", "word_bytes", "n_ordinary")
-CHOICES = {"write_mixer": ("swa", "kda"), "gist_pool": ("gated", "mean")}
+MAY_BE_ZERO = ("nearby", "word_bytes", "n_ordinary", "head_dim", "mlp_dim")
+ABOVE_ZERO = ("norm_eps", "rope_base", "rope_stretch", "rope_low", "rope_high")
+CHOICES = {"family": ("nanochat", "llama"), "write_mixer": ("swa", "kda"), "gist_pool": ("gated", "mean")}
+# fields that only a plain GPT can have
+OPEN_MODELS = ("family", "head_dim", "mlp_dim", "norm_eps", "rope_base", "rope_stretch", "rope_low", "rope_high",
+               "rope_reach", "tied", "qkv_bias")
 
 
 @dataclass
@@ -40,6 +48,17 @@ class GPTConfig:
     n_head: int = 4
     n_kv_head: int = 4
     n_embd: int = 256
+    family: str = "nanochat"     # nanochat | llama
+    head_dim: int = 0            # 0: n_embd / n_head
+    mlp_dim: int = 0             # 0: 4 * n_embd
+    norm_eps: float = 2 ** -23   # that of fp32
+    rope_base: float = 10000.0
+    rope_stretch: float = 1.0    # this and the next three: see layers.Stretch; 1 = none
+    rope_low: float = 1.0
+    rope_high: float = 4.0
+    rope_reach: int = 8192
+    tied: bool = False           # the head's weight is that of the embedding
+    qkv_bias: bool = False
 
     def __post_init__(self):
         """
@@ -54,6 +73,24 @@ class GPTConfig:
                 raise ValueError(f"{field.name} is {value}, too small")
             if value not in CHOICES.get(field.name, (value,)):
                 raise ValueError(f"{field.name} is {value[:40]}, not {' or '.join(CHOICES[field.name])}")
+            if field.name in ABOVE_ZERO and not 0 < value < math.inf:
+                raise ValueError(f"{field.name} is {value}, not a number above 0")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head is {self.n_head}, not a multiple of n_kv_head, {self.n_kv_head}")
+        if self.head_width < 2 or self.head_width % 2:
+            raise ValueError(f"a head has {self.head_width} dimensions, which are not pairs to rotate")
+        if self.rope_low >= self.rope_high:
+            raise ValueError(f"rope_low is {self.rope_low}, not below rope_high, {self.rope_high}")
+
+    @property
+    def head_width(self):
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def stretch(self):
+        """A layers.Stretch, None where frequencies stay as they are."""
+        settings = (self.rope_stretch, self.rope_low, self.rope_high, self.rope_reach)
+        return Stretch(*settings) if self.rope_stretch != 1 else None
 
 
 @dataclass
@@ -83,6 +120,11 @@ class THENConfig(GPTConfig):
     word_dim: int = 50
     word_bytes: int = 0          # of the list of their words
 
+    def __post_init__(self):
+        super().__post_init__()
+        if changed := [name for name in OPEN_MODELS if getattr(self, name) != getattr(GPTConfig, name)]:
+            raise ValueError(f"{changed[0]} is {getattr(self, changed[0])}, which only a GPT can have")
+
 
 def config_from_depth(model_class, depth, **overrides):
     """The one dial: depth gives width 64 * depth and heads of 64 dimensions."""
@@ -93,6 +135,7 @@ def config_from_depth(model_class, depth, **overrides):
 class Block(nn.Module):
     def __init__(self, config, layer, attention_class):
         super().__init__()
+        self.attn_norm, self.mlp_norm = Norm(config), Norm(config)
         self.attn = attention_class(config, layer)
         self.mlp = MLP(config)
 
@@ -106,7 +149,8 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList([Block(config, i, self.attention_class) for i in range(config.n_layer)])
-        self.lm_head = Linear(config.n_embd, config.vocab_size)
+        self.norm = Norm(config)
+        self.lm_head = None if config.tied else Linear(config.n_embd, config.vocab_size)
         self.dtype = torch.float32   # of the activations; weights stay fp32
         # flash_attention.resolve(...), for the attention of GPT; None = resolved at each call
         self.backend = None
@@ -114,12 +158,18 @@ class GPT(nn.Module):
     @torch.no_grad()
     def init_weights(self):
         """nanochat's initialisation: projections back into the residual stream start at zero."""
-        nn.init.normal_(self.wte.weight, std=1.0)
-        nn.init.normal_(self.lm_head.weight, std=0.001)
+        nn.init.normal_(self.wte.weight, std=0.02 if self.config.tied else 1.0)   # of a head that is tied, small logits
+        if self.lm_head is not None:
+            nn.init.normal_(self.lm_head.weight, std=0.001)
+        for module in self.modules():
+            if isinstance(module, Norm) and module.weight is not None:
+                nn.init.ones_(module.weight)
         for module in self.blocks.modules():
             if isinstance(module, Linear):
                 bound = 3 ** 0.5 * module.in_features ** -0.5
                 nn.init.uniform_(module.weight, -bound, bound)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for block in self.blocks:
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.proj.weight)
@@ -131,7 +181,7 @@ class GPT(nn.Module):
     def parameter_table(self):
         """[(name, parameters)] of the parts."""
         count = lambda m: sum(p.numel() for p in m.parameters())
-        rows = [("embedding", count(self.wte)), ("lm_head", count(self.lm_head)),
+        rows = [("embedding", count(self.wte)), *([] if self.lm_head is None else [("lm_head", count(self.lm_head))]),
                 ("mixers", sum(count(b.attn) for b in self.blocks)), ("mlps", sum(count(b.mlp) for b in self.blocks))]
         return rows + [("total", count(self))]
 
@@ -145,38 +195,44 @@ class GPT(nn.Module):
         matrices = [m.weight for name, m in self.named_modules() if isinstance(m, Linear)
                     and name.startswith(("blocks.", "reader."))
                     and name.split(".")[-1] not in ("beta", "index_w", "gate", "word")]
-        taken = {id(p) for p in matrices} | {id(self.wte.weight), id(self.lm_head.weight)}
-        rest = [p for p in self.parameters() if id(p) not in taken]
         scale = (self.config.n_embd / 768) ** -0.5   # nanochat: AdamW rates are tuned at width 768
-        groups = [dict(kind="muon", params=matrices, lr=matrix_lr),
-                  dict(kind="adamw", params=[self.wte.weight], lr=embedding_lr * scale),
-                  dict(kind="adamw", params=[self.lm_head.weight], lr=head_lr * scale)]
+        groups = [dict(kind="muon", params=matrices, lr=matrix_lr)]
+        if self.lm_head is None:   # a weight that does both changes as slowly as a head's
+            groups += [dict(kind="adamw", params=[self.wte.weight], lr=head_lr * scale)]
+        else:
+            groups += [dict(kind="adamw", params=[self.wte.weight], lr=embedding_lr * scale),
+                       dict(kind="adamw", params=[self.lm_head.weight], lr=head_lr * scale)]
+        taken = {id(p) for group in groups for p in group["params"]}
+        rest = [p for p in self.parameters() if id(p) not in taken]
         for lr, params in ((table_lr, [p for p in rest if p.ndim > 1]), (scalar_lr, [p for p in rest if p.ndim <= 1])):
             groups += [dict(kind="adamw", params=params, lr=lr)] if params else []
         return groups
 
     @property
     def head_dim(self):
-        return self.config.n_embd // self.config.n_head
+        return self.config.head_width
 
     def embed(self, idx):
         return self.wte(idx).to(self.dtype)
 
     def head(self, x):
-        """(…, D) normalised final hidden state -> (…, V) fp32 logits, soft-capped at +-15."""
-        return 15 * torch.tanh(self.lm_head(x).to(wide(x.dtype)) / 15)
+        """(…, D) normalised final hidden state -> (…, V) fp32 logits; nanochat's are soft-capped at +-15."""
+        logits = F.linear(x, self.wte.weight.to(x.dtype)) if self.lm_head is None else self.lm_head(x)
+        logits = logits.to(wide(x.dtype))
+        return logits if self.config.family == "llama" else 15 * torch.tanh(logits / 15)
 
     def logits(self, x):
-        return self.head(norm(x))
+        return self.head(self.norm(x))
 
     def forward(self, idx, targets=None):
         """idx (B, T) int64 -> logits (B, T, V); with targets (B, T), -1 = ignore, the mean loss."""
-        x = norm(self.wte(idx).to(self.dtype))
-        cos, sin = rotary(torch.arange(idx.shape[1], device=idx.device)[None], self.config.n_embd // self.config.n_head,
-                          self.dtype)
+        c, x = self.config, self.embed(idx)
+        x = x if c.family == "llama" else norm(x)
+        position = torch.arange(idx.shape[1], device=idx.device)[None]
+        cos, sin = rotary(position, self.head_dim, self.dtype, c.rope_base, c.stretch)
         for block in self.blocks:
-            x = x + block.attn(norm(x), cos, sin, self.backend)
-            x = x + block.mlp(norm(x))
+            x = x + block.attn(block.attn_norm(x), cos, sin, self.backend)
+            x = x + block.mlp(block.mlp_norm(x))
         logits = self.logits(x)
         if targets is None:
             return logits

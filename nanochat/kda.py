@@ -25,21 +25,24 @@ GATE_LOWER_BOUND = -5.0
 CONV_SIZE = 4
 
 # In a chunk the decays exp(cumsum g) span e^-80 .. 1, and the chunk form also needs their inverses. Times 2^58 ~ e^40
-# both lie within e^-40 .. e^40, so that neither they nor small gradients leave fp32's range. A constant and not, say, the
+# both lie within e^-40 .. e^40, so that neither they nor small gradients leave fp32's range. A constant and not, say,
+# the
 # chunk's mean, which would let a later token change the rounding of earlier outputs; a power of two, so exact.
 SCALE = 2.0**58
 
 
 def kda_gate(x, A_log, dt_bias):
-    """The safe gate, a log decay: -5 sigmoid(exp(A_log) (x + dt_bias)). x (B, T, H, Dk), A_log (H,), dt_bias (H, Dk)."""
+    """
+    The safe gate, a log decay: -5 sigmoid(exp(A_log) (x + dt_bias)). x (B, T, H, Dk), A_log (H,), dt_bias (H, Dk).
+    """
     return GATE_LOWER_BOUND * torch.sigmoid(A_log.exp()[:, None] * (x + dt_bias))
 
 
 def short_conv(x, weight, tail=None, reset=None):
     """
     Causal depthwise convolution of size 4, then SiLU: y_t = silu(sum_j weight[:, j] x_{t-3+j}).
-    x (B, T, D), weight (D, 4), tail (B, 3, D) the tokens before x (None: zeros) -> y (B, T, D) in x's type, the next tail.
-    With reset (B, T // 16) no token looks back past the start of its episode; T must then be a multiple of 16.
+    x (B, T, D), weight (D, 4), tail (B, 3, D) the tokens before x (None: zeros) -> y (B, T, D) in x's type, the next
+    tail. With reset (B, T // 16) no token looks back past the start of its episode; T must then be a multiple of 16.
     """
     B, T, D = x.shape
     lag = CONV_SIZE - 1
@@ -100,15 +103,17 @@ def _num_chunks(T):
 
 
 def _chunked(x):
-    """(B, T, H, D) -> (N, B, H, 16, D), a view: chunks first, so that a slice of the sequence is one block of matrices."""
+    """
+    (B, T, H, D) -> (N, B, H, 16, D), a view: chunks first, so that a slice of the sequence is one block of matrices.
+    """
     return x.unflatten(1, (x.shape[1] // CHUNK, CHUNK)).permute(1, 0, 3, 2, 4)
 
 
 class _ConvSiLU(torch.autograd.Function):
     """
-    silu(causal depthwise convolution): x (R, L + 3, D), weight (D, 4) -> (R, L, D). Memory traffic is all of its cost: on CPU
-    it takes a few rows at a time, so that the passes stay in cache, and it is recomputed in the backward rather than
-    kept. 2 times quicker there, forward and backward, than autograd over four shifted products or over conv1d.
+    silu(causal depthwise convolution): x (R, L + 3, D), weight (D, 4) -> (R, L, D). Memory traffic is all of its cost:
+    on CPU it takes a few rows at a time, so that the passes stay in cache, and it is recomputed in the backward rather
+    than kept. 2 times quicker there, forward and backward, than autograd over four shifted products or over conv1d.
     """
 
     @staticmethod

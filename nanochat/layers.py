@@ -1,6 +1,9 @@
 """
 The layers: linear maps, rotary embeddings, the MLP, causal attention for GPT, and HybridTHENAttention for THENGPT.
 """
+import math
+from dataclasses import dataclass
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -16,10 +19,10 @@ class RMSNorm(torch.autograd.Function):
     backward pass is written out, because that of autograd keeps x in fp32 and takes half as long again on a CPU.
     """
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, eps):
         y = x.to(wide(x.dtype))
         size = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
-        scale = torch.rsqrt(size * size / x.shape[-1] + torch.finfo(torch.float32).eps)
+        scale = torch.rsqrt(size * size / x.shape[-1] + eps)
         out = (y * scale).to(x.dtype)
         ctx.save_for_backward(out, scale)
         return out
@@ -28,12 +31,24 @@ class RMSNorm(torch.autograd.Function):
     def backward(ctx, grad):
         out, scale = ctx.saved_tensors
         out, g = out.to(scale.dtype), grad.to(scale.dtype)
-        return (torch.addcmul(g, out, (g * out).mean(-1, keepdim=True), value=-1) * scale).to(grad.dtype)
+        return (torch.addcmul(g, out, (g * out).mean(-1, keepdim=True), value=-1) * scale).to(grad.dtype), None
 
 
-def norm(x):
+def norm(x, eps=torch.finfo(torch.float32).eps):
     """RMSNorm without parameters (Zhang and Sennrich 2019), as F.rms_norm computes it, which takes longer on a CPU."""
-    return RMSNorm.apply(x)
+    return RMSNorm.apply(x, eps)
+
+
+class Norm(nn.Module):
+    """RMSNorm of (…, D); in the Llama family with a learned gain for each channel."""
+    def __init__(self, config):
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.empty(config.n_embd)) if config.family == "llama" else None
+
+    def forward(self, x):
+        y = norm(x, self.eps)
+        return y if self.weight is None else y * self.weight.to(y.dtype)
 
 
 class ReluSquared(torch.autograd.Function):
@@ -87,28 +102,52 @@ def masked_mean(x, mask):
 
 
 class Linear(nn.Linear):
-    """No bias; the weight is kept in fp32 and cast to the activations' dtype."""
-    def __init__(self, n_in, n_out):
-        super().__init__(n_in, n_out, bias=False)
+    """No bias, unless asked for; weights are kept in fp32 and cast to the activations' dtype."""
+    def __init__(self, n_in, n_out, bias=False):
+        super().__init__(n_in, n_out, bias=bias)
 
     def forward(self, x):
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
-def rotary(position, dim, dtype, base=10000.0):
-    """cos, sin of shape (*position.shape, 1, dim/2) for integer positions."""
+@dataclass(frozen=True)
+class Stretch:
+    """
+    How rotary frequencies of a model trained on `reach` positions serve longer texts: the scaling 'llama3' of
+    transformers (modeling_rope_utils.py), for Llama 3.1. A rotation that turns fewer than `low` times within `reach` is
+    slowed down by `factor`, one that turns more than `high` times stays, and those between are blended.
+    """
+    factor: float
+    low: float
+    high: float
+    reach: int
+
+    def __call__(self, frequency):
+        turns = frequency * self.reach / (2 * math.pi)
+        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return frequency * (kept + (1 - kept) / self.factor)
+
+
+def rotary(position, dim, dtype, base=10000.0, stretch=None):
+    """cos, sin of shape (*position.shape, 1, dim/2) for integer positions; stretch: a Stretch."""
     frequency = base ** (-torch.arange(0, dim, 2, device=position.device, dtype=torch.float32) / dim)
+    frequency = stretch(frequency) if stretch else frequency
     angle = position[..., None, None].float() * frequency
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 class MLP(nn.Module):
+    """ReLU^2 (So et al. 2021); in the Llama family SwiGLU (Shazeer 2020), where `up` is what `fc` gates."""
     def __init__(self, config):
         super().__init__()
-        self.fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.proj = Linear(4 * config.n_embd, config.n_embd)
+        width = config.mlp_dim or 4 * config.n_embd
+        self.fc = Linear(config.n_embd, width)
+        self.up = Linear(config.n_embd, width) if config.family == "llama" else None
+        self.proj = Linear(width, config.n_embd)
 
     def forward(self, x):
+        if self.up is not None:
+            return self.proj(F.silu(self.fc(x)) * self.up(x))
         return self.proj(ReluSquared.apply(self.fc(x)))
 
 
@@ -116,24 +155,26 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
-        self.head_dim = config.n_embd // config.n_head
-        self.q = Linear(config.n_embd, self.n_head * self.head_dim)
-        self.k = Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.v = Linear(config.n_embd, self.n_kv_head * self.head_dim)
+        self.head_dim, self.qk_norm = config.head_width, config.family == "nanochat"
+        self.q = Linear(config.n_embd, self.n_head * self.head_dim, config.qkv_bias)
+        self.k = Linear(config.n_embd, self.n_kv_head * self.head_dim, config.qkv_bias)
+        self.v = Linear(config.n_embd, self.n_kv_head * self.head_dim, config.qkv_bias)
         self.proj = Linear(self.n_head * self.head_dim, config.n_embd)
 
     def qkv(self, x, cos, sin):
-        """Rotated, normalised q (B, T, H, D) and k, v (B, T, Hkv, D), and q before rotation."""
+        """Rotated q (B, T, H, D) and k, v (B, T, Hkv, D), and q before rotation. nanochat normalises q and k first."""
         B, T, _ = x.shape
-        q = norm(self.q(x).view(B, T, self.n_head, self.head_dim))
-        k = norm(self.k(x).view(B, T, self.n_kv_head, self.head_dim))
+        q = self.q(x).view(B, T, self.n_head, self.head_dim)
+        k = self.k(x).view(B, T, self.n_kv_head, self.head_dim)
         v = self.v(x).view(B, T, self.n_kv_head, self.head_dim)
+        if self.qk_norm:
+            q, k = norm(q), norm(k)
         return rotate(q, cos, sin), rotate(k, cos, sin), v, q
 
     def over(self, x, cos, sin, mask, past=None):
         """
-        Attention of x (B, T, D) over `past` (k, v) and itself: mask (B or 1, 1, T or 1, S + T) is added to the scores. Returns (B, T, D), and (k, v) (B, S + T, Hkv, d)
-        to be the past of what follows.
+        Attention of x (B, T, D) over `past` (k, v) and itself: mask (B or 1, 1, T or 1, S + T) is added to the scores.
+        Returns (B, T, D), and (k, v) (B, S + T, Hkv, d) to be the past of what follows.
         """
         q, k, v, _ = self.qkv(x, cos, sin)
         if past is not None:
@@ -149,7 +190,10 @@ class CausalSelfAttention(nn.Module):
 
 
 def in_blocks(x, W, S):
-    """x (B, W+T, …) -> (B*T/S, W+S, …): the S slots of each block and the W before them. S is T, or W where there are several."""
+    """
+    x (B, W+T, …) -> (B*T/S, W+S, …): the S slots of each block and the W before them. S is T, or W where there are
+    several.
+    """
     if x.shape[1] == W + S:
         return x
     x = x.unflatten(1, (-1, S))
@@ -158,8 +202,9 @@ def in_blocks(x, W, S):
 
 def masked_attention(q, k, v, mask, scale):
     """
-    Softmax attention over (B, T, H, D) tensors with mask (B, 1, Tq, Tk) bool; returns (B, Tq, H*D). Written out: for blocks of a window it is
-    faster forward and backward on a CPU than scaled_dot_product_attention with a mask (dev/LOG.md).
+    Softmax attention over (B, T, H, D) tensors with mask (B, 1, Tq, Tk) bool; returns (B, Tq, H*D). Written out: for
+    blocks of a window it is faster forward and backward on a CPU than scaled_dot_product_attention with a mask
+    (dev/LOG.md).
     """
     score = torch.matmul(q.transpose(1, 2), k.permute(0, 2, 3, 1)) * scale
     p = torch.softmax(score.masked_fill(~mask, float("-inf")), dim=-1)
@@ -168,8 +213,9 @@ def masked_attention(q, k, v, mask, scale):
 
 class HybridTHENAttention(CausalSelfAttention):
     """
-    The mixer of layer i. `local` is what a segment shares among its layers (see THENGPT.local_context); `carry` is what this
-    layer carries over the chunk boundary: KDA state and convolution tail, or the keys and values of the last `window` slots.
+    The mixer of layer i. `local` is what a segment shares among its layers (see THENGPT.local_context); `carry` is what
+    this layer carries over the chunk boundary: KDA state and convolution tail, or the keys and values of the last
+    `window` slots.
     """
     def __init__(self, config, layer):
         super().__init__(config, layer)
@@ -203,8 +249,8 @@ class HybridTHENAttention(CausalSelfAttention):
 
     def forward(self, x, local, carry, memory=None, begin=0):
         """
-        x (B, T, D), T a multiple of 16 -> (B, T, D), carry. memory: see THENGPT.read_context; None = the layer sees its window only. begin: the slots
-        before it are not wanted, and may see less.
+        x (B, T, D), T a multiple of 16 -> (B, T, D), carry. memory: see THENGPT.read_context; None = the layer sees its
+        window only. begin: the slots before it are not wanted, and may see less.
         """
         if self.kind == "kda":
             return self.kda(x, local, carry)
@@ -217,7 +263,8 @@ class HybridTHENAttention(CausalSelfAttention):
         k, v = (in_blocks(t, W, S) for t in (k, v))
         if self.kind == "swa":
             group = self.n_head // self.n_kv_head
-            y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"], self.head_dim ** -0.5)
+            y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"],
+                                 self.head_dim ** -0.5)
         else:
             y = self.dsa(x, q, q_plain, k, v, local, memory, begin)
         return self.proj(y.view(x.shape)), carry
@@ -238,7 +285,9 @@ class HybridTHENAttention(CausalSelfAttention):
     # -- DSA ---------------------------------------------------------------------------------------------------------
 
     def index_query(self, x):
-        """x (B, M, D) -> the indexer's queries (B, M, H, Di) and weights (B, M, H). It learns from its own loss alone."""
+        """
+        x (B, M, D) -> the indexer's queries (B, M, H, Di) and weights (B, M, H). It learns from its own loss alone.
+        """
         x, c = x.detach(), self.config
         q = self.index_q(x).view(*x.shape[:2], c.index_heads, c.index_dim)
         return q.to(wide(x.dtype)), self.index_w(x).to(wide(x.dtype)) * (c.index_heads * c.index_dim) ** -0.5
@@ -251,8 +300,8 @@ class HybridTHENAttention(CausalSelfAttention):
 
     def dsa(self, x, q, q_plain, k, v, local, memory, begin):
         """
-        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); q, q_plain, k and v
-        in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
+        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); q,
+        q_plain, k and v in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
         """
         rows, S, H, d = q.shape
         (B, T, _), mask = x.shape, local["mask"]
@@ -265,11 +314,16 @@ class HybridTHENAttention(CausalSelfAttention):
         traces = memory["traces"]
         dense = memory["training"] is not None or len(traces) <= self.config.read_topk
         if dense:   # every slot sees the traces of its row: gists are not repeated for its blocks
-            mk, mv = self.memory_kv(traces.gist, x.dtype)                                                      # (B, N, H, d)
-            far = torch.einsum("bthd,bnhd->bhtn", q_plain.reshape(B, T, H, d), mk).masked_fill(~memory["visible"](0)[:, None], float("-inf"))
+            # (B, N, H, d)
+            mk, mv = self.memory_kv(traces.gist, x.dtype)
+            far = torch.einsum("bthd,bnhd->bhtn", q_plain.reshape(B, T, H, d),
+                               mk).masked_fill(~memory["visible"](0)[:, None], float("-inf"))
             far = far.unflatten(2, (-1, S)).transpose(1, 2).flatten(0, 1)
         else:       # only the selected traces are touched
-            select, seen = (F.pad(t, (0, 0, begin, 0)) for t in self.select(x[:, begin:], traces, memory["visible"](begin), local["valid"][:, begin:]))   # (B, T, K)
+            # (B, T, K)
+            select, seen = (F.pad(t, (0, 0, begin, 0))
+                            for t in self.select(x[:, begin:], traces, memory["visible"](begin),
+                                                 local["valid"][:, begin:]))
             mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
             far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen.view(rows, 1, S, -1), float("-inf"))
         p = torch.softmax(torch.cat([near, far, none], dim=-1) * d ** -0.5, dim=-1)
@@ -278,15 +332,16 @@ class HybridTHENAttention(CausalSelfAttention):
         near, far = p.split([near.shape[-1], far.shape[-1], 1], dim=-1)[:2]
         y = torch.einsum("bhts,bshd->bthd", near, v)
         if dense:
-            far = torch.einsum("bhtn,bnhd->bthd", far.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3), mv).reshape(y.shape)
+            far = torch.einsum("bhtn,bnhd->bthd", far.unflatten(0, (B, -1)).transpose(1, 2).flatten(2, 3),
+                               mv).reshape(y.shape)
         else:
             far = torch.einsum("bhtk,btkhd->bthd", far, mv)
         return (y + far).flatten(2)
 
     def select(self, x, traces, visible, valid):
         """
-        The traces that slots attend to: x (B, T, D), visible (B, T, N), valid (B, T), false for padding, which need not be searched for. Returns their
-        indices (B, T, K), and which of them are visible.
+        The traces that slots attend to: x (B, T, D), visible (B, T, N), valid (B, T), false for padding, which need not
+        be searched for. Returns their indices (B, T, K), and which of them are visible.
         """
         if not isinstance(traces.index, Keys):
             score = self.index_scores(x, traces.index[:, :, self.read_layer]).masked_fill(~visible, float("-inf"))
@@ -294,7 +349,8 @@ class HybridTHENAttention(CausalSelfAttention):
             return select, visible.gather(2, select)
         query, weight = self.index_query(x)
         asking = valid[0]
-        found = best(traces.index.part(self.read_layer), query[0, asking], self.config.read_topk, visible[0, asking], weight[0, asking])
+        found = best(traces.index.part(self.read_layer), query[0, asking], self.config.read_topk, visible[0, asking],
+                     weight[0, asking])
         select, score = (t.new_full((1, len(asking), t.shape[1]), fill) for t, fill in zip(found, (0, float("-inf"))))
         select[0, asking], score[0, asking] = found
         return select, score > float("-inf")
@@ -308,8 +364,8 @@ class HybridTHENAttention(CausalSelfAttention):
 
     def index_loss(self, x, p, memory):
         """
-        KL of the indexer to the mass that the joint softmax puts on the traces, head-summed and L1-normalised (V3.2, sec. 2.1), at
-        the positions being trained. p (B*n, H, S, L), L = window, traces, sink.
+        KL of the indexer to the mass that the joint softmax puts on the traces, head-summed and L1-normalised (V3.2,
+        sec. 2.1), at the positions being trained. p (B*n, H, S, L), L = window, traces, sink.
         """
         traces, positions = memory["traces"], memory["training"]["positions"]
         rows = torch.arange(x.shape[0], device=x.device)[:, None]

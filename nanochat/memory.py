@@ -1,19 +1,22 @@
 """
-A memory on disk: S.pt, small, says what is remembered; S.traces holds it, one record of fixed size a trace (docs/state-format.md).
+A memory on disk: S.pt, small, says what is remembered; S.traces holds it, one record of fixed size a trace
+(docs/state-format.md).
 
-    S.pt        format, model and tokenizer it belongs to, table of episodes, a checksum for every record, the open chunk
+    S.pt        format, model and tokenizer it belongs to, table of episodes, a checksum for every record, the open
+    chunk
     S.traces    a header of 64 bytes; record n at 64 + n * stride
 
-Commit: records are appended and on disk for sure before S.pt is replaced in one step, so a kill at any instant leaves the last commit. Readers
-take no lock: they hold the commit they opened while a writer appends. A writer holds a lock on S.traces, which the operating system
-releases when it dies. A new memory is committed empty before its first record. So records without an S.pt are never
-the remains of a crash, and are never cleared away.
+Commit: records are appended and on disk for sure before S.pt is replaced in one step, so a kill at any instant leaves
+the last commit. Readers take no lock: they hold the commit they opened while a writer appends. A writer holds a lock on
+S.traces, which the operating system releases when it dies. A new memory is committed empty before its first record. So
+records without an S.pt are never the remains of a crash, and are never cleared away.
 
-A deletion writes both files anew, without the episode. In between, S.pt says "pending" and the records lie in S.traces.new: the
-commit is the one instant at which S.pt is replaced, and whoever opens the memory next to write ends what a crash has interrupted.
+A deletion writes both files anew, without the episode. In between, S.pt says "pending" and the records lie in
+S.traces.new: the commit is the one instant at which S.pt is replaced, and whoever opens the memory next to write ends
+what a crash has interrupted.
 
-Records are read at their position, not through a mapping: a file cut short under a reader is then an error of one line, not SIGBUS
-(docs/state-format.md says what that costs).
+Records are read at their position, not through a mapping: a file cut short under a reader is then an error of one line,
+not SIGBUS (docs/state-format.md says what that costs).
 """
 import contextlib
 import os
@@ -40,15 +43,15 @@ BLOCK = 1024      # records read at once
 
 class Store:
     """
-    A memory opened to be read: the commit that was the last when it was opened, whatever a writer does meanwhile. Only S.pt is read at once;
-    records are, and are checked, when they are asked for. A context manager.
+    A memory opened to be read: the commit that was the last when it was opened, whatever a writer does meanwhile. Only
+    S.pt is read at once; records are, and are checked, when they are asked for. A context manager.
     """
     def __init__(self, path, damaged=False):
         """
         UserError, in one line, for files that are missing, damaged, or not of one commit. damaged: S.traces may be
         damaged, `sound` says where.
         """
-        self.path = Path(path)
+        self.path = as_path(path)
         self.content, self.fd = self.snapshot()
         self.layout = Layout(self.content.identity["geometry"])
         try:
@@ -117,7 +120,9 @@ class Store:
     # -- records ------------------------------------------------------------------------------------------------------
 
     def records(self, begin=0, end=None):
-        """Records begin..end - 1 as (n, stride) uint8, each checked. UserError for one that is not what was committed."""
+        """
+        Records begin..end - 1 as (n, stride) uint8, each checked. UserError for one that is not what was committed.
+        """
         end = len(self.content.checks) if end is None else end
         rows = np.empty((end - begin, self.layout.stride), np.uint8)
         for at in range(begin, end, BLOCK):
@@ -132,7 +137,10 @@ class Store:
         return np.frombuffer(got, np.uint8, len(got) // stride * stride).reshape(-1, stride)
 
     def gather(self, numbers):
-        """Records by number, (n,) int64 in any order, as (n, stride) uint8, each checked. The disk is asked for all of them before the first is waited for."""
+        """
+        Records by number, (n,) int64 in any order, as (n, stride) uint8, each checked. The disk is asked for all of
+        them before the first is waited for.
+        """
         stride = self.layout.stride
         places = (HEADER.size + numbers * stride).tolist()
         if hasattr(os, "posix_fadvise"):   # not on macOS and Windows
@@ -150,7 +158,8 @@ class Store:
             raise UserError(f"{traces_path(self.path)}: truncated while it was read, record {missing} is not there")
         bad = np.flatnonzero(crc(rows) != self.content.checks[numbers])
         if len(bad):
-            raise UserError(f"{traces_path(self.path)}: damaged, or not the traces of {self.path} (checksum of record {numbers[bad[0]]})")
+            raise UserError(f"{traces_path(self.path)}: damaged, or not the traces of {self.path} (checksum of record "
+                            f"{numbers[bad[0]]})")
         return rows
 
     def blocks(self, keep=None):
@@ -179,7 +188,8 @@ class Store:
         first, pad = self.content.first, self.layout.geometry["pad_id"]
         end = len(self) if end is None else end
         while begin <= end:
-            to = max(begin, min(end, int(np.searchsorted(first, first[begin - 1] + BLOCK, side="right")) - 1))   # as many as fit a block, one at least
+            # as many as fit a block, one at least
+            to = max(begin, min(end, int(np.searchsorted(first, first[begin - 1] + BLOCK, side="right")) - 1))
             ids = self.layout.ids(self.records(first[begin - 1], first[to]))
             for ordinal in range(begin, to + 1):
                 line = ids[first[ordinal - 1] - first[begin - 1]:first[ordinal] - first[begin - 1]].reshape(-1)
@@ -189,7 +199,13 @@ class Store:
     def places(self):
         """The episode (ordinal) of each record, and its position in the episode: (N,) int64 both."""
         count = self.content.traces.astype(np.int64)
-        return np.repeat(np.arange(1, len(count) + 1), count), np.arange(count.sum()) - np.repeat(self.content.first[:-1], count)
+        return np.repeat(np.arange(1, len(count) + 1),
+                         count), np.arange(count.sum()) - np.repeat(self.content.first[:-1], count)
+
+
+def as_path(path):
+    """A Path, which stays what it is: it may be an OwnPath."""
+    return path if isinstance(path, Path) else Path(path)
 
 
 def stamp(file):
@@ -219,7 +235,8 @@ def open_traces(path, pending):
 
 class Writer(Store):
     """
-    A memory opened to be written, by one at a time. What is appended is there for others after `commit`, and is gone if that is not called.
+    A memory opened to be written, by one at a time. What is appended is there for others after `commit`, and is gone if
+    that is not called.
 
         with Writer(path, identity(model, facts)) as memory:
             memory.append(records, [2, 3], [("notes.txt", 1, -1), ("notes.txt", 2, -1)])
@@ -232,7 +249,7 @@ class Writer(Store):
         (`whole` is false then, and nothing can be appended). UserError as for Store, where another process writes to
         it, and for files that are no memory: they are never written over.
         """
-        self.path, self.fd, self.whole = Path(path), None, True
+        self.path, self.fd, self.whole = as_path(path), None, True
         self.stamp = None    # of the S.pt that this writer has read or written
         self.made = False    # there was no memory, and nothing was committed yet
         if identity is None and not self.path.is_file():
@@ -264,7 +281,10 @@ class Writer(Store):
         super().close()
 
     def lock(self, here):
-        """Opens S.traces with a lock. It is the file that has the lock, not the name: a deletion may have put another file there meanwhile."""
+        """
+        Opens S.traces with a lock. It is the file that has the lock, not the name: a deletion may have put another file
+        there meanwhile.
+        """
         while True:
             self.fd = open_file(here, os.O_RDWR | os.O_CREAT, follow=here.exists())   # nothing is made through a link
             lock(self.fd, self.path)
@@ -280,13 +300,18 @@ class Writer(Store):
             return False
 
     def check_unchanged(self):
-        """UserError where another program has put other files in the place of those that are open: not to mix two memories."""
+        """
+        UserError where another program has put other files in the place of those that are open: not to mix two
+        memories.
+        """
         if stamp(self.path) != self.stamp or not self.in_place(traces_path(self.path)):
             raise UserError(f"{self.path}: its files were replaced or moved by another program meanwhile; "
                             "this change is not written, open it again")
 
     def begin(self, identity):
-        """No S.pt: an empty memory is made. UserError where there are records, or its files would be another memory's."""
+        """
+        No S.pt: an empty memory is made. UserError where there are records, or its files would be another memory's.
+        """
         here = traces_path(self.path)
         if self.path.suffix in (".traces", ".new"):
             raise UserError(f"{self.path}: {self.path.suffix} is for the files beside a state: call it NAME.pt", code=2)
@@ -308,7 +333,9 @@ class Writer(Store):
         self.write_content(self.content)
 
     def recover(self, identity, anew):
-        """Ends or undoes what a crash has left: a deletion that was committed or was not, records that were not committed."""
+        """
+        Ends or undoes what a crash has left: a deletion that was committed or was not, records that were not committed.
+        """
         here = traces_path(self.path)
         if self.content.pending and beside(here).exists():
             fd = open_file(beside(here), os.O_RDWR, follow=False)
@@ -336,8 +363,8 @@ class Writer(Store):
 
     def append(self, records, traces, rows):
         """
-        Adds episodes: their records (n, stride) uint8 in order; traces, how many each has; rows, (source or None, line or -1, time or -1) of
-        each. OSError where the disk is full: nothing is added then.
+        Adds episodes: their records (n, stride) uint8 in order; traces, how many each has; rows, (source or None, line
+        or -1, time or -1) of each. OSError where the disk is full: nothing is added then.
         """
         if not self.whole or sum(traces) != len(records) or len(rows) != len(traces) or min(traces, default=1) < 1:
             raise ValueError(f"{len(records)} records, {sum(traces)} in {len(traces)} episodes, {len(rows)} rows")
@@ -376,15 +403,21 @@ class Writer(Store):
     # -- taking away --------------------------------------------------------------------------------------------------
 
     def delete(self, ordinals):
-        """Forgets episodes (a collection of 1, 2, …; the others move up): both files are then, to the byte, as if they had never been there."""
+        """
+        Forgets episodes (a collection of 1, 2, …; the others move up): both files are then, to the byte, as if they had
+        never been there.
+        """
         keep = np.ones(len(self), bool)
         keep[np.array(sorted(ordinals), dtype=np.int64) - 1] = False
         self.rewrite(self.content.kept(keep), self.blocks(keep))
 
     def rewrite(self, content, blocks):
-        """Replaces everything, in one commit: content, but for its checksums; blocks, the records, an iterable of (n, stride) uint8."""
+        """
+        Replaces everything, in one commit: content, but for its checksums; blocks, the records, an iterable of (n,
+        stride) uint8.
+        """
         self.check_unchanged()
-        here, layout, checks = traces_path(self.path), Layout(content.identity["geometry"]), []
+        before, here, layout, checks = self.stamp, traces_path(self.path), Layout(content.identity["geometry"]), []
         fd = create_file(beside(here))
         try:
             lock(fd, self.path)
@@ -398,7 +431,10 @@ class Writer(Store):
             self.write_content(content)
         except BaseException:
             os.close(fd)
-            beside(here).unlink(missing_ok=True)
+            if stamp(self.path) == before:   # else the commit is made, and the new records are the memory's
+                beside(here).unlink(missing_ok=True)
+            else:
+                self.made = False
             raise
         os.close(self.fd)
         self.content, self.layout, self.fd, self.whole = content, layout, fd, True
@@ -430,13 +466,14 @@ def write_all(fd, data):
         view = view[os.write(fd, view):]
 
 
-# a whole state, in the form the model works on ---------------------------------------------------------------------------
+# a whole state, in the form the model works on ------------------------------------------------------------------------
 
 
 def read_state(store, model, ram_budget=None):
     """
-    The state for `model` of an open Store (B = 1; traces on its device, in its dtype; `episode` the ordinal of the last one). ram_budget: bytes its
-    traces may take; where they need more, most of them stay in the file, which must stay open, and are read when they are selected (see tiers.py).
+    The state for `model` of an open Store (B = 1; traces on its device, in its dtype; `episode` the ordinal of the last
+    one). ram_budget: bytes its traces may take; where they need more, most of them stay in the file, which must stay
+    open, and are read when they are selected (see tiers.py).
     """
     state, content = model.empty_state(1), store.content
     state["traces"] = tiered(store, state["traces"], ram_budget)
@@ -447,8 +484,8 @@ def read_state(store, model, ram_budget=None):
 
 def load_state(path, model, facts, ram_budget=None):
     """
-    (state, sources): the state of read_state, and for each episode (name, line) or None. Raises UserError, in one line, for files that are missing,
-    damaged, or of another model.
+    (state, sources): the state of read_state, and for each episode (name, line) or None. Raises UserError, in one line,
+    for files that are missing, damaged, or of another model.
     """
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(path))

@@ -21,13 +21,17 @@ from nanochat.state import CHUNK
 FORMAT = "live-memory-state"
 VERSION = 3
 MAGIC = b"live-memory-trac"
-HEADER = struct.Struct("<16s4I32s")   # magic, version, bytes of the header, stride, tokens a record, digest of the identity
+# magic, version, bytes of the header, stride, tokens a record, digest of the identity
+HEADER = struct.Struct("<16s4I32s")
 # what a configuration may change without changing what is written
 READ_SIDE = ("read_topk", "read_reach", "text_fraction")
 
 
 def identity(model, facts):
-    """What a memory belongs to, as plain JSON: to any other model, its keys and gists are noise. facts: from engine.load_model."""
+    """
+    What a memory belongs to, as plain JSON: to any other model, its keys and gists are noise. facts: from
+    engine.load_model.
+    """
     config = {name: value for name, value in model.describe()["config"].items() if name not in READ_SIDE}
     return {"weights": facts["weights"], "tokenizer": facts["tokenizer"], "geometry": geometry(model),
             "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()}
@@ -45,10 +49,12 @@ class Content:
     source: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))   # index into names, -1 = not known
     line: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))     # line it begins at, -1 = not known
     time: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))     # seconds since 1970, -1 = not known
-    names: list = field(default_factory=list)                                   # of the sources, in the order of their first episode
+    # of the sources, in the order of their first episode
+    names: list = field(default_factory=list)
     checks: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))  # CRC-32 of each record
     buffer: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))   # tokens of the open chunk
-    pending: bool = False                                                       # the records are in S.traces.new, if that is there
+    # the records are in S.traces.new, if that is there
+    pending: bool = False
 
     def __len__(self):
         return len(self.traces)
@@ -64,17 +70,23 @@ class Content:
         return self.names[self.source[i]] if self.source[i] >= 0 else None, int(self.line[i]), int(self.time[i])
 
     def extended(self, traces, rows, checks):
-        """With episodes added: traces, the records of each; rows, (name or None, line, time) of each; checks, one a record."""
+        """
+        With episodes added: traces, the records of each; rows, (name or None, line, time) of each; checks, one a
+        record.
+        """
         names = list(dict.fromkeys([*self.names, *(name for name, _, _ in rows if name is not None)]))
         number = {name: i for i, name in enumerate(names)}
         add = lambda column, values: np.concatenate([column, np.array(values, column.dtype)])
-        return replace(self, names=names, traces=add(self.traces, traces), checks=add(self.checks, checks), line=add(self.line, [line for _, line, _ in rows]),
-                       source=add(self.source, [-1 if name is None else number[name] for name, _, _ in rows]), time=add(self.time, [t for _, _, t in rows]))
+        return replace(self, names=names, traces=add(self.traces, traces), checks=add(self.checks, checks),
+                       line=add(self.line, [line for _, line, _ in rows]),
+                       source=add(self.source, [-1 if name is None else number[name] for name, _, _ in rows]),
+                       time=add(self.time, [t for _, _, t in rows]))
 
     def kept(self, keep):
         """As if only the episodes flagged by keep (bool a row) had ever been there."""
         fresh = Content(self.identity, buffer=self.buffer)
-        return fresh.extended(self.traces[keep], [self.row(i + 1) for i in np.flatnonzero(keep)], self.checks[np.repeat(keep, self.traces)])
+        return fresh.extended(self.traces[keep], [self.row(i + 1) for i in np.flatnonzero(keep)],
+                              self.checks[np.repeat(keep, self.traces)])
 
     # -- as a file ----------------------------------------------------------------------------------------------------
 
@@ -88,7 +100,8 @@ class Content:
         torch.save(plain, file)
 
     def columns(self):
-        return {"traces": self.traces, "source": self.source, "line": self.line, "time": self.time, "checks": self.checks.view(np.int32), "buffer": self.buffer}
+        return {"traces": self.traces, "source": self.source, "line": self.line, "time": self.time,
+                "checks": self.checks.view(np.int32), "buffer": self.buffer}
 
     @classmethod
     def read(cls, file, path):
@@ -158,7 +171,10 @@ def header(identity, layout):
 
 
 def beside(path):
-    """Where the next version of a file is written. A name of its own would be left behind by a crash; this one is used again."""
+    """
+    Where the next version of a file is written. A name of its own would be left behind by a crash; this one is used
+    again.
+    """
     return path.with_name(path.name + ".new")
 
 
@@ -166,8 +182,10 @@ def expect(path, there, here):
     """UserError unless the identities are the same; it says what differs."""
     for name, value in here["geometry"].items():
         if there["geometry"].get(name) != value:
-            raise UserError(f"{path} was made by a model of another shape ({name} is {there['geometry'].get(name)} there, {value} here)")
-    for name, what in (("tokenizer", "with another tokenizer"), ("weights", "by a model with other weights"), ("config", "by a model with another configuration")):
+            raise UserError(f"{path} was made by a model of another shape ({name} is {there['geometry'].get(name)} "
+                            f"there, {value} here)")
+    for name, what in (("tokenizer", "with another tokenizer"), ("weights", "by a model with other weights"),
+                       ("config", "by a model with another configuration")):
         if there[name] != here[name]:
             raise UserError(f"{path} was made {what} ({there[name][:12]}…, here {here[name][:12]}…): "
                             "ingest the text again with this model, by --replace or into another file")

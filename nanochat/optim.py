@@ -54,7 +54,8 @@ def gathered(part: Tensor, p: Tensor) -> Tensor:
     """The whole of a tensor of which this rank holds `part`, cut as the parameter `p` is. All ranks must call."""
     if not isinstance(p, DTensor):
         return part
-    return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()).full_tensor()
+    return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape,
+                              stride=p.stride()).full_tensor()
 
 
 def whole_norm(t: Tensor) -> Tensor:
@@ -81,12 +82,13 @@ class MuonAdamW(torch.optim.Optimizer):
     Only `kind`, `params` and `lr` are required. Each group also keeps `initial_lr`, its peak, which `scale_lr` scales.
     Weight decay is decoupled. Parameters without a gradient are skipped. Raises ValueError for a malformed group.
 
-    Gradients are not clipped. Muon takes the direction of each gradient alone into the momentum (normalized momentum, Cutkosky and Mehta 2020, arXiv 2002.03305): the
-    gradients of heads that copy are heavy-tailed, and one of fifty times the usual norm would otherwise be the momentum for the next fifty updates, all of full
-    size. Under AdamW one gradient alone moves a weight by less than lr: (1 - 0.8) / sqrt(1 - 0.95) = 0.9, however large it is.
+    Gradients are not clipped. Muon takes the direction of each gradient alone into the momentum (normalized momentum,
+    Cutkosky and Mehta 2020, arXiv 2002.03305): the gradients of heads that copy are heavy-tailed, and one of fifty
+    times the usual norm would otherwise be the momentum for the next fifty updates, all of full size. Under AdamW one
+    gradient alone moves a weight by less than lr: (1 - 0.8) / sqrt(1 - 0.95) = 0.9, however large it is.
 
-    Parameters may be sharded (FSDP2): AdamW and the momentum work on this rank's part; for Muon every rank gathers whole matrices,
-    orthogonalizes them all, and keeps its part.
+    Parameters may be sharded (FSDP2): AdamW and the momentum work on this rank's part; for Muon every rank gathers
+    whole matrices, orthogonalizes them all, and keeps its part.
     """
 
     DEFAULTS = {
@@ -166,7 +168,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
             # a tall matrix maps few inputs to many outputs: the scale keeps the change of its output per entry alike
             scale = math.sqrt(max(1.0, shape[0] / shape[1]))
-            torch._foreach_add_(parts, [sharded_like(u, p) for u, p in zip(updates.unbind(), params)], alpha=-group["lr"] * scale)
+            torch._foreach_add_(parts, [sharded_like(u, p) for u, p in zip(updates.unbind(), params)],
+                                alpha=-group["lr"] * scale)
 
     def _step_adamw(self, group: dict) -> None:
         stacks = defaultdict(list)

@@ -26,10 +26,10 @@ def largest_page(file, column):
         try:
             found = _struct(header)
             unpacked, packed = found[2], found[3]
-        except (KeyError, IndexError, RecursionError) as error:
+            if min(unpacked, packed) < 0:
+                raise UserError("a page of a negative size")
+        except (KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
             raise UserError("a page without a header") from error
-        if min(unpacked, packed) < 0:
-            raise UserError("a page of a negative size")
         at, largest = at + header.tell() + packed, max(largest, unpacked)
     return largest
 

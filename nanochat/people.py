@@ -9,7 +9,6 @@ Beside it stands what can be had without reading: a span of any line, as long as
 and "I don't know" to everything (refuse). Of the answers given, so many stand in an episode that they cite (grounded),
 and cite one that is known to hold the answer (evidence).
 """
-import json
 import lzma
 import random
 from collections import defaultdict
@@ -21,7 +20,7 @@ from statistics import fmean, stdev
 from nanochat.common import UserError
 from nanochat.scoring import exact, f1, holds, refused, short, wilson, words
 from nanochat.task_data import REFUSAL
-from nanochat.text import LINE_END
+from nanochat.text import LINE_END, json_line
 
 DRAWS = 20   # guesses a question
 Z = 1.96     # of 95 % intervals
@@ -65,7 +64,7 @@ def _read(data, life):
         try:
             with (lzma.open if file.endswith(".xz") else open)(file, "rt", encoding="utf-8") as lines:
                 for number, line in enumerate(lines, 1):
-                    lives.append(life(json.loads(line)))
+                    lives.append(life(json_line(line)))
         except (UnicodeDecodeError, lzma.LZMAError, EOFError) as error:
             raise UserError(f"{file}: {error}", code=2) from error
         except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -3,9 +3,10 @@ Reading: a question and what was found for it stand in one window, and the block
 
     <|user|> question <|bos|> episode 1 <|bos|> episode 2 …   |   <|assistant|> answer <|end|>
 
-The window sees itself in both directions; the answer sees the window and what it has said so far. Each token of the answer is copied from a place
-of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a learned gate (pointer-generator, See et al. 2017). The next token is told
-where the last one was copied from, so that going on with a copy is one match of vectors.
+The window sees itself in both directions; the answer sees the window and what it has said so far. Each token of the
+answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a learned gate
+(pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that going on with a
+copy is one match of vectors.
 """
 from dataclasses import dataclass, fields
 
@@ -19,9 +20,11 @@ from nanochat.text import lived
 
 WINDOW = 512       # tokens of a window at most
 QUESTION = 256     # ... of which the question has so many at most
-STEPS = (1, 2, 3, 4, 6, 9, 14, 24)   # buckets of counts, ranks and ages: a count is in the bucket of the last step it reaches
+# buckets of counts, ranks and ages: a count is in the bucket of the last step it reaches
+STEPS = (1, 2, 3, 4, 6, 9, 14, 24)
 SEVERAL = (1, 2, 3, 6)               # the same for how many episodes say a word
-NOT_A_WORD, UNSAID, SAID = 0, 1, 2 + len(SEVERAL)   # values of `match`: in a question, the word is said by that many episodes; in an episode, see below
+# values of `match`: in a question, the word is said by that many episodes; in an episode, see below
+NOT_A_WORD, UNSAID, SAID = 0, 1, 2 + len(SEVERAL)
 MATCHES = SAID + 2 * len(SEVERAL) + 1
 WORD_SCALE = 32    # word vectors are kept in units of 1 / WORD_SCALE
 PLACES = len(STEPS) + 1              # values of `rank` and `age`; 0 = the question
@@ -30,12 +33,14 @@ PLACES = len(STEPS) + 1              # values of `rank` and `age`; 0 = the quest
 @dataclass
 class Window:
     """
-    What the blocks read, of B questions, padded at the end: tensors (B, T). `ordinal` says which of the episodes a token is of, in the order they were given
-    in; -1 is the question, -2 padding.
+    What the blocks read, of B questions, padded at the end: tensors (B, T). `ordinal` says which of the episodes a
+    token is of, in the order they were given in; -1 is the question, -2 padding.
     """
     ids: torch.Tensor       # int64
     vector: torch.Tensor    # int64, row of the word vectors; 0 = none
-    match: torch.Tensor     # int64, does the word occur in the question (as it is, or its stem), and how many episodes say it; for the question, do episodes say it
+    # int64, does the word occur in the question (as it is, or its stem), and how many episodes say it; for the
+    # question, do episodes say it
+    match: torch.Tensor
     rank: torch.Tensor      # int64, the place of the episode in finding, in buckets
     age: torch.Tensor       # int64, how many of the found episodes are newer, in buckets
     within: torch.Tensor    # int64, 1 = the token begins within a character
@@ -48,12 +53,11 @@ class Window:
 @dataclass
 class Answer:
     """
-    What is to be said, of B questions, padded with ids -1: ids (B, A) int64, `source` (B, A, G) int64 the places of the window that a token may be copied from, padded
-    with -1; where all are -1 it is to be generated. masked (B, T) int64: the ids of the words that are masked in the window, -1 elsewhere.
+    What is to be said, of B questions, padded with ids -1: ids (B, A) int64, `source` (B, A, G) int64 the places of the
+    window that a token may be copied from, padded with -1; where all are -1 it is to be generated.
     """
     ids: torch.Tensor
     source: torch.Tensor
-    masked: torch.Tensor
 
     def to(self, device):
         return Answer(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -77,8 +81,8 @@ def bucket(n, steps):
 
 def select(order, lengths, budget):
     """
-    Which episodes are laid out, in the order they were lived: those that come first in `order` and fit `budget` tokens. One that does
-    not fit leaves room for shorter ones; the first is taken in any case.
+    Which episodes are laid out, in the order they were lived: those that come first in `order` and fit `budget` tokens.
+    One that does not fit leaves room for shorter ones; the first is taken in any case.
     """
     taken, room = [], budget
     for i in order:
@@ -93,8 +97,9 @@ def select(order, lengths, budget):
 
 def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     """
-    The columns of a window {name: (T,) int array}, the hash of each token's word among them, and {index of a line: where its first token stands}. question, lines: words.Line; order: indices
-    of lines, best first. What is too long is cut at the end.
+    The columns of a window {name: (T,) int array}, the hash of each token's word among them, and {index of a line:
+    where its first token stands}. question, lines: words.Line; order: indices of lines, best first. What is too long is
+    cut at the end.
     """
     q = slice(0, min(QUESTION, budget // 2))
     kept = select(order, [len(line) for line in lines], budget - len(question.ids[q]) - 1)
@@ -112,7 +117,8 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     ids, word, stem, vector = (np.concatenate(part) for part in parts.values())
     head = len(ids) - sum(lengths)
     number = np.repeat(np.arange(len(kept)), lengths)
-    columns = {"ids": ids, "word": word, "vector": vector, "within": tokenizer.within[ids].astype(int), "match": matches(word, stem, head, number, len(kept))}
+    columns = {"ids": ids, "word": word, "vector": vector, "within": tokenizer.within[ids].astype(int),
+               "match": matches(word, stem, head, number, len(kept))}
     for name, values in (("rank", [place[i] for i in kept]), ("age", range(len(kept), 0, -1))):
         columns[name] = np.concatenate([np.zeros(head, int), np.repeat(bucket(np.array(values, int), STEPS), lengths)])
     columns["ordinal"] = np.concatenate([np.full(head, -1), np.repeat(np.array(kept, int), lengths)])
@@ -153,12 +159,16 @@ class ReadingHead(nn.Module):
         D = config.n_embd
         self.match, self.rank, self.age = nn.Embedding(MATCHES, D), nn.Embedding(PLACES, D), nn.Embedding(PLACES, D)
         self.register_buffer("word_vectors", torch.zeros(config.word_vectors, config.word_dim, dtype=torch.int8))
-        self.register_buffer("word_list", torch.zeros(config.word_bytes, dtype=torch.uint8))   # the words of rows 1, 2, …, in UTF-8, a line each
+        # the words of rows 1, 2, …, in UTF-8, a line each
+        self.register_buffer("word_list", torch.zeros(config.word_bytes, dtype=torch.uint8))
         self.word = Linear(config.word_dim, D)
-        self.copied = Linear(D, D)               # to the next token of the answer: what stands where the last one was copied from
+        # to the next token of the answer: what stands where the last one was copied from
+        self.copied = Linear(D, D)
         self.query, self.key, self.key_before = (Linear(D, D) for _ in range(3))
         self.gate = Linear(D, 1)
-        self.nearby = nn.ParameterList([torch.empty(config.nearby, D) for _ in range(config.n_layer if config.nearby else 0)])   # convolutions, depthwise
+        # convolutions, depthwise
+        self.nearby = nn.ParameterList([torch.empty(config.nearby, D)
+                                        for _ in range(config.n_layer if config.nearby else 0)])
 
     def init_weights(self):
         self.word_vectors.zero_()   # a module built on the meta device holds anything
@@ -185,10 +195,14 @@ class ReadingHead(nn.Module):
         return self.key(x) + self.key_before(F.pad(x, (0, 0, 1, 0))[:, :-1])
 
     def copy(self, y, keys, open):
-        """Log-probabilities over the places of the window (B, A, T) for final hidden states y (B, A, D), and the gate's logit (B, A). open (B, T): what may be copied."""
+        """
+        Log-probabilities over the places of the window (B, A, T) for final hidden states y (B, A, D), and the gate's
+        logit (B, A). open (B, T): what may be copied.
+        """
         score = torch.matmul(self.query(y), keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
         closed = ~open[:, None]
-        return torch.log_softmax(score.masked_fill(closed, -1e9), dim=-1).masked_fill(closed, -1e9), self.gate(y).squeeze(-1).to(wide(y.dtype))
+        return torch.log_softmax(score.masked_fill(closed, -1e9),
+                                 dim=-1).masked_fill(closed, -1e9), self.gate(y).squeeze(-1).to(wide(y.dtype))
 
 
 @dataclass
@@ -203,8 +217,9 @@ class Reading:
 
 def mix(x, weight, there, reach):
     """
-    x (B, T, D) and a weighted sum of what stands around each place, channel by channel: weight (K, D) of the places from `reach` before it on.
-    there (B, T, 1): padding, where false, adds nothing. (Short convolutions beside attention: Allen-Zhu 2025, arXiv 2512.17351, "Canon layers".)
+    x (B, T, D) and a weighted sum of what stands around each place, channel by channel: weight (K, D) of the places
+    from `reach` before it on. there (B, T, 1): padding, where false, adds nothing. (Short convolutions beside
+    attention: Allen-Zhu 2025, arXiv 2512.17351, "Canon layers".)
     """
     around = F.pad(norm(x).masked_fill(~there, 0), (0, 0, reach, reach))
     for k, row in enumerate(weight.to(x.dtype)):
@@ -214,13 +229,14 @@ def mix(x, weight, there, reach):
 
 def through(model, x, cos, sin, mask, past, there=None):
     """
-    x (B, T, D) through all blocks, each over its (k, v) of `past`, None = nothing: the normalised final hidden states, and the past of what follows.
-    there (B, T, 1) of a window: where it is no padding; None = x is an answer.
+    x (B, T, D) through all blocks, each over its (k, v) of `past`, None = nothing: the normalised final hidden states,
+    and the past of what follows. there (B, T, 1) of a window: where it is no padding; None = x is an answer.
     """
     after, reach = [], model.config.nearby // 2
     for i, (block, kv) in enumerate(zip(model.blocks, past)):
         if there is not None and model.config.nearby:
-            x = mix(x, model.reader.nearby[i] if model.config.both_ways else model.reader.nearby[i][:reach + 1], there, reach)
+            x = mix(x, model.reader.nearby[i] if model.config.both_ways else model.reader.nearby[i][:reach + 1], there,
+                    reach)
         y, kv = block.attn.over(norm(x), cos, sin, mask, kv)
         after.append(kv)
         x = x + y
@@ -245,24 +261,27 @@ def read(model, window):
 
 def say(model, reading, ids, source, at, past):
     """
-    Final hidden states (B, A, D) of answer tokens ids (B, A), each copied from the place `source` (B, A) of the window, -1 = from none, which stand at … at + A - 1
-    of the answer; and the past for the tokens that follow. past: reading.past, or what the call before returned.
+    Final hidden states (B, A, D) of answer tokens ids (B, A), each copied from the place `source` (B, A) of the window,
+    -1 = from none, which stand at … at + A - 1 of the answer; and the past for the tokens that follow. past:
+    reading.past, or what the call before returned.
     """
     B, A = ids.shape
     x = model.embed(ids)
-    told = reading.hidden.gather(1, source.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])).masked_fill((source < 0)[..., None], 0)
+    place = source[..., None].expand(-1, -1, x.shape[-1])
+    told = reading.hidden.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
     x = norm(x + model.reader.copied(told))
     order = torch.arange(at + A, device=ids.device)
     later = torch.zeros(A, at + A, dtype=x.dtype, device=x.device).masked_fill_(order > order[at:, None], float("-inf"))
     mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later.expand(B, 1, -1, -1)], dim=-1)
-    length = (reading.seen == 0).sum(-1).view(B, 1)   # after its own window: the padding of others is none of its places
+    # after its own window: the padding of others is none of its places
+    length = (reading.seen == 0).sum(-1).view(B, 1)
     cos, sin = rotary(length + order[at:], model.head_dim, x.dtype)
     return through(model, x, cos, sin, mask, past)
 
 
 def losses(model, window, answer):
     """
-    {"read": minus the log-likelihood of answers, a mean over questions; "mask": of masked words, a mean over tokens}, and the shares {name: tensor} of first tokens
+    {"read": minus the log-likelihood of answers, a mean over questions}, and the shares {name: tensor} of first tokens
     that are right.
     """
     reading = read(model, window)
@@ -279,20 +298,21 @@ def losses(model, window, answer):
     log_p = copied[copies].sum() + said
     right = (place[:, 0].argmax(-1, keepdim=True) == answer.source[:, 0]).any(-1) & (gate[:, 0] > 0)
     begins = copies[:, 0]
-    masked = answer.masked >= 0
-    words = F.cross_entropy(model.head(reading.hidden[masked]), answer.masked[masked], reduction="sum") / masked.sum().clamp(min=1)
-    return {"read": -log_p / len(ids), "mask": words}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1), "gate": ((gate[:, 0] > 0) == begins).float().mean()}
+    return {"read": -log_p / len(ids)}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1),
+                                         "gate": ((gate[:, 0] > 0) == begins).float().mean()}
 
 
 @torch.no_grad()
 def greedy(model, window, max_tokens=32):
     """
-    Yields, token by token of answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1 where the token was generated. Of each token it is
-    decided first whether it is copied, by the gate, then what it is: several places that may be right do not lose to one refusal that is likelier than each of them.
-    No character is cut: a copy begins where one does, and goes on to its end. No answer is empty, or holds a special token.
+    Yields, token by token of answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1
+    where the token was generated. Of each token it is decided first whether it is copied, by the gate, then what it is:
+    several places that may be right do not lose to one refusal that is likelier than each of them. No character is cut:
+    a copy begins where one does, and goes on to its end. No answer is empty, or holds a special token.
     """
     reading, device = read(model, window), window.ids.device
-    ids, source = torch.full((len(window.ids), 1), model.config.assistant_id, device=device), torch.full((len(window.ids), 1), -1, device=device)
+    ids, source = torch.full((len(window.ids), 1), model.config.assistant_id,
+                             device=device), torch.full((len(window.ids), 1), -1, device=device)
     past, T = reading.past, window.ids.shape[1]
     places, within, begins = torch.arange(T, device=device), window.within > 0, window.ids == model.config.bos_id
     special = torch.arange(model.config.vocab_size, device=device) >= model.config.n_ordinary
@@ -302,9 +322,12 @@ def greedy(model, window, max_tokens=32):
         said = torch.log_softmax(model.head(y[:, 0]), dim=-1) + F.logsigmoid(-gate)
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
-        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following) | begins, -1e9)
+        place = ((((((place[:, 0]
+                      + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following) | begins,
+                                                        -1e9))))))
         copies = must | (gate >= 0) & (place > -1e8).any(1, keepdim=True)
-        log_p, choice = torch.cat([place.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)], dim=1).max(1, keepdim=True)
+        log_p, choice = torch.cat([place.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)],
+                                  dim=1).max(1, keepdim=True)
         special[model.config.end_id] = False   # from the second token on
         source = torch.where(choice < T, choice, -1)
         ids = torch.where(choice < T, window.ids.gather(1, choice.clamp(max=T - 1)), choice - T)
@@ -312,7 +335,10 @@ def greedy(model, window, max_tokens=32):
 
 
 def steps(model, window, max_tokens=32):
-    """Yields (token id, place in the window or -1, probability) of the answer to one question, see greedy, up to and with <|end|>."""
+    """
+    Yields (token id, place in the window or -1, probability) of the answer to one question, see greedy, up to and with
+    <|end|>.
+    """
     for ids, source, log_p in greedy(model, window, max_tokens):
         yield int(ids), int(source), float(log_p.exp())
         if int(ids) == model.config.end_id:
@@ -334,14 +360,20 @@ def answers(model, window, max_tokens=32):
 
 @torch.no_grad()
 def log_likelihood(model, window, answers):
-    """The mean log-probability a token, and of the end, of answers (lists of token ids without <|end|>) to one question: however each token may come about."""
+    """
+    The mean log-probability a token, and of the end, of answers (lists of token ids without <|end|>) to one question:
+    however each token may come about.
+    """
     out, reading = [], read(model, window)
     for answer in answers:
         ids, source, past, total = model.config.assistant_id, -1, reading.past, 0.0
         for at, token in enumerate([*answer, model.config.end_id]):
-            y, past = say(model, reading, *(torch.tensor([[i]], device=window.ids.device) for i in (ids, source)), at, past)
+            y, past = say(model, reading, *(torch.tensor([[i]], device=window.ids.device) for i in (ids, source)), at,
+                          past)
             place, gate = model.reader.copy(y, reading.keys, reading.open)
-            copied = (place[0, 0] + F.logsigmoid(gate[0, 0])).masked_fill((window.ids[0] != token) | ~reading.open[0], -1e9)
+            copied = (place[0, 0] + F.logsigmoid(gate[0,
+                                                      0])).masked_fill((window.ids[0] != token) | ~reading.open[0],
+                                                                       -1e9)
             said = torch.log_softmax(model.head(y[0, 0]), dim=-1)[token] + F.logsigmoid(-gate[0, 0])
             total += float(torch.logaddexp(copied.logsumexp(0), said))
             ids, source = token, int(copied.argmax()) if copied.max() > said else -1
@@ -350,7 +382,10 @@ def log_likelihood(model, window, answers):
 
 
 def text_of(tokenizer, tokens):
-    """The text of an answer: what is copied in one run stands without the space before it, runs are joined by what was generated between them."""
+    """
+    The text of an answer: what is copied in one run stands without the space before it, runs are joined by what was
+    generated between them.
+    """
     text, last = b"", None
     for token, place in tokens:
         piece = tokenizer.token_bytes(token)

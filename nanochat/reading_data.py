@@ -6,7 +6,6 @@ What reading is learned from: memories with questions, JSON lines {"src", "sents
 stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
 import itertools
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 from nanochat import finding
 from nanochat.common import UserError
 from nanochat.dataset import read_lines
-from nanochat.reading import NOT_A_WORD, Answer, batch, dated, lay_out, said_before
+from nanochat.reading import Answer, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
+from nanochat.text import json_line
 
 MOST = 12_000    # questions of a source that count for its share: a large one is not to drown the others
 HELD = 64        # of so many memories one is held out
@@ -80,7 +80,7 @@ def load(paths, lexicon, progress=None):
         try:
             for number, text in read_lines(path):
                 try:
-                    item = json.loads(text)
+                    item = json_line(text)
                     name, memory = str(item["src"]), memory_of(item, lexicon)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     raise UserError(f"{path}, line {number}: not a memory with questions ({type(error).__name__}: "
@@ -116,8 +116,8 @@ def held_out(sources, tokenizer, count):
 
 def find(question, lines):
     """The order in which lines are found for a question by a model that has not learned to find, best first."""
-    owner, length = np.repeat(np.arange(len(lines)),
-                              [len(line) for line in lines]), np.array([len(line) + 2 for line in lines])
+    owner = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
+    length = np.array([len(line) + 2 for line in lines])   # with its begin and its end, as traces have them
     said = finding.occurrences(question.stem, np.concatenate([line.stem for line in lines]), owner, length)
     return finding.rank(finding.plain(said)).tolist()
 
@@ -139,14 +139,14 @@ class Asked:
     Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a
     random.Random. sources: see load.
     """
-    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None,
-                 masked=0.0):
+    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None):
         """
         budgets: tokens of windows; withheld: of answered questions, the share whose evidence is taken away; others:
-        memories of the same source beside it, at most; masked: see mask; shares: {how names of sources begin: what
-        share of the questions they have together}, for the others what their numbers (up to MOST) make of the rest.
+        memories of the same source beside it, at most; shares: {how names of sources begin: what share of the questions
+        they have together}, for the others what their numbers (up to MOST) make of the rest.
         """
-        self.sources, self.tokenizer, self.budgets, self.withheld, self.others, self.masked = (sources, tokenizer, budgets, withheld, others, masked)
+        self.sources, self.tokenizer, self.budgets, self.withheld, self.others = (sources, tokenizer, budgets, withheld,
+                                                                                  others)
         self.every = {name: [(memory, q) for memory in memories for q in memory.questions] for name,
                       memories in sources.items()}
         self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
@@ -171,8 +171,7 @@ class Asked:
             columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
             if not begin.keys() >= set(evidence):
                 return None
-        made = example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
-        return mask(made, self.masked, r, self.tokenizer) if made and self.masked else made
+        return example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
 
 
 def source_shares(counts, shares):
@@ -202,24 +201,9 @@ def example(columns, begin, lines, parts, composed, tokenizer):
     return columns, [*tokens, (tokenizer.end_id, [])]
 
 
-def mask(example, share, r, tokenizer):
-    """
-    An example some words of whose episodes are masked, in every second window `share` of them. Their ids are in its
-    column "masked", -1 elsewhere. What is to be copied is masked as often as the rest, or else no masked word would be
-    an answer. (Masked language modelling, Devlin et al. 2019, arXiv 1810.04805, of whole words.)
-    """
-    columns, tokens = example
-    run = np.diff(columns["word"], prepend=0).astype(bool).cumsum()
-    draw = np.random.default_rng(r.getrandbits(64)).random(run[-1] + 1) < (share if r.random() < 0.5 else 0)
-    there = draw[run] & (columns["word"] > 0) & (columns["ordinal"] >= 0)
-    put = {"ids": tokenizer.pad_id, "vector": 0, "match": NOT_A_WORD}
-    return columns | {name: np.where(there, value, columns[name]) for name,
-                      value in put.items()} | {"masked": np.where(there, columns["ids"], -1)}, tokens
-
-
 def collate(examples):
     """A reading.Window and reading.Answer of several examples."""
-    longest, wide = max(len(tokens) for _, tokens in examples), max(len(columns["ids"]) for columns, _ in examples)
+    longest = max(len(tokens) for _, tokens in examples)
     most = max([len(at) for _, tokens in examples for _, at in tokens])
     ids, source = np.full((len(examples), longest), -1,
                           np.int64), np.full((len(examples), longest, max(most, 1)), -1, np.int64)
@@ -227,10 +211,7 @@ def collate(examples):
         for t, (token, at) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(at)] = at
-    masked = np.full((len(examples), wide), -1, np.int64)
-    for row, (columns, _) in zip(masked, examples):
-        row[:len(columns["ids"])] = columns.get("masked", -1)
-    return batch([columns for columns, _ in examples]), Answer(*map(torch.from_numpy, (ids, source, masked)))
+    return batch([columns for columns, _ in examples]), Answer(torch.from_numpy(ids), torch.from_numpy(source))
 
 
 def drawn_by(make, r, count):

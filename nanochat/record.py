@@ -6,8 +6,8 @@ record keeps directions only, as integers of 8 or 4 bits, and no scales:
 
     q = round(top x / max |x|), top = 127 or 7          x = q length / |q|
 
-The way back is computed from exact integers, so a record means the same numbers everywhere, and rounding what was read back in fp32 gives
-the same record again.
+The way back is computed from exact integers, so a record means the same numbers everywhere, and rounding what was read
+back in fp32 gives the same record again.
 """
 import math
 
@@ -16,7 +16,8 @@ import torch
 
 from nanochat.state import CHUNK, Traces
 
-# in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read from the few that it picks
+# in the order of the record, after the ids. Routing ranks every trace, so its vectors are kept finer than those read
+# from the few that it picks
 BITS = {"index": 8, "gist": 4}
 LARGEST = 2 ** 16   # bytes of a record at most, 400 times those of the default model: a file could name any number
 BLOCK = 512    # traces converted at once: what the conversion needs beside its result stays in the cache
@@ -26,12 +27,16 @@ def geometry(model):
     """What a record looks like, as plain JSON: the same for two models that could exchange them."""
     c = model.config
     vectors = {"index": [len(model.index_k), c.index_dim], "gist": [1, c.gist_dim]}
-    return {"chunk": CHUNK, "vocab_size": c.vocab_size, "n_ordinary": c.n_ordinary, "bos_id": c.bos_id, "pad_id": c.pad_id,
-            "id_bytes": 2 if c.vocab_size < 2 ** 16 else 4, **{name: [*vectors[name], bits] for name, bits in BITS.items()}}
+    return {"chunk": CHUNK, "vocab_size": c.vocab_size, "n_ordinary": c.n_ordinary, "bos_id": c.bos_id,
+            "pad_id": c.pad_id,
+            "id_bytes": 2 if c.vocab_size < 2 ** 16 else 4,
+            **{name: [*vectors[name], bits] for name, bits in BITS.items()}}
 
 
 def quantise(x, bits):
-    """x (…, D) float -> (…, D) int8, its direction: the largest component is 2^(bits-1) - 1. A zero vector stays zero."""
+    """
+    x (…, D) float -> (…, D) int8, its direction: the largest component is 2^(bits-1) - 1. A zero vector stays zero.
+    """
     x = x.float()
     top = 2 ** (bits - 1) - 1
     peak = x.abs().amax(-1, keepdim=True)
@@ -47,8 +52,8 @@ def dequantise(q, length):
 
 class Layout:
     """
-    Where things are in a record: `stride` bytes in all; `fields` {name: (offset, bytes)}, and `vectors` {name: (vectors, dimensions, bits,
-    length)} of those that are quantised. Little-endian throughout.
+    Where things are in a record: `stride` bytes in all; `fields` {name: (offset, bytes)}, and `vectors` {name:
+    (vectors, dimensions, bits, length)} of those that are quantised. Little-endian throughout.
     """
     def __init__(self, geometry):
         g = self.geometry = geometry
@@ -81,7 +86,8 @@ class Layout:
             for name, kind in self.types.items():
                 self.bytes_of(rows, name)[:] = getattr(part, name)[0].cpu().numpy().astype(kind).view(np.uint8)
             for name, (count, dim, bits, _) in self.vectors.items():
-                q = quantise(getattr(part, name)[0].detach().cpu().reshape(len(rows), count, dim), bits).view(torch.uint8)
+                q = quantise(getattr(part, name)[0].detach().cpu().reshape(len(rows), count, dim),
+                             bits).view(torch.uint8)
                 if bits == 4:
                     q = (q[..., 0::2] & 15) | (q[..., 1::2] << 4)
                 self.bytes_of(rows, name)[:] = q.reshape(len(rows), -1).numpy()
@@ -109,24 +115,31 @@ class Layout:
         if name in self.vectors:
             x = dequantise(self.quantised(records, name), self.vectors[name][3])
         else:
-            x = torch.from_numpy(np.ascontiguousarray(self.bytes_of(records, name)).view(self.types[name]).astype(np.int64))
+            stored = np.ascontiguousarray(self.bytes_of(records, name)).view(self.types[name])
+            x = torch.from_numpy(stored.astype(np.int64))
         return x.reshape(len(records), *like.shape[2:]).to(like)
 
     def fill(self, columns, at, records):
-        """Writes the fields of records into columns {name: (1, N, …) tensor}, from row `at` on. "valid" is counted from the ids."""
+        """
+        Writes the fields of records into columns {name: (1, N, …) tensor}, from row `at` on. "valid" is counted from
+        the ids.
+        """
         for name, column in columns.items():
             if name == "valid":
-                column[0, at:at + len(records)] = torch.from_numpy((self.ids(records) != self.geometry["pad_id"]).sum(1))
+                filled = (self.ids(records) != self.geometry["pad_id"]).sum(1)
+                column[0, at:at + len(records)] = torch.from_numpy(filled)
             else:
                 column[0, at:at + len(records)] = self.field(records, name, column)
 
     def unpack(self, records, episode, position, like):
         """
-        (N, stride) uint8 -> Traces (B = 1) with the device, dtype and shapes of the empty Traces `like`. episode, position (N,) integers come from the
-        episode table: a record does not know how many came before it, so that deleting one changes no other.
+        (N, stride) uint8 -> Traces (B = 1) with the device, dtype and shapes of the empty Traces `like`. episode,
+        position (N,) integers come from the episode table: a record does not know how many came before it, so that
+        deleting one changes no other.
         """
         N = len(records)
-        columns = {f: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for f, t in like.as_dict().items()}
+        columns = {f: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for f,
+                   t in like.as_dict().items()}
         stored = {name: column for name, column in columns.items() if name not in ("episode", "position")}
         for at in range(0, N, BLOCK):
             self.fill(stored, at, records[at:at + BLOCK])

@@ -47,10 +47,13 @@ def f1(text, answers):
 
 def refused(text):
     """Whether an answer says that the answer is not known."""
-    return re.match(r"(sorry,? )?(i )?(don'?t|do not) know|(that|it|this) (was|is) (not|n't|never) (known|said|mentioned)|unknown\b|never (said|mentioned)",
+    return re.match(r"(sorry,? )?(i )?(don'?t|do not) know|(that|it|this) (was|is) (not|n't|never) "
+                    r"(known|said|mentioned)|unknown\b|never (said|mentioned)",
                     text.strip().lower().replace("’", "'")) is not None
 
 
 def wilson(p, n, z=1.96):
-    """Half the width, in per cent, of the 95 % interval of a share p of n (Wilson's, which is not zero where p is 0 or 1)."""
+    """
+    Half the width, in per cent, of the 95 % interval of a share p of n (Wilson's, which is not zero where p is 0 or 1).
+    """
     return 100 * z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)

@@ -21,7 +21,9 @@ CHUNK = 16   # the quantum: KDA chunk, trace, record, unit of addressing
 class Traces:
     """N traces for each of B rows."""
     ids: torch.Tensor       # (B, N, 16) int32   the tokens
-    words: torch.Tensor     # (B, N, 16) int32   hash of the stem of the word that each token is of (words.py), 0 = none; the model leaves it 0, the engine fills it in
+    # (B, N, 16) int32   hash of the stem of the word that each token is of (words.py), 0 = none; the model leaves it 0,
+    # the engine fills it in
+    words: torch.Tensor
     gist: torch.Tensor      # (B, N, Dg)         pooled content, for the read layers
     index: torch.Tensor     # (B, N, L, Di)      routing key for each of the L read layers (lightning indexer)
     episode: torch.Tensor   # (B, N) int32       ordinal of the episode

@@ -1,10 +1,10 @@
 """
-Runners for public benchmarks of memory: bAbI, BABILong, RULER needles, key-value retrieval, LongEval lines, LoCoMo. The data is not part of
-the repository; --data says where it lies. See tasks.py for the tasks of this repository.
+Runners for public benchmarks of memory: bAbI, BABILong, RULER needles, key-value retrieval, LongEval lines, LoCoMo. The
+data is not part of the repository; --data says where it lies. See tasks.py for the tasks of this repository.
 
-What is read as an episode decides what a memory can find, so it is said here: a line of bAbI, of LongEval, a record of key-value retrieval, a turn
-of LoCoMo; in running text a sentence, or with split="paragraph" a run of sentences of about 400 characters. Answers are compared without case,
-punctuation and articles.
+What is read as an episode decides what a memory can find, so it is said here: a line of bAbI, of LongEval, a record of
+key-value retrieval, a turn of LoCoMo; in running text a sentence, or with split="paragraph" a run of sentences of about
+400 characters. Answers are compared without case, punctuation and articles.
 """
 import json
 import random
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nanochat.common import UserError
 from nanochat.task_data import Cell, Part, Question, Story, measure, read_prose
+from nanochat.text import json_line
 
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
@@ -32,7 +33,7 @@ def _rows(file, *fields):
     """The objects of a JSON lines file, with the fields that are needed."""
     try:
         with open(file, encoding="utf-8") as f:
-            rows = [json.loads(line) for line in f if line.strip()]
+            rows = [json_line(line) for line in f if line.strip()]
     except ValueError as error:
         raise UserError(f"{file} is not JSON lines: {error}") from error
     for row in rows:
@@ -69,8 +70,8 @@ def find(episodes, text):
 
 def babi(tokenizer=None, data=None, qa=("qa1", "qa2", "qa3"), questions=100, prose=None, tokens=None, seeds=(1,)):
     """
-    bAbI: a cell a task, a story a part, the questions asked where they stand. Leave qa4 out: its train and test overlap. With prose, as BABILong: the lines
-    told by then are hidden, in their order, among `tokens` of it.
+    bAbI: a cell a task, a story a part, the questions asked where they stand. Leave qa4 out: its train and test
+    overlap. With prose, as BABILong: the lines told by then are hidden, in their order, among `tokens` of it.
     """
     if prose is None and tokens:
         raise UserError("lengths in tokens need --prose FILE", code=2)
@@ -78,9 +79,11 @@ def babi(tokenizer=None, data=None, qa=("qa1", "qa2", "qa3"), questions=100, pro
         rng, hay = random.Random(f"babi-{seed}"), Story([])
         lengths = measure(tokenizer, read_prose(prose, rng), tokens or (100000,), hay.episodes, prose)
         for name in qa:
-            asked = [(part.story.episodes[:q.after], q) for part in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]) for q in part.questions]
+            asked = [(part.story.episodes[:q.after], q)
+                     for part in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]) for q in part.questions]
             for length, base in sorted(lengths.items()):
-                yield Cell({"qa": name, "tokens": length, "seed": seed}, [Part(hay, [_scattered(rng, facts, q, base) for facts, q in asked[:questions]])], "tokens")
+                yield Cell({"qa": name, "tokens": length, "seed": seed},
+                           [Part(hay, [_scattered(rng, facts, q, base) for facts, q in asked[:questions]])], "tokens")
     for name in qa if prose is None else ():
         parts, asked = [], 0
         for story in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]):
@@ -117,7 +120,8 @@ def babi_stories(file):
             proof = [numbers[s] for s in support.split() if s in numbers]
             # the answer stands in one of the supporting lines, or is inferred from the last
             holds = [i for i in proof if re.search(rf"\b{re.escape(answer)}\b", story.episodes[i])]
-            asked.append(Question(question, answer, (holds or proof or [-1])[-1], after=len(story.episodes), loose=True))
+            asked.append(Question(question, answer, (holds or proof or [-1])[-1], after=len(story.episodes),
+                                  loose=True))
     if asked:
         yield Part(story, asked)
 
@@ -127,16 +131,22 @@ def babilong(data=None, qa=("qa1",), lengths=("0k", "1k", "2k", "4k"), questions
     for name in qa:
         for length in lengths:
             parts = []
-            for row in _rows(_files(data, f"{name}_{length}.jsonl", "babilong")[0], "input", "question", "target")[:questions]:
+            for row in _rows(_files(data, f"{name}_{length}.jsonl", "babilong")[0], "input", "question",
+                             "target")[:questions]:
                 story = Story(sentences(row["input"], split))
                 proof = row.get("references") or []
-                parts.append(Part(story, [Question(row["question"].strip(), row["target"], find(story.episodes, proof[-1]) if proof else -1, loose=True)]))
+                parts.append(Part(story, [Question(row["question"].strip(), row["target"],
+                                                   find(story.episodes, proof[-1]) if proof else -1, loose=True)]))
             yield Cell({"qa": name, "length": length, "split": split}, _other(parts), "length")
 
 
-def ruler(data=None, needles=("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multivalue", "niah_multiquery"),
+def ruler(data=None, needles=("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2",
+                              "niah_multivalue", "niah_multiquery"),
           lengths=("1024", "2048", "4096"), questions=100, split="sentence"):
-    """RULER's needles: the question is the last line of the input, the first is an instruction; all of the answers must be said (its string match)."""
+    """
+    RULER's needles: the question is the last line of the input, the first is an instruction; all of the answers must be
+    said (its string match).
+    """
     for name in needles:
         for length in lengths:
             files = [f for f in _files(data, "validation.jsonl", "ruler") if f.parts[-3:-1] == (length, name)]
@@ -146,7 +156,9 @@ def ruler(data=None, needles=("niah_single_1", "niah_single_2", "niah_single_3",
             for row in _rows(files[0], "input", "outputs")[:questions]:
                 body, _, question = row["input"].rpartition("\n")
                 story = Story(sentences(body.partition("\n")[2], split))
-                parts.append(Part(story, [Question(question, ", ".join(row["outputs"]), find(story.episodes, row["outputs"][0]), parts=tuple(row["outputs"]))]))
+                parts.append(Part(story, [Question(question, ", ".join(row["outputs"]),
+                                                   find(story.episodes, row["outputs"][0]),
+                                                   parts=tuple(row["outputs"]))]))
             yield Cell({"needle": name, "tokens": int(length), "split": split}, _other(parts), "tokens")
 
 
@@ -158,7 +170,8 @@ def keyvalue(data=None, questions=100):
             records = row["ordered_kv_records"]
             at = [k for k, _ in records].index(row["key"])
             story = Story([f'"{k}": "{v}"' for k, v in records])
-            parts.append(Part(story, [Question(f'What is the value corresponding to the key "{row["key"]}"?', row["value"], at, loose=True)]))
+            parts.append(Part(story, [Question(f'What is the value corresponding to the key "{row["key"]}"?',
+                                               row["value"], at, loose=True)]))
         yield Cell({"pairs": len(parts[0].story.episodes)}, _other(parts), "pairs")
 
 
@@ -169,7 +182,8 @@ def longeval(data=None, questions=100):
         for row in _rows(file, "prompt", "expected_number", "correct_line")[:questions]:
             lines = [line for line in row["prompt"].split("\n") if line.startswith("line ")]
             question = row["prompt"].strip().rpartition("\n")[2].partition("over. ")[2]
-            parts.append(Part(Story(lines), [Question(question, str(row["expected_number"]), lines.index(row["correct_line"].strip()), loose=True)]))
+            parts.append(Part(Story(lines), [Question(question, str(row["expected_number"]),
+                                                      lines.index(row["correct_line"].strip()), loose=True)]))
         yield Cell({"lines": len(parts[0].story.episodes)}, _other(parts), "lines")
 
 
@@ -178,8 +192,9 @@ LOCOMO_KINDS = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"
 
 def locomo(data=None, questions=200, rivals=9, seeds=(1,)):
     """
-    LoCoMo: long chats of two people. The gold answer is ranked by its likelihood a token against answers of the same kind of the same chat; `gain`
-    ranks by what memory adds to each. Questions without an answer (category 5) are left out.
+    LoCoMo: long chats of two people. The gold answer is ranked by its likelihood a token against answers of the same
+    kind of the same chat; `gain` ranks by what memory adds to each. Questions without an answer (category 5) are left
+    out.
     """
     file = _files(data, "locomo*.json", "locomo")[0]
     try:
@@ -203,7 +218,10 @@ def locomo(data=None, questions=200, rivals=9, seeds=(1,)):
 
 
 def locomo_story(chat):
-    """(story, {dialogue id: index of its turn}) of a chat; a turn tells who speaks, and when a session began is an episode of its own."""
+    """
+    (story, {dialogue id: index of its turn}) of a chat; a turn tells who speaks, and when a session began is an episode
+    of its own.
+    """
     story, turns, talk = Story([]), {}, chat["conversation"]
     sessions = sorted((k for k in talk if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:]))
     for session in sessions:
@@ -215,4 +233,5 @@ def locomo_story(chat):
     return story, turns
 
 
-PUBLIC = {"babi": babi, "babilong": babilong, "ruler": ruler, "keyvalue": keyvalue, "longeval": longeval, "locomo": locomo}
+PUBLIC = {"babi": babi, "babilong": babilong, "ruler": ruler, "keyvalue": keyvalue, "longeval": longeval,
+          "locomo": locomo}

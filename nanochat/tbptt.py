@@ -1,13 +1,16 @@
 """
-Training by truncated backpropagation through time: the window that gradient flows through, and a run with everything it goes on from.
+Training by truncated backpropagation through time: the window that gradient flows through, and a run with everything it
+goes on from.
 """
 import math
+from dataclasses import asdict
 
 import torch
 import torch.nn as nn
 
 from nanochat import distributed
-from nanochat.checkpoint_manager import keep_last, load_checkpoint, load_weights, rng_state, save_checkpoint, set_rng_state, shards_path
+from nanochat.checkpoint_manager import (keep_last, load_checkpoint, load_weights, rng_state, save_checkpoint,
+                                         set_rng_state, shards_path)
 from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import dealt_anew, furthest
 from nanochat.gpt import THENGPT
@@ -18,21 +21,26 @@ from nanochat.state import Traces, detach_state, forget_rows, map_state, state_f
 
 class Window(nn.Module):
     """
-    forward(segments, state, asked=None) -> (loss, parts, state): the mean loss over `segments`, a list of batches of dataloader.StreamLoader (it may be empty), and
-    that of answering `asked`, (reading.Window, reading.Answer); its parts {name: 0-d tensor}, detached, "total" among them; and the state after the window, cut from
-    the graph, with its newest `max_traces` traces. One forward, so that DDP and FSDP2 see the window as a whole.
+    forward(segments, state, asked=None) -> (loss, parts, state): the mean loss over `segments`, a list of batches of
+    dataloader.StreamLoader (it may be empty), and that of answering `asked`, (reading.Window, reading.Answer); its
+    parts {name: 0-d tensor}, detached, "total" among them; and the state after the window, cut from the graph, with its
+    newest `max_traces` traces. One forward, so that DDP and FSDP2 see the window as a whole.
 
-    weights: of the losses "text", "index", "read" and "mask". carry=False empties the memory before every segment. A GPT has no state: None goes in and out.
+    weights: of the losses "text", "index" and "read". carry=False empties the memory before every segment. A GPT has no
+    state: None goes in and out.
 
-    fixed=True: the state has room for `max_traces` from the beginning (see `begin`), and how much of it is filled is in its tensors. No shape ever
-    changes then, and a step that is compiled stays one graph while the memory grows.
+    fixed=True: the state has room for `max_traces` from the beginning (see `begin`), and how much of it is filled is in
+    its tensors. No shape ever changes then, and a step that is compiled stays one graph while the memory grows.
     """
     def __init__(self, model, weights, max_traces, carry=True, fixed=False):
         super().__init__()
         self.model, self.weights, self.max_traces, self.carry, self.fixed = model, weights, max_traces, carry, fixed
 
     def begin(self, state):
-        """A state as forward takes it and leaves it: with `fixed`, filled up with traces that are empty, its tensors with memory of their own."""
+        """
+        A state as forward takes it and leaves it: with `fixed`, filled up with traces that are empty, its tensors with
+        memory of their own.
+        """
         if not self.fixed:
             return state
         traces = state["traces"][max(len(state["traces"]) - self.max_traces, 0):]
@@ -67,8 +75,9 @@ class Window(nn.Module):
 
 def compile_window(window, **options):
     """
-    The window, what it lives through by torch.compile. Of a THENGPT it is one graph, or an error; a GPT may call kernels that torch.compile does not know. KDA, whose
-    backward pass is written out, goes into the graph as it is, to be traced by autograd rather than read.
+    The window, what it lives through by torch.compile. Of a THENGPT it is one graph, or an error; a GPT may call
+    kernels that torch.compile does not know. KDA, whose backward pass is written out, goes into the graph as it is, to
+    be traced by autograd rather than read.
     """
     for function in (kda_chunk, short_conv):
         torch.compiler.allow_in_graph(function)
@@ -77,19 +86,24 @@ def compile_window(window, **options):
 
 
 def own_memory(state):
-    """The same state in tensors that are no views: the strides of a view tell where it came from, and torch.compile looks at them."""
+    """
+    The same state in tensors that are no views: the strides of a view tell where it came from, and torch.compile looks
+    at them.
+    """
     return map_state(state, lambda t: t.clone(memory_format=torch.contiguous_format))
 
 
 class Run:
     """
-    Model, optimizer, streams and state of this rank, after `steps` optimizer steps that took `seconds`. What `save` writes, `resume` gets back.
+    Model, optimizer, streams and state of this rank, after `steps` optimizer steps that took `seconds`. What `save`
+    writes, `resume` gets back.
 
-    window: a Window; groups: function of the model -> parameter groups; streams: function of a data position -> StreamLoader; questions: of a THENGPT, function of a
-    data position -> reading_data.Batches; windows: how many a
-    step accumulates, of how many segments each; sharded: FSDP2 instead of DDP; fp16: losses are scaled.
+    window: a Window; groups: function of the model -> parameter groups; streams: function of a data position ->
+    StreamLoader; questions: of a THENGPT, function of a data position -> reading_data.Batches; windows: how many a step
+    accumulates, of how many segments each; sharded: FSDP2 instead of DDP; fp16: losses are scaled.
     """
-    def __init__(self, window, groups, streams, questions, ranks, directory, device, segments=2, windows=1, sharded=False, fp16=False, compiled=False, seed=0):
+    def __init__(self, window, groups, streams, questions, ranks, directory, device, segments=2, windows=1,
+                 sharded=False, fp16=False, compiled=False, seed=0):
         self.model, self.ranks, self.directory, self.sharded, self.seed = window.model, ranks, directory, sharded, seed
         self.streams, self.questions, self.segments, self.windows = streams, questions, segments, windows
         self.begin = window.begin
@@ -117,21 +131,29 @@ class Run:
     # -- one step -----------------------------------------------------------------------------------------------------
 
     def losses(self):
-        """The gradients of one step. Returns {name: mean over the step and the ranks} of the losses, and "norm", of the gradients together."""
+        """
+        The gradients of one step. Returns {name: mean over the step and the ranks} of the losses, and "norm", of the
+        gradients together.
+        """
         sums = {}
         for i in range(self.windows):
-            segments = [{name: t.to(self.device) for name, t in next(self.loader).items()} for _ in range(self.segments)]
+            segments = [{name: t.to(self.device) for name, t in next(self.loader).items()}
+                        for _ in range(self.segments)]
             with distributed.accumulate(self.window, last=i == self.windows - 1):
                 asked = [part.to(self.device) for part in next(self.asked)] if self.then else None
                 loss, parts, self.state = self.window(segments, self.state, asked)
                 self.scaler.scale(loss / self.windows).backward()
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value / self.windows
-        norm = distributed.total_norm([p.grad for p in self.model.parameters() if p.grad is not None]) / self.scaler.get_scale()
+        norm = distributed.total_norm([p.grad for p in self.model.parameters()
+                                       if p.grad is not None]) / self.scaler.get_scale()
         return {**self.ranks.mean({name: float(value) for name, value in sums.items()}), "norm": norm}
 
     def is_finite(self, sums):
-        """Whether losses() can be learnt from. With scaled losses an infinite norm is part of the search for the scale: the scaler skips the step."""
+        """
+        Whether losses() can be learnt from. With scaled losses an infinite norm is part of the search for the scale:
+        the scaler skips the step.
+        """
         return math.isfinite(sums["total"]) and (self.scaler.is_enabled() or math.isfinite(sums["norm"]))
 
     def update(self, multiplier):
@@ -150,28 +172,38 @@ class Run:
 
     def lived(self):
         """What this rank has lived through: a value, not touched by the steps that follow."""
-        return {"position": self.loader.position(), "asked": self.asked.position if self.then else None, "seconds": self.seconds, "rng": rng_state(), "state": state_to_plain(self.state) if self.then else None}
+        return {"position": self.loader.position(), "asked": self.asked.position if self.then else None,
+                "seconds": self.seconds, "rng": rng_state(), "state": state_to_plain(self.state) if self.then else None}
 
     def save(self, meta, lived=None, keep=-1):
-        """Saves this step, with `lived` in the place of lived(); then removes all but the last `keep` steps. All ranks must call."""
+        """
+        Saves this step, with `lived` in the place of lived(); then removes all but the last `keep` steps. All ranks
+        must call.
+        """
         lived = lived or self.lived()
         reached = self.ranks.gather(lived["position"])
-        meta = {**meta, "config": self.config, "seconds": self.seconds, "shape": self.shape(), "sharded": self.sharded, "reached": furthest(reached) if reached else None,
+        meta = {**meta, "config": self.config, "seconds": self.seconds, "shape": self.shape(), "sharded": self.sharded,
+                "reached": furthest(reached) if reached else None,
                 "scaler": self.scaler.state_dict()}
-        save_checkpoint(self.directory, self.steps, distributed.full_weights(self.model), None if self.sharded else self.optimizer.state_dict(), meta, lived,
-                        self.ranks, (lambda folder: distributed.save_shards(self.model, self.optimizer, folder)) if self.sharded else None)
+        save_checkpoint(self.directory, self.steps, distributed.full_weights(self.model), None if self.sharded
+                        else self.optimizer.state_dict(), meta, lived,
+                        self.ranks, (lambda folder: distributed.save_shards(self.model, self.optimizer, folder))
+                        if self.sharded else None)
         if keep > 0 and self.ranks.first:
             keep_last(self.directory, keep)
 
     def resume(self, step, tokenizer):
         """
-        Goes on from a saved step, with the learning rates of this run. Returns a sentence where streams had to be dealt anew, because the number of
-        ranks, streams or slots is another one: their state is then empty, and data goes on where the furthest rank was. UserError where the step is not
-        there, damaged, or of another model or tokenizer, or the one is sharded and the other is not.
+        Goes on from a saved step, with the learning rates of this run. Returns a sentence where streams had to be dealt
+        anew, because the number of ranks, streams or slots is another one: their state is then empty, and data goes on
+        where the furthest rank was. UserError where the step is not there, damaged, or of another model or tokenizer,
+        or the one is sharded and the other is not.
         """
         saved = load_checkpoint(self.directory, step, parts=() if self.sharded else ("model", "optim"))
         where, meta = f"step {step} in {self.directory}", saved.meta
-        if meta["config"] != self.config:
+        # a field that is newer than the checkpoint had its default
+        fields = {**asdict(type(self.model.config)()), **meta["config"]["config"]}
+        if {**meta["config"], "config": fields} != self.config:
             raise UserError(f"{where} is of another model configuration: give the flags it was trained with")
         if meta["tokenizer"] != tokenizer.fingerprint:
             raise UserError(f"{where} was trained with another tokenizer")
@@ -186,16 +218,19 @@ class Run:
             distributed.load_shards(self.model, self.optimizer, shards_path(self.directory, step))
         else:
             load_weights(self.model, saved.model, where)
-            rates = [{name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]
+            rates = [{name: value for name, value in group.items() if name != "params"}
+                     for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(saved.optimizer)
             for group, rate in zip(self.optimizer.param_groups, rates):
                 group.update(rate)
         self.scaler.load_state_dict(meta["scaler"])
         self.steps, self.seconds = step, meta["seconds"]
         if meta["shape"] == self.shape():
-            lived = load_checkpoint(self.directory, step, self.device, parts=("state",), rank=self.ranks.rank).train_state
+            lived = load_checkpoint(self.directory, step, self.device, parts=("state",),
+                                    rank=self.ranks.rank).train_state
             if self.then and lived["state"].keys() != self.model.empty_state(1).keys():
-                raise UserError(f"{where} holds the state of another version of this code: resume it with that, or train anew from its weights (--init-from)")
+                raise UserError(f"{where} holds the state of another version of this code: resume it with that, or "
+                                "train anew from its weights (--init-from)")
             self.loader, self.seconds = self.streams(lived["position"]), lived["seconds"]
             self.asked = self.questions(lived["asked"]) if self.then else None
             self.state = self.begin(state_from_plain(lived["state"])) if self.then else None
@@ -204,4 +239,5 @@ class Run:
         self.start_streams(dealt_anew(meta["reached"], *(self.shape()[name] for name in ("streams", "slots"))))
         seed_everything(self.own_seed())
         was, now = (", ".join(f"{n} {name}" for name, n in shape.items()) for shape in (meta["shape"], self.shape()))
-        return f"step {step} was trained with {was}, and goes on with {now}: what the streams remember is dropped, they are dealt anew from where the data was"
+        return (f"step {step} was trained with {was}, and goes on with {now}: what the streams remember is dropped, "
+                "they are dealt anew from where the data was")

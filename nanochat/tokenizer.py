@@ -107,7 +107,7 @@ class Tokenizer:
         except OSError as error:
             raise ValueError(f"no tokenizer in {directory} ({error.strerror}): "
                              "run python -m scripts.tok_train to make one") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the tokenizer in {directory} is damaged ({type(error).__name__}: {error}): "
                              "restore it or run python -m scripts.tok_train") from error
         if not matches:

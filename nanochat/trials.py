@@ -1,8 +1,9 @@
 """
-The trials of memory_eval: tell the stories of a cell to the frozen model, ask, score, run the controls, explain the misses.
+The trials of memory_eval: tell the stories of a cell to the frozen model, ask, score, run the controls, explain the
+misses.
 
-A trace depends on its own episode alone, so a story is read once: a shorter story is a prefix of its traces, and an episode that is hidden in it
-for one question is read apart and put between.
+A trace depends on its own episode alone, so a story is read once: a shorter story is a prefix of its traces, and an
+episode that is hidden in it for one question is read apart and put between.
 """
 import random
 import re
@@ -22,7 +23,10 @@ CONTROLS = ("none", "shuffled", "other")
 
 
 def shuffled(traces, seed):
-    """The same words to be found by, but what each trace says is dealt out anew: recall must fall to guessing. Empty slots stay empty."""
+    """
+    The same words to be found by, but what each trace says is dealt out anew: recall must fall to guessing. Empty slots
+    stay empty.
+    """
     filled = (traces.valid[0] > 0).nonzero().flatten().cpu()
     order = torch.arange(len(traces))
     order[filled] = filled[torch.randperm(len(filled), generator=torch.Generator().manual_seed(seed))]
@@ -31,7 +35,10 @@ def shuffled(traces, seed):
 
 
 def remember(model, tokenizer, wanted, progress=None):
-    """Read what stories need to hold: wanted is a list of (story, number of episodes). One pass over all that is missing, so that rows are full."""
+    """
+    Read what stories need to hold: wanted is a list of (story, number of episodes). One pass over all that is missing,
+    so that rows are full.
+    """
     need = {}
     for story, n in wanted:
         need[id(story)] = story, max(n, need.get(id(story), (story, 0))[1])
@@ -39,7 +46,8 @@ def remember(model, tokenizer, wanted, progress=None):
     if not missing:
         return
     began = time.perf_counter()
-    read = ingest(model, tokenizer, [text for story, n, have in missing for text in story.episodes[have:n]], first_ordinal=0, progress=progress)
+    read = ingest(model, tokenizer, [text for story, n, have in missing for text in story.episodes[have:n]],
+                  first_ordinal=0, progress=progress)
     counts = torch.bincount(read.episode[0].long(), minlength=sum(n - have for _, n, have in missing))
     at, episode, seconds = 0, 0, time.perf_counter() - began
     for story, n, have in missing:
@@ -54,7 +62,10 @@ def remember(model, tokenizer, wanted, progress=None):
 
 
 def traces_of(story, question, hidden):
-    """The traces of a story as they are when the question is asked. hidden: {text: traces of it}. Episode i has the ordinal i + 1."""
+    """
+    The traces of a story as they are when the question is asked. hidden: {text: traces of it}. Episode i has the
+    ordinal i + 1.
+    """
     n = len(story.episodes) if question.after is None else question.after
     if not question.hidden:
         return story.traces[:story.ends[n]]
@@ -74,13 +85,14 @@ def traces_of(story, question, hidden):
 def as_state(model, traces):
     """The state that holds these traces."""
     episode = traces.episode.amax(1) if len(traces) else torch.zeros(1, dtype=torch.int32)
-    return {**model.empty_state(1), "traces": traces.to(model.wte.weight.device), "episode": episode.long().to(model.wte.weight.device)}
+    return {**model.empty_state(1), "traces": traces.to(model.wte.weight.device),
+            "episode": episode.long().to(model.wte.weight.device)}
 
 
 def stage(model, tokenizer, state, question, evidence, expected):
     """
-    Which stage failed a question: 'find' (the evidence, an ordinal, is not in the reading window), 'write' (the answer is not in its traces)
-    or 'read'; and how many episodes were scored better.
+    Which stage failed a question: 'find' (the evidence, an ordinal, is not in the reading window), 'write' (the answer
+    is not in its traces) or 'read'; and how many episodes were scored better.
     """
     score = found(model, tokenizer, state, lexicon(model, tokenizer).line(question))[1]
     rank = int((score > score[evidence - 1]).sum())
@@ -106,17 +118,20 @@ def score(question, text):
 
 def log_likelihood(model, tokenizer, state, question, answers):
     """Mean log-probability a token of each of the answers (and of their end)."""
-    return reading.log_likelihood(model, window(model, tokenizer, state, question)[0], [tokenizer.encode(" " + text) for text in answers])
+    return reading.log_likelihood(model, window(model, tokenizer, state, question)[0],
+                                  [tokenizer.encode(" " + text) for text in answers])
 
 
 def run(cell, model, tokenizer, controls=CONTROLS, control_questions=100, explain=False, progress=None, first=None):
     """
-    Yields a row (dict) for the memory and for each control that makes sense in the cell. first: a dict that the caller keeps from cell to cell, in
-    which the first answer to every question of a group is noted.
+    Yields a row (dict) for the memory and for each control that makes sense in the cell. first: a dict that the caller
+    keeps from cell to cell, in which the first answer to every question of a group is noted.
     """
     first = {} if first is None else first
-    whole = lambda part: max((len(part.story.episodes) if q.after is None else q.after for q in part.questions), default=0)
-    others = [(part.other, min(whole(part), len(part.other.episodes))) for part in cell.parts if part.other is not None and "other" in controls and control_questions]
+    whole = lambda part: max((len(part.story.episodes) if q.after is None else q.after for q in part.questions),
+                             default=0)
+    others = [(part.other, min(whole(part), len(part.other.episodes))) for part in cell.parts if part.other is not None
+              and "other" in controls and control_questions]
     stories = {id(part.story): part.story for part in cell.parts}.values()
     before = sum(story.seconds for story in stories)
     remember(model, tokenizer, [(part.story, whole(part)) for part in cell.parts] + others, progress)
@@ -127,12 +142,14 @@ def run(cell, model, tokenizer, controls=CONTROLS, control_questions=100, explai
     cost = sum(story.seconds for story in stories) - before
     asked = [(part, q) for part in cell.parts for q in part.questions]
     for control in ("memory", *controls):
-        mine = asked if control == "memory" else [(part, q) for part, q in _some(asked, control_questions) if control != "other" or part.other is not None]
+        mine = asked if control == "memory" else [(part, q) for part, q in _some(asked, control_questions)
+                                                  if control != "other" or part.other is not None]
         if mine:
             began = time.perf_counter()
             outcomes, largest = _ask(mine, control, model, tokenizer, hidden, explain, first)
             seconds = (time.perf_counter() - began) / len(mine)
-            yield {**cell.facts, "control": control, **_row(outcomes), "traces": largest, "ingest_seconds": cost, "seconds_a_question": seconds}
+            yield {**cell.facts, "control": control, **_row(outcomes), "traces": largest, "ingest_seconds": cost,
+                   "seconds_a_question": seconds}
 
 
 def _some(items, n):
@@ -141,7 +158,9 @@ def _some(items, n):
 
 
 def _ask(asked, control, model, tokenizer, hidden, explain, first):
-    """Asks every (part, question). Returns the outcomes, a list of dicts, and the number of traces of the largest memory."""
+    """
+    Asks every (part, question). Returns the outcomes, a list of dicts, and the number of traces of the largest memory.
+    """
     outcomes, key, largest = [], None, 0
     for part, q in asked:
         if key != (id(part), q.after, q.hidden):   # one state for the questions that share it
@@ -153,7 +172,8 @@ def _ask(asked, control, model, tokenizer, hidden, explain, first):
             text, points, gain = _rank(model, tokenizer, state, q)
         else:
             # what is longer than this is wrong however it goes on
-            text = answer(model, tokenizer, state, q.text, max_tokens=8 + 2 * len(tokenizer.encode(q.answer))).text.strip()
+            text = answer(model, tokenizer, state, q.text, max_tokens=8
+                          + 2 * len(tokenizer.encode(q.answer))).text.strip()
             points = score(q, text)
         told = len(part.story.episodes) if q.after is None else q.after
         if points < 1 and control == "memory":
@@ -162,8 +182,10 @@ def _ask(asked, control, model, tokenizer, hidden, explain, first):
                 why, rank = stage(model, tokenizer, state, q.text, q.evidence + 1, q.parts[0] if q.parts else q.answer)
             if explain:
                 proof = part.told(q)[q.evidence] if q.evidence >= 0 else ""
-                print(f"  {why}{'' if rank is None else f' (rank {rank})'}: {q.text} | {q.answer} | got {text!r} | {proof}", file=sys.stderr)
-        outcomes.append({"q": q, "text": text, "points": points, "gain": gain, "why": why, "rank": rank, "depth": q.evidence / max(1, told + len(q.hidden)),
+                print(f"  {why}{'' if rank is None else f' (rank {rank})'}: {q.text} | {q.answer} | got {text!r} | "
+                      f"{proof}", file=sys.stderr)
+        outcomes.append({"q": q, "text": text, "points": points, "gain": gain, "why": why, "rank": rank,
+                         "depth": q.evidence / max(1, told + len(q.hidden)),
                          "again": first.setdefault((control, q.group, q.text), text) == text if q.group else None})
     return outcomes, largest
 
@@ -195,11 +217,14 @@ def _row(outcomes):
     row["misses"] = dict(Counter(o["why"] for o in outcomes if o["why"]))
     ranks = [o["rank"] for o in outcomes if o["rank"]]
     if ranks:   # how near the evidence was where another episode came first
-        row["found_ranks"] = {"below 8": sum(r < 8 for r in ranks), "below 64": sum(8 <= r < 64 for r in ranks), "beyond": sum(r >= 64 for r in ranks)}
+        row["found_ranks"] = {"below 8": sum(r < 8 for r in ranks), "below 64": sum(8 <= r < 64 for r in ranks),
+                              "beyond": sum(r >= 64 for r in ranks)}
     ranked = [o for o in outcomes if o["q"].rivals]
     if ranked:   # a guess is one of them
-        row |= {"guess": mean([1 / (1 + len(o["q"].rivals)) for o in ranked]), "gain": mean([o["gain"] for o in ranked])}
-    alike = [g for g in groups.values() if len({o["q"].answer for o in g}) == 1]   # one thing in several wordings, and at several times
+        row |= {"guess": mean([1 / (1 + len(o["q"].rivals)) for o in ranked]),
+                "gain": mean([o["gain"] for o in ranked])}
+    # one thing in several wordings, and at several times
+    alike = [g for g in groups.values() if len({o["q"].answer for o in g}) == 1]
     if alike:
         row["consistent"] = 100 * sum(max(Counter(o["text"] for o in g).values()) for g in alike) / sum(map(len, alike))
         row["as_at_first"] = mean([o["again"] for g in alike for o in g])
@@ -216,10 +241,14 @@ def _row(outcomes):
 
 
 def _rank(model, tokenizer, state, q):
-    """The answer that is likeliest among the right one and its rivals, whether it is the right one, and the same by what memory adds to each."""
+    """
+    The answer that is likeliest among the right one and its rivals, whether it is the right one, and the same by what
+    memory adds to each.
+    """
     answers = [q.answer, *q.rivals]
     with_memory = log_likelihood(model, tokenizer, state, q.text, answers)
     without = log_likelihood(model, tokenizer, as_state(model, state["traces"][:0]), q.text, answers)
     added = [a - b for a, b in zip(with_memory, without)]
     best = max(range(len(answers)), key=lambda i: (with_memory[i], -i))
-    return answers[best], float(best == 0 and with_memory.count(max(with_memory)) == 1), float(added[0] > max(added[1:]))
+    return answers[best], float(best == 0 and with_memory.count(max(with_memory))
+                                == 1), float(added[0] > max(added[1:]))

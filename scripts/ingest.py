@@ -1,8 +1,10 @@
 """
 Ingest: a frozen model reads text once, and what it remembers of it becomes a state: S.pt and, beside it, S.traces.
 
-    python -m scripts.ingest --model_path base_checkpoints/d8/model_001000.pt --data_path data/synthetic-cairo-episodes.txt --output_path cairo_memory_state.pt
-    torchrun --standalone --nproc_per_node=8 -m scripts.ingest ...     episodes are read by one process a GPU, the files are the same to the byte
+    python -m scripts.ingest --model_path base_checkpoints/d8/model_001000.pt --data_path
+    data/synthetic-cairo-episodes.txt --output_path cairo_memory_state.pt
+    torchrun --standalone --nproc_per_node=8 -m scripts.ingest ...     episodes are read by one process a GPU, the files
+    are the same to the byte
 
 What the state holds of this text already is not read again: the same command twice does nothing, and one that was
 killed goes on where it was. A state that holds other episodes is left alone: --append adds to them, --replace deletes
@@ -27,19 +29,23 @@ TEXT_SUFFIXES = (".txt", ".md")
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.ingest --model_path data/then-d6 --data_path notes.txt --output_path S.pt [options]", description=__doc__, formatter_class=Help,
+    parser = argparse.ArgumentParser(usage="python -m scripts.ingest --model_path data/then-d6 --data_path notes.txt "
+                                           "--output_path S.pt [options]", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, help="model file of a checkpoint, or its directory")
-    add("--data-path", required=True, nargs="+", metavar="PATH", help="text files (UTF-8, or UTF-16 with its mark), or directories of .txt and .md files")
+    add("--data-path", required=True, nargs="+", metavar="PATH",
+        help="text files (UTF-8, or UTF-16 with its mark), or directories of .txt and .md files")
     add("--output-path", help="the state file to write (S.traces comes beside it)")
     add_user(parser)
     there = parser.add_mutually_exclusive_group()
     flag(there, "--append", action="store_true", help="keep what the state holds, add what it does not hold yet")
     flag(there, "--replace", action="store_true", help="hold this text alone: what else the state holds is deleted")
     add_export(parser)
-    add("--time", type=moment, default=-1, metavar="TIME", help="when this was lived, to be forgotten by: now, or ISO 8601 (default: not recorded)")
-    add("--episode", choices=["line", "paragraph", "file"], default="line", help="what is remembered, and can be forgotten, as one (default: line)")
+    add("--time", type=moment, default=-1, metavar="TIME",
+        help="when this was lived, to be forgotten by: now, or ISO 8601 (default: not recorded)")
+    add("--episode", choices=["line", "paragraph", "file"], default="line",
+        help="what is remembered, and can be forgotten, as one (default: line)")
     add("--device", default="auto")
     add("--dtype", default="auto", help="auto, fp32, bf16 or fp16")
     add("--json", action="store_true", help="the summary as one JSON object on stdout")
@@ -48,8 +54,8 @@ def build_parser():
 
 def find_files(paths):
     """
-    [(path, name, whether it was named itself)] of the text files in `paths`, directories sorted, what is hidden in them (.git, .trash) left out; a
-    name is what the state keeps of where an episode came from.
+    [(path, name, whether it was named itself)] of the text files in `paths`, directories sorted, what is hidden in them
+    (.git, .trash) left out; a name is what the state keeps of where an episode came from.
     """
     found = []
     for given in paths:
@@ -69,8 +75,8 @@ def find_files(paths):
 
 def read_texts(files):
     """
-    Yields (text, name) of find_files' files. UserError where one that was named is not text, with the byte that shows it; one of a directory is said on
-    stderr, and left out.
+    Yields (text, name) of find_files' files. UserError where one that was named is not text, with the byte that shows
+    it; one of a directory is said on stderr, and left out.
     """
     for path, name, named in files:
         try:
@@ -109,7 +115,10 @@ def begun(memory, encoded, rows, exactly=False):
 
 
 def texts_of(memory):
-    """Counter of (source, hash of a text), for `new_episodes`. UserError where a record is damaged: nothing is added to that."""
+    """
+    Counter of (source, hash of a text), for `new_episodes`. UserError where a record is damaged: nothing is added to
+    that.
+    """
     return Counter((memory.content.row(i)[0], content_hash(ids)) for i, ids in enumerate(memory.episode_ids(), 1))
 
 
@@ -138,9 +147,11 @@ def main(argv=None):
     output = state_path(parser, args, "output_path", make=True)
     files = find_files(args.data_path)
     check_output(output, [path for path, _, _ in files] + [p for p in [resolve_input(args.model_path)] if p.exists()])
-    found = [(text, name, line) for text, name in read_texts(files) for text, line in split_episodes(text, args.episode)]
+    found = [(text, name, line) for text, name in read_texts(files) for text,
+             line in split_episodes(text, args.episode)]
     if not found:
-        raise UserError(f"nothing to remember: {', '.join(args.data_path)} {'is empty or' if len(files) == 1 else 'hold nothing but'} white space")
+        raise UserError(f"nothing to remember: {', '.join(args.data_path)} "
+                        f"{'is empty or' if len(files) == 1 else 'hold nothing but'} white space")
 
     from tqdm import tqdm
 
@@ -154,7 +165,8 @@ def main(argv=None):
         print(f"{args.model_path} (step {facts['step']}) | device: {facts['device']} | dtype: {facts['dtype']}"
               + (f" | {ranks.world} ranks" if ranks.world > 1 else ""), file=sys.stderr)
     began = time.perf_counter()
-    rows, encoded = [(name, line, args.time) for _, name, line in found], engine.episode_ids(tokenizer, [text for text, _, _ in found])
+    rows, encoded = [(name, line, args.time) for _, name,
+                     line in found], engine.episode_ids(tokenizer, [text for text, _, _ in found])
     del found
     mine = identity(model, facts)
     with contextlib.ExitStack() as stack:
@@ -168,14 +180,17 @@ def main(argv=None):
                 known = begun(memory, encoded, rows, args.replace) if memory.whole else None
                 replaced = known is None
                 if replaced and not args.replace:
-                    raise UserError(f"{output} holds {len(memory):,} episodes that are not this text: --append keeps them, "
+                    raise UserError(f"{output} holds {len(memory):,} episodes that are not this text: --append keeps "
+                                    "them, "
                                     "--replace deletes them", code=2)
                 new = range(known or 0, len(encoded))
             if replaced:
                 keep_export(args, memory, range(1, len(memory) + 1))
                 print(f"in the place of {len(memory):,} episodes of {output}", file=sys.stderr)
         new = ranks.share(new)
-        with tqdm(total=len(new), unit=" episodes", file=sys.stderr, disable=None if ranks.first else True) as bar:
+        tokens = sum(len(encoded[i]) for i in new)
+        with tqdm(total=tokens, unit=" tokens", unit_scale=True, file=sys.stderr,
+                  disable=None if ranks.first else True) as bar:
             what = [encoded[i] for i in new], [rows[i] for i in new], lambda n: bar.update(n * ranks.world), ranks
             if replaced:   # beside what is there: a kill leaves that
                 chunk = mine["geometry"]["chunk"]
@@ -185,14 +200,18 @@ def main(argv=None):
                 engine.remember(model, tokenizer, memory, *what)
         if not ranks.first:
             return 0
-        seconds, tokens = time.perf_counter() - began, sum(len(encoded[i]) for i in new)
-        summary = {"episodes": len(memory), "added": len(new), "skipped": len(encoded) - len(new), "tokens": tokens, "traces": len(memory.content.checks),
-                   "bytes": memory.bytes, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds), "output": str(output)}
+        seconds = time.perf_counter() - began
+        summary = {"episodes": len(memory), "added": len(new), "skipped": len(encoded) - len(new), "tokens": tokens,
+                   "traces": len(memory.content.checks),
+                   "bytes": memory.bytes, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / seconds),
+                   "output": str(output)}
     if args.json:
         print(json.dumps(summary))
     else:
-        print("{added:,} episodes added, {skipped:,} known | {tokens:,} tokens in {seconds:.1f} s, {tokens_per_second:,} tokens/s | "
-              "{episodes:,} episodes in {traces:,} traces, {bytes:,} bytes in {output}".format(**summary), file=sys.stderr)
+        print("{added:,} episodes added, {skipped:,} known | {tokens:,} tokens in {seconds:.1f} s, "
+              "{tokens_per_second:,} tokens/s | "
+              "{episodes:,} episodes in {traces:,} traces, {bytes:,} bytes in {output}".format(**summary),
+              file=sys.stderr)
     return 0
 
 

@@ -10,6 +10,7 @@ it move up by one. The text of what is deleted is first written to a dated file 
 """
 import argparse
 import datetime
+import glob
 import io
 import json
 import os
@@ -19,14 +20,15 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
-from nanochat.text import UNKNOWN, iso, lived, printable, shortened
+from nanochat.text import UNKNOWN, iso, json_line, lived, printable, shortened
 from nanochat.users import add_user, moment, state_path
 
 SHOWN = 10   # episodes named before a deletion
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.memory list --state_path S.pt\n       python -m scripts.memory COMMAND --help", description=__doc__, formatter_class=Help,
+    parser = argparse.ArgumentParser(usage="python -m scripts.memory list --state_path S.pt\n       python -m "
+                                           "scripts.memory COMMAND --help", description=__doc__, formatter_class=Help,
                                      allow_abbrev=False)
     commands = parser.add_subparsers(prog="python -m scripts.memory", dest="command", required=True, metavar="COMMAND")
 
@@ -52,13 +54,16 @@ def build_parser():
     command("list", list_episodes, "every episode")
     command("show", show, "one episode, whole").add_argument("id", type=int, help="its number in the list")
     command("search", search, "the episodes that hold a text, in any case").add_argument("text")
-    sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed", writes=True)
+    sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed",
+                  writes=True)
     flag(sub, "--out", metavar="FILE", default="memory.html", help="the page (default: memory.html)")
-    flag(sub, "--answers", metavar="FILE", help="what scripts.query --json --routing printed: the page shows how it was read")
+    flag(sub, "--answers", metavar="FILE",
+         help="what scripts.query --json --routing printed: the page shows how it was read")
     flag(sub, "--last", type=int, metavar="N", help="so many of the newest episodes (default: 50,000)")
     command("stats", stats, "how much is remembered, and what it takes")
     command("verify", verify, "check every record")
-    command("delete", delete, "forget episodes by number", changes=True, deletes=True).add_argument("ids", nargs="+", metavar="ID", help="a number of the list, or FIRST-LAST")
+    command("delete", delete, "forget episodes by number", changes=True,
+            deletes=True).add_argument("ids", nargs="+", metavar="ID", help="a number of the list, or FIRST-LAST")
     sub = command("forget", forget, "forget the episodes for which all of this holds", changes=True, deletes=True)
     flag(sub, "--match", metavar="TEXT", type=filled, help="they hold this text, in any case")
     flag(sub, "--since", type=moment, metavar="TIME", help="lived at this time or later (ISO 8601)")
@@ -72,13 +77,15 @@ def build_parser():
     form = sub.add_mutually_exclusive_group()
     flag(form, "--binary", action="store_true", help="S.pt and S.traces as one tar file")
     flag(form, "--skip-damaged", action="store_true", help="leave out the episodes with damaged records, and name them")
-    sub = command("import", import_, "add the episodes of a JSONL export; what is there already is not added again", changes=True, deletes=True)
+    sub = command("import", import_, "add the episodes of a JSONL export; what is there already is not added again",
+                  changes=True, deletes=True)
     sub.add_argument("file")
     flag(sub, "--binary", action="store_true", help="of export --binary: the memory becomes that one")
     flag(sub, "--model-path", help="model that reads the text; not needed with --binary")
     flag(sub, "--device", default="auto")
     flag(sub, "--dtype", default="auto")
-    sub = command("merge", merge, "one memory of several: the first, and of each other what is new in it", changes=True, deletes=True)
+    sub = command("merge", merge, "one memory of several: the first, and of each other what is new in it", changes=True,
+                  deletes=True)
     sub.add_argument("paths", nargs="+", metavar="STATE", help="state files of one model")
     command("upgrade", upgrade, "read the remembered tokens again with other weights", changes=True, model=True)
     return parser
@@ -106,19 +113,23 @@ def load_tokenizer(store):
         raise UserError(str(error)) from error
     there = store.content.identity["tokenizer"]
     if there != tokenizer.fingerprint:
-        raise UserError(f"{store.path} was made with another tokenizer ({there[:12]}…, here {tokenizer.fingerprint[:12]}…): its words can't be read")
+        raise UserError(f"{store.path} was made with another tokenizer ({there[:12]}…, here "
+                        f"{tokenizer.fingerprint[:12]}…): its words can't be read")
     return tokenizer
 
 
 def episodes(store, ordinals=None):
-    """Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of all episodes, or of these, in order."""
+    """
+    Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of all episodes, or of these, in order.
+    """
     tokenizer, content = load_tokenizer(store), store.content
     ordinals = range(1, len(store) + 1) if ordinals is None else ordinals
     # neighbours are read together
     runs = [[i for _, i in run] for _, run in groupby(enumerate(ordinals), lambda at: at[1] - at[0])]
     for ordinal, tokens in zip(ordinals, chain.from_iterable(store.episode_ids(run[0], run[-1]) for run in runs)):
         name, line, when = content.row(ordinal)
-        yield {"episode": ordinal, "text": tokenizer.decode(tokens, skip_special=True), "source": name, "line": line if line >= 0 else None, "time": iso(when),
+        yield {"episode": ordinal, "text": tokenizer.decode(tokens, skip_special=True), "source": name, "line": line
+               if line >= 0 else None, "time": iso(when),
                "tokens": len(tokens), "traces": int(content.traces[ordinal - 1])}
 
 
@@ -146,7 +157,8 @@ def show(args, path):
         print(json.dumps(episode))
         return
     for name in ("episode", "source", "line", "time", "tokens", "traces"):
-        print(printable(f"{name}: {shortened(str('not known' if episode[name] is None else episode[name]), 200)}", sys.stdout))
+        print(printable(f"{name}: {shortened(str('not known' if episode[name] is None else episode[name]), 200)}",
+                        sys.stdout))
     print(printable(f"\n{episode['text']}", sys.stdout))
 
 
@@ -169,7 +181,8 @@ def view(args, path):
         text = page(store, load_tokenizer(store), answers, args.last or MOST)
     write_beside(args, path, args.out, lambda file: file.write(text.encode()), text.partition("<style>")[0].encode())
     summary = {"output": args.out, "episodes": min(len(store), args.last or MOST), "bytes": len(text.encode())}
-    print(json.dumps(summary) if args.json else "{output}: {episodes:,} episodes, {bytes:,} bytes".format(**summary), file=sys.stdout if args.json else sys.stderr)
+    print(json.dumps(summary) if args.json else "{output}: {episodes:,} episodes, {bytes:,} bytes".format(**summary),
+          file=sys.stdout if args.json else sys.stderr)
 
 
 def stats(args, path):
@@ -178,15 +191,19 @@ def stats(args, path):
         tokens = sum(len(ids) for ids in store.episode_ids())
         times = content.time[content.time != UNKNOWN]
         out = {"episodes": len(store), "traces": len(content.checks), "tokens": tokens, "sources": len(content.names),
-               "bytes": {"S.pt": os.stat(path).st_size, "S.traces": store.end}, "bytes_a_token": round(store.bytes / tokens, 2) if tokens else None,
+               "bytes": {"S.pt": os.stat(path).st_size, "S.traces": store.end},
+               "bytes_a_token": round(store.bytes / tokens, 2) if tokens else None,
                "bytes_a_trace": {**{name: size for name, (_, size) in store.layout.fields.items()}, "all": stride},
-               "oldest": iso(int(times.min())) if len(times) else None, "newest": iso(int(times.max())) if len(times) else None,
+               "oldest": iso(int(times.min())) if len(times) else None, "newest": iso(int(times.max())) if len(times)
+               else None,
                "weights": content.identity["weights"], "tokenizer": content.identity["tokenizer"]}
     if args.json:
         print(json.dumps(out))
     else:
         for name, value in out.items():
-            value = ", ".join(f"{k} {v:,}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,}" if isinstance(value, int) else value
+            if isinstance(value, dict):
+                value = ", ".join(f"{k} {v:,}" for k, v in value.items())
+            value = f"{value:,}" if isinstance(value, int) else value
             print(printable(f"{name.replace('_', ' ')}: {'not known' if value is None else value}", sys.stdout))
 
 
@@ -195,7 +212,8 @@ def verify(args, path):
         for _ in store.blocks():
             pass
         extra = os.fstat(store.fd).st_size - store.end
-        out = {"episodes": len(store), "traces": len(store.content.checks), "bytes": store.bytes, "uncommitted_bytes": extra, "pending": store.content.pending}
+        out = {"episodes": len(store), "traces": len(store.content.checks), "bytes": store.bytes,
+               "uncommitted_bytes": extra, "pending": store.content.pending}
     if args.json:
         print(json.dumps(out))
     else:
@@ -239,6 +257,7 @@ def keep_export(args, memory, ordinals):
     Before these episodes are deleted: writes them to a dated file beside the memory, but for --no-export. UserError
     where they can't be read.
     """
+    clear_exports(memory.path)
     if args.no_export or not ordinals:
         return
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -251,8 +270,17 @@ def keep_export(args, memory, ordinals):
           "that file", file=sys.stderr)
 
 
+def clear_exports(path):
+    """Removes what a kill has left of an export that was being written: text that is forgotten would stay in it."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.forgotten-*.jsonl.*.tmp"):
+        left.unlink()
+
+
 def forget_these(args, path, choose):
-    """choose(Store) gives the ordinals to delete; the lock is held from the choice on, so that they mean the same when they are deleted."""
+    """
+    choose(Store) gives the ordinals to delete; the lock is held from the choice on, so that they mean the same when
+    they are deleted.
+    """
     from nanochat.memory import Writer
     with (open_store if args.dry_run else Writer)(path) as memory:
         ordinals = choose(memory)
@@ -272,7 +300,8 @@ def delete(args, path):
     ranges = []
     for text in args.ids:
         begin, _, end = text.partition("-")
-        if not (begin.isdecimal() and (end or begin).isdecimal() and len(text) < 40 and int(begin) <= int(end or begin)):
+        if not (begin.isdecimal() and (end or begin).isdecimal() and len(text) < 40
+                and int(begin) <= int(end or begin)):
             args.parser.error(f"not a number, or FIRST-LAST: {text}")
         ranges.append(range(int(begin), int(end or begin) + 1))
 
@@ -293,7 +322,8 @@ def forget(args, path):
         if timed and len(memory) and (content.time == UNKNOWN).all():
             raise UserError(f"{path}: no episode has a time (ingest --time records it)")
         rows = ((i, *content.row(i)) for i in range(1, len(memory) + 1))
-        found = [i for i, name, _, when in rows if (args.source is None or name == args.source) and (not timed or when != UNKNOWN)
+        found = [i for i, name, _, when in rows if (args.source is None or name == args.source)
+                 and (not timed or when != UNKNOWN)
                  and (args.since is None or when >= args.since) and (args.until is None or when <= args.until)]
         if args.match is None:
             return found
@@ -308,7 +338,8 @@ def wipe(args, path):
 
 def compact(args, path):
     from nanochat.memory import Writer
-    Writer(path).close()
+    with Writer(path):   # which ends it
+        clear_exports(path)
 
 
 def repair(args, path):
@@ -350,8 +381,8 @@ def mode_of(path):
 def write_beside(args, path, target, write, begins):
     """
     Writes a file of what is in the memory at path: whole or not at all, and for the same people to read. UserError for
-    the memory's own files, for a directory that is not there, and for a file that is there: but, with --replace, for one
-    that begins with the bytes `begins`, as what is written does.
+    the memory's own files, for a directory that is not there, and for a file that is there: but, with --replace, for
+    one that begins with the bytes `begins`, as what is written does.
     """
     from nanochat.memory_file import traces_path
     target = Path(target)
@@ -394,7 +425,8 @@ def write_tar(store, file):
         pass
     small = io.BytesIO()
     replace(store.content, pending=False).write(small)
-    with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar, os.fdopen(os.dup(store.fd), "rb") as records:
+    with tarfile.open(fileobj=file, mode="w|",
+                      format=tarfile.USTAR_FORMAT) as tar, os.fdopen(os.dup(store.fd), "rb") as records:
         records.seek(0)
         for name, source, size in (("S.pt", small, small.tell()), ("S.traces", records, store.end)):
             source.seek(0)
@@ -435,20 +467,22 @@ def read_jsonl(path):
         if not line.strip():
             continue
         try:
-            item = json.loads(line.decode("utf-8-sig"))
+            item = json_line(line)
             text, name, at, when = item["text"], item.get("source"), item.get("line"), item.get("time")
             if not isinstance(text, str) or not text.strip() or not isinstance(name, (str, type(None))):
                 raise ValueError("'text' and 'source' must be text")
             if at is not None and (type(at) is not int or not 0 <= at < 2 ** 31):
                 raise ValueError("'line' must be a whole number, 0 to 2147483647")
             items.append((text, (name, -1 if at is None else at, UNKNOWN if when is None else moment(when))))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}, line {number}: not an episode in JSON ({error})", code=2) from error
     return items
 
 
 def replacing(args, memory, by):
-    """Before all of an open Writer is replaced: asks, naming the count, and keeps an export. Returns whether to go on."""
+    """
+    Before all of an open Writer is replaced: asks, naming the count, and keeps an export. Returns whether to go on.
+    """
     what = f"replace the {len(memory):,} episodes of {memory.path} by {by}"
     if len(memory) and not confirmed(args, what) or args.dry_run:
         return False
@@ -534,7 +568,8 @@ def upgrade(args, path):
             print(f"{path} is of this model already", file=sys.stderr)
             return
         if there["tokenizer"] != mine["tokenizer"]:
-            raise UserError(f"{path} was made with another tokenizer: export its text with that one, and import it with this model")
+            raise UserError(f"{path} was made with another tokenizer: export its text with that one, and import it "
+                            "with this model")
         if not confirmed(args, f"read the {len(memory):,} episodes of {path} again with {args.model_path}"):
             return
 

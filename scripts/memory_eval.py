@@ -1,8 +1,8 @@
 """
-Does the frozen model recall what it ingested? A table, a line a cell and control; docs/evaluation.md tells of the tasks and of what is counted.
+Does the frozen model recall what it ingested? A table, a line a cell and control: see docs/evaluation.md.
 
-Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong, ruler, keyvalue, longeval, locomo;
-people's questions: everyday, cases, qa. Every cell of the others is asked again with no memory, with the traces dealt out anew, with another's state.
+Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong,
+ruler, keyvalue, longeval, locomo; people's questions: everyday, cases, qa.
 """
 import argparse
 import contextlib
@@ -22,8 +22,10 @@ TASKS = {**OWN, **PUBLIC, **PEOPLE}
 SEVERAL = dict(nargs="+", metavar="N")
 OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults, these are the tasks' own
     ("--seeds", dict(type=int, help="lives, or draws", **SEVERAL)),
-    ("--questions", dict(type=int, metavar="N", help="a cell; of people's, a source")), ("--together", dict(action="store_true", default=None, help="")),
-    ("--seed", dict(type=int, metavar="N", help="qa: all passages of a source are one memory; what draws people's questions")),
+    ("--questions", dict(type=int, metavar="N", help="a cell; of people's, a source")),
+    ("--together", dict(action="store_true", default=None, help="")),
+    ("--seed", dict(type=int, metavar="N",
+                    help="qa: all passages of a source are one memory; what draws people's questions")),
     ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
     ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
     ("--ask", dict(choices=ASKS, nargs="+", metavar="HOW", help=f"timeline: {' '.join(ASKS)}")),
@@ -36,11 +38,14 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--noise", dict(metavar="PATH", help="JSON lines of chat (\"user\", \"text\"), or a directory of them")),
     ("--conversations", dict(type=int, help="personality: after how many the probes are asked", **SEVERAL)),
     ("--probes", dict(type=int, metavar="N", help="")),
-    ("--updates", dict(type=int, metavar="N", help="wordings of each probe; how often a key, or how many likes, get another value")),
-    ("--pairs", dict(type=int, help="mqar: how many", **SEVERAL)), ("--per-line", dict(type=int, help="pairs in an episode", **SEVERAL)),
+    ("--updates", dict(type=int, metavar="N",
+                       help="wordings of each probe; how often a key, or how many likes, get another value")),
+    ("--pairs", dict(type=int, help="mqar: how many", **SEVERAL)),
+    ("--per-line", dict(type=int, help="pairs in an episode", **SEVERAL)),
     ("--keys", dict(type=int, help="overwrite: how many", **SEVERAL)),
     ("--lines", dict(type=int, help="interleaved: of chat", **SEVERAL)),
-    ("--data", dict(nargs="+", metavar="PATH", help="a public benchmark: its file or directory; files of people's questions")),
+    ("--data", dict(nargs="+", metavar="PATH",
+                    help="a public benchmark: its file or directory; files of people's questions")),
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
@@ -48,8 +53,10 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.memory_eval --model_path data/then-d6 --task timeline --seeds 1 2 3 [options]\n       "
-                                           "python -m scripts.memory_eval --model_path data/then-d6 --task passkey --prose FILE.jsonl --tokens 10000 100000",
+    parser = argparse.ArgumentParser(usage="python -m scripts.memory_eval --model_path data/then-d6 --task timeline "
+                                           "--seeds 1 2 3 [options]\n       "
+                                           "python -m scripts.memory_eval --model_path data/then-d6 --task passkey "
+                                           "--prose FILE.jsonl --tokens 10000 100000",
                                      description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, metavar="MODEL")
@@ -58,10 +65,13 @@ def build_parser():
     add("--explain", action="store_true", help="every miss, and whether addressing, reading or writing failed")
     add("--heatmap", metavar="FILE.png", help="a picture of exact match by length and depth (needs matplotlib)")
     add("--misses", metavar="FILE", help="")
-    add("--json", action="store_true", help="wrong answers to people's questions, for looking at them; one JSON object a line")
+    add("--json", action="store_true",
+        help="wrong answers to people's questions, for looking at them; one JSON object a line")
     add("--device", default="auto", help="")
     add("--dtype", default="auto", help="cpu, cuda; fp32, bf16, fp16")
-    of_task = parser.add_argument_group("of the task", "what is left out has the task's own default; what the task does not know is refused")
+    of_task = parser.add_argument_group("of the task",
+                                        "what is left out has the task's own default; what the task does not know is "
+                                        "refused")
     for name, kw in OF_TASK:
         flag(of_task, name, **kw)
     return parser
@@ -71,7 +81,8 @@ def task_of(args):
     """The task with the flags that it takes: a function of the tokenizer that yields cells."""
     task = TASKS[args.task]
     takes = inspect.signature(task).parameters
-    given = {name: value for name, value in vars(args).items() if value is not None and "--" + name.replace("_", "-") in dict(OF_TASK)}
+    given = {name: value for name, value in vars(args).items() if value is not None and "--"
+             + name.replace("_", "-") in dict(OF_TASK)}
     for name, value in given.items():
         if name not in takes:
             raise UserError(f"--{name.replace('_', '-')} means nothing to the task {args.task}; it takes " +
@@ -85,7 +96,8 @@ def task_of(args):
                 given[name] = value = [int(v) for v in value]
             except ValueError:
                 raise UserError(f"--needles are numbers for the task passkey, not {' '.join(value)}", code=2) from None
-        low = {"steps": 2, "depths": 0, "distractors": 0, "conversations": 0, "updates": 0, "seeds": None, "seed": None}.get(name, 1)
+        low = {"steps": 2, "depths": 0, "distractors": 0, "conversations": 0, "updates": 0, "seeds": None,
+               "seed": None}.get(name, 1)
         for v in value if isinstance(value, list) else [value]:
             if low is not None and isinstance(v, (int, float)) and v < low:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {low}", code=2)
@@ -96,29 +108,39 @@ def task_of(args):
 
 def show(row):
     """A row of the table."""
-    facts = {k: v for k, v in row.items() if k in ("seed", "ask", "steps", "tokens", "depth", "form", "needles", "distractors", "conversations", "pairs", "per_line",
+    facts = {k: v for k, v in row.items() if k in ("seed", "ask", "steps", "tokens", "depth", "form", "needles",
+                                                   "distractors", "conversations", "pairs", "per_line",
                                                    "keys", "lines", "qa", "length", "needle", "chats") and v != "point"}
-    skip = {*facts, "task", "control", "n", "exact", "error", "guess", "misses", "by_depth", "traces", "ingest_seconds", "seconds_a_question"}
+    skip = {*facts, "task", "control", "n", "exact", "error", "guess", "misses", "by_depth", "traces", "ingest_seconds",
+            "seconds_a_question"}
     kinds = "  ".join(f"{k} {v:5.1f}" for k, v in row.items() if k not in skip and isinstance(v, float))
-    return (f"{' '.join(f'{k} {v}' for k, v in facts.items())}  {row['control']:8s}  exact {row['exact']:5.1f} ± {row['error']:.1f} %  ({kinds})  n={row['n']}  "
+    return (f"{' '.join(f'{k} {v}' for k, v in facts.items())}  {row['control']:8s}  exact {row['exact']:5.1f} ± "
+            f"{row['error']:.1f} %  ({kinds})  n={row['n']}  "
             f"guess {row['guess']:4.1f} %  {1000 * row['seconds_a_question']:.0f} ms a question  {row['misses'] or ''}")
 
 
 def heatmap(rows, path):
-    """A picture of (cell, row) with memory: length downwards, depth of the evidence to the right, exact match as colour; seeds are put together."""
+    """
+    A picture of (cell, row) with memory: length downwards, depth of the evidence to the right, exact match as colour;
+    seeds are put together.
+    """
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    vary = [name for name in rows[0][0].facts if name not in ("seed", "depth", rows[0][0].length) and len({cell.facts[name] for cell, _ in rows}) > 1]
+    vary = [name for name in rows[0][0].facts if name not in ("seed", "depth", rows[0][0].length)
+            and len({cell.facts[name] for cell, _ in rows}) > 1]
     number = lambda value: f"{value:,}" if isinstance(value, int) else value
     points = {}
     for cell, row in rows:
-        label = " ".join([f"{number(cell.facts[cell.length])} {cell.length}", *(f"{name} {cell.facts[name]}" for name in vary)])
-        for depth, (exact, n) in ({row["depth"]: (row["exact"], row["n"])} if "depth" in row else {float(d): v for d, v in row["by_depth"].items()}).items():
+        label = " ".join([f"{number(cell.facts[cell.length])} {cell.length}",
+                          *(f"{name} {cell.facts[name]}" for name in vary)])
+        for depth, (exact, n) in ({row["depth"]: (row["exact"], row["n"])} if "depth" in row
+                                  else {float(d): v for d, v in row["by_depth"].items()}).items():
             points.setdefault((label, depth), []).append((exact, n))
     if not points:
         raise UserError("there is nothing to draw: the task does not know where its evidence lies")
-    figure, axes = plt.subplots(figsize=(1.5 + 0.7 * len({depth for _, depth in points}), 1.5 + 0.5 * len({label for label, _ in points})), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.5 + 0.7 * len({depth for _, depth in points}),
+                                         1.5 + 0.5 * len({label for label, _ in points})), layout="constrained")
     draw(axes, points)
     axes.set_title(rows[0][1]["task"])
     figure.savefig(path, dpi=150)
@@ -152,7 +174,8 @@ def ask_people(args, lives):
     loaded, outcomes = load_model(args.model_path, args.device, args.dtype), []
     print(f"device: {loaded[2]['device']} | dtype: {loaded[2]['dtype']}", file=sys.stderr)
     with open(args.misses, "w", encoding="utf-8") if args.misses else contextlib.nullcontext() as misses:
-        asked = tqdm(total=sum(len(life.asked) for life in lives), unit=" questions", file=sys.stderr, disable=None, leave=False)
+        asked = tqdm(total=sum(len(life.asked) for life in lives), unit=" questions", file=sys.stderr, disable=None,
+                     leave=False)
         for outcome in ask(args.task, lives, lambda: LiveMemory(loaded)):
             outcomes.append(outcome)
             if misses and not outcome["right"]:
@@ -168,7 +191,8 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.control_questions < 0:
         raise UserError("--control-questions must be at least 0", code=2)
-    for name, known in (("misses", args.task in PEOPLE), ("explain", args.task not in PEOPLE), ("heatmap", args.task not in PEOPLE)):
+    for name, known in (("misses", args.task in PEOPLE), ("explain", args.task not in PEOPLE),
+                        ("heatmap", args.task not in PEOPLE)):
         if getattr(args, name) and not known:
             raise UserError(f"--{name} means nothing to the task {args.task}", code=2)
     task = task_of(args)
@@ -188,7 +212,8 @@ def main(argv=None):
     cells, rows, first = task(tokenizer), [], {}
     with tqdm(unit=" episodes read", file=sys.stderr, disable=None, leave=False) as bar:
         for cell in cells:
-            for row in run(cell, model, tokenizer, CONTROLS if args.control_questions else (), args.control_questions, args.explain, bar.update, first):
+            for row in run(cell, model, tokenizer, CONTROLS if args.control_questions else (), args.control_questions,
+                           args.explain, bar.update, first):
                 row = {"task": args.task, **row}
                 bar.clear()
                 print(json.dumps(row) if args.json else show(row), flush=True)

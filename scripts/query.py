@@ -1,16 +1,17 @@
 """
 Query: the frozen model answers from a memory, and says which episodes it answered from.
 
-Interactive on a terminal: what you say is remembered, what you ask is answered (/help). One question with -p, one a line piped to stdin, or one
-JSON object a line in --questions FILE.jsonl. Answers go to stdout, everything else to stderr.
+Interactive on a terminal: what you say is remembered, what you ask is answered (/help). One question with -p, one a
+line piped to stdin, or one JSON object a line in --questions FILE.jsonl. Answers go to stdout, everything else to
+stderr.
 """
 import argparse
-import json
 import re
 import sys
 
 from nanochat.chat import Chat, note
 from nanochat.common import Help, UserError, flag, run_main
+from nanochat.text import json_line
 from nanochat.users import add_user, state_path
 
 
@@ -34,28 +35,37 @@ def size(text):
 
 
 def build_parser():
-    parser = argparse.ArgumentParser(usage="python -m scripts.query --model_path data/then-d6 --state_path S.pt [-p QUESTION] [options]",
+    parser = argparse.ArgumentParser(usage="python -m scripts.query --model_path data/then-d6 --state_path S.pt [-p "
+                                           "QUESTION] [options]",
                                      description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", metavar="PATH", required=True, help="model file of a checkpoint, or its directory")
-    add("--state-path", metavar="PATH", help="the state file to answer from; a conversation begins it if it is not there")
+    add("--state-path", metavar="PATH",
+        help="the state file to answer from; a conversation begins it if it is not there")
     add_user(parser)
     add("-p", "--prompt", metavar="QUESTION", help="one question")
     add("--questions", metavar="FILE", help='JSON lines with a "question"; prints one JSON object a line')
     add("--json", action="store_true", help="print one JSON object for each question")
-    add("--routing", action="store_true", help="in the JSON, too: how far each episode was addressed (scripts.memory view draws it)")
+    add("--routing", action="store_true",
+        help="in the JSON, too: how far each episode was addressed (scripts.memory view draws it)")
     add("--incognito", action="store_true", help="nothing is written: what you say is known until you leave")
-    add("--no-memory", action="store_true", help="nothing is read or remembered: the answers are those of an empty memory")
-    add("--min-confidence", type=probability, default=0.0, metavar="P", help="less sure answers are \"I don't know\" (0 to 1, default: 0)")
+    add("--no-memory", action="store_true",
+        help="nothing is read or remembered: the answers are those of an empty memory")
+    add("--min-confidence", type=probability, default=0.0, metavar="P",
+        help="less sure answers are \"I don't know\" (0 to 1, default: 0)")
     add("--max-tokens", type=positive, default=48, metavar="N", help="of an answer (default: 48)")
-    add("--ram-budget", type=size, metavar="BYTES", help="RAM that traces may take (256MB, 4GB); the rest is read from the file when it is needed")
+    add("--ram-budget", type=size, metavar="BYTES",
+        help="RAM that traces may take (256MB, 4GB); the rest is read from the file when it is needed")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps")
     add("--dtype", default="auto", metavar="NAME", help="auto, fp32, bf16 or fp16")
     return parser
 
 
 def read_questions(path):
-    """[dict] of a JSONL file, each with a str 'question'; blank lines are skipped. UserError (code 2) names the line that is wrong."""
+    """
+    [dict] of a JSONL file, each with a str 'question'; blank lines are skipped. UserError (code 2) names the line that
+    is wrong.
+    """
     with open(path, "rb") as f:
         lines = f.read().split(b"\n")
     items = []
@@ -63,8 +73,8 @@ def read_questions(path):
         if not line.strip():
             continue
         try:
-            item = json.loads(line.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
+            item = json_line(line)
+        except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON in UTF-8 ({error})", code=2) from error
         if not isinstance(item, dict) or not isinstance(item.get("question"), str) or not item["question"].strip():
             raise UserError(f"{path}, line {number}: needs an object with a 'question'", code=2)
@@ -82,7 +92,8 @@ def terminal_reader():
         pass  # Windows
 
     def read(prompt):
-        # readline must know the prompt to redraw the line, and writes it to stdout: only where that is the terminal, too
+        # readline must know the prompt to redraw the line, and writes it to stdout: only where that is the terminal,
+        # too
         if sys.stdout.isatty():
             return input(prompt)
         if sys.stderr.isatty():
@@ -128,7 +139,8 @@ def main(argv=None):
 
     # a conversation may begin a memory; to ask one that is not there is a mistake
     read_only = args.incognito or one_way or path is not None and not talk and not path.exists()
-    with LiveMemory(args.model_path, path, read_only=read_only, ram_budget=args.ram_budget, min_confidence=args.min_confidence, max_tokens=args.max_tokens,
+    with LiveMemory(args.model_path, path, read_only=read_only, ram_budget=args.ram_budget,
+                    min_confidence=args.min_confidence, max_tokens=args.max_tokens,
                     device=args.device, dtype=args.dtype) as memory:
         chat = Chat(memory, terminal_reader() if talk else pipe_reader(), args.json, args.routing, args.no_memory, talk)
         if items:
@@ -139,7 +151,8 @@ def main(argv=None):
             return 0
         if talk:
             new = "" if path is None or path.exists() else f"{path}: a new memory | "
-            note(f"{new}{len(memory):,} episodes | device: {memory.facts['device']} | dtype: {memory.facts['dtype']} | /help")
+            note(f"{new}{len(memory):,} episodes | device: {memory.facts['device']} | dtype: {memory.facts['dtype']} | "
+                 "/help")
         return chat.run()
 
 

@@ -28,7 +28,7 @@ from collections import OrderedDict
 
 from nanochat.chat import SOURCE, as_dict, complain
 from nanochat.common import Help, UserError, flag, run_main
-from nanochat.text import LINE_END, split_episodes
+from nanochat.text import LINE_END, json_line, split_episodes
 from nanochat.users import user_path
 from scripts.query import positive, size
 
@@ -110,8 +110,9 @@ class Worker:
         held = self.open.pop(user, None)
         while self.open and (len(self.open) >= self.args.open_states or private_bytes() > self.full):
             self.drop(next(iter(self.open)))
-        memory = held[1] if held else LiveMemory(self.loaded, path, read_only=not self.args.remember,
-                                                 ram_budget=self.args.ram_budget, max_tokens=self.args.max_tokens)
+        memory = held[1] if held else LiveMemory(
+            self.loaded, state_dir=self.args.state_dir, user=user, read_only=not self.args.remember,
+            ram_budget=self.args.ram_budget, max_tokens=self.args.max_tokens)
         self.open[user] = version, memory
         return memory
 
@@ -282,7 +283,7 @@ def read_item(line, number, remember):
     if line is None:
         raise UserError(f"line {number}: of more than {LINE:,} bytes")
     try:
-        item = json.loads(line.decode("utf-8"))
+        item = json_line(line)
         # what can't be said back (nan, half a surrogate pair) is refused now
         json.dumps(item, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError, MemoryError) as error:
@@ -411,6 +412,8 @@ def main(argv=None):
     finally:
         for keeper in keepers:
             keeper.close()
+        for keeper in keepers:
+            keeper.join()   # Python ends by force what a thread is still at, and aborts where that is torch's
     return 0
 
 

@@ -1,5 +1,6 @@
 """
-One turn with the model, to see that an installation works: says what it runs on, tells the model three facts, asks for one.
+One turn with the model, to see that an installation works: says what it runs on, tells the model three facts, asks for
+one.
 """
 import argparse
 import sys
@@ -14,7 +15,8 @@ QUESTION = "What did the user prefer at t=2?"
 def main(argv=None):
     from nanochat.common import Help, choose_device, choose_dtype, flag
 
-    parser = argparse.ArgumentParser(usage="python scripts/test_chat.py [--model_path base_checkpoints/d8]", description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python scripts/test_chat.py [--model_path base_checkpoints/d8]",
+                                     description=__doc__, formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", default="data/then-d6", help="model file of a checkpoint, or its directory")
     flag(parser, "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
@@ -32,7 +34,8 @@ def main(argv=None):
     note("  (a THENGPT's window and memory share one softmax, which is written out in torch whatever the backend)")
     note(f"device: {device} ({why_device}) | dtype: {str(dtype).removeprefix('torch.')} ({why_dtype})")
     memory = LiveMemory(args.model_path, device=args.device, dtype=args.dtype)
-    note(f"model: {args.model_path}, step {memory.facts['step']}, {sum(p.numel() for p in memory.model.parameters()):,} parameters, "
+    note(f"model: {args.model_path}, step {memory.facts['step']}, "
+         f"{sum(p.numel() for p in memory.model.parameters()):,} parameters, "
          f"weights {memory.facts['weights'][:12]}")
 
     for fact in FACTS:

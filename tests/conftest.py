@@ -30,7 +30,9 @@ def tokenizer():
 
 
 def tiny(tokenizer, **fields):
-    """A small THENGPT for the words of the tokenizer, untrained, always the same. What it says it copies, where it can."""
+    """
+    A small THENGPT for the words of the tokenizer, untrained, always the same. What it says it copies, where it can.
+    """
     torch.manual_seed(0)
     words = dict(vocab_size=tokenizer.vocab_size, n_ordinary=min(tokenizer.special_tokens.values()))
     words |= {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "end", "user", "assistant", "pad")}

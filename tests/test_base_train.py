@@ -1,4 +1,6 @@
-"""Pretraining: resume is bit-identical, large models are built without memory, what cannot be done is refused in one line."""
+"""
+Pretraining: resume is bit-identical, large models are built without memory, what cannot be done is refused in one line.
+"""
 import json
 import random
 import sys
@@ -13,15 +15,19 @@ from nanochat.dataset import write_shards
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig, config_from_depth
 from scripts.base_train import main
 
-TINY = ["--device-batch-size", "2", "--max-seq-len", "64", "--train-memory", "24", "--eval-every", "4", "--eval-questions", "2", "--window-tokens", "512", "--dtype", "fp32",
-        "--set", "n_embd=32", "--set", "n_head=2", "--set", "n_kv_head=2", "--set", "gist_dim=16", "--set", "index_dim=8"]
+TINY = ["--device-batch-size", "2", "--max-seq-len", "64", "--train-memory", "24", "--eval-every", "4",
+        "--eval-questions", "2", "--window-tokens", "512", "--dtype", "fp32",
+        "--set", "n_embd=32", "--set", "n_head=2", "--set", "n_kv_head=2", "--set", "gist_dim=16", "--set",
+        "index_dim=8"]
 
 
 def life(r):
     """Lines of somebody's life, and what is asked of each."""
     things = r.sample(["jug", "barrel", "lamp", "ladder", "drum", "chest", "bench", "kettle", "mirror", "anchor"], 10)
-    rooms = [f"{r.choice(['red', 'blue', 'old', 'long'])} {r.choice(['room', 'hall', 'shed', 'attic'])}" for _ in things]
-    return [(f"The {thing} is in the {room}.", f"Where is the {thing}?", f"the {room}") for thing, room in zip(things, rooms)]
+    rooms = [f"{r.choice(['red', 'blue', 'old', 'long'])} {r.choice(['room', 'hall', 'shed', 'attic'])}"
+             for _ in things]
+    return [(f"The {thing} is in the {room}.", f"Where is the {thing}?", f"the {room}") for thing,
+            room in zip(things, rooms)]
 
 
 @pytest.fixture
@@ -49,7 +55,8 @@ def flat(value, where=""):
 
 @pytest.mark.parametrize("mixer", ["swa", "kda"])
 def test_ten_steps_are_five_and_five(data, mixer):
-    run = lambda tag, *more: main([*TINY, "--data-dir", str(data / "data"), "--write-mixer", mixer, "--num-iterations", "10", "--save-every", "5", "--tag", tag, *more])
+    run = lambda tag, *more: main([*TINY, "--data-dir", str(data / "data"), "--write-mixer", mixer, "--num-iterations",
+                                   "10", "--save-every", "5", "--tag", tag, *more])
     assert run("whole") == 0
     directory = data / "base_checkpoints"
     (directory / "half").mkdir()
@@ -64,7 +71,8 @@ def test_ten_steps_are_five_and_five(data, mixer):
         assert a.keys() == b.keys()
         differ = [k for k in a if not (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])]
         assert not differ, (part, differ[:3])
-    assert whole.train_state["state"]["traces"]["ids"].shape[1] == 24   # the ring is full: old memory was carried over the resume
+    # the ring is full: old memory was carried over the resume
+    assert whole.train_state["state"]["traces"]["ids"].shape[1] == 24
 
 
 def test_metrics_and_output(data, capsys):
@@ -78,12 +86,18 @@ def test_metrics_and_output(data, capsys):
     assert lines[0]["kind"] == "config" and "git_commit" in lines[0]["run"]
 
 
-def test_a_run_begins_with_given_weights(data):
+def test_a_run_begins_with_given_weights(data, capsys):
     train = lambda *more: main([*TINY, "--data-dir", str(data / "data"), "--num-iterations", "1", *more])
     first = str(data / "base_checkpoints/first")
-    assert train("--tag", "first") == 0 and train("--tag", "second", "--init-from", first, "--lr-scale", "0", "--seed", "5") == 0
+    assert train("--tag", "first") == 0
+    assert train("--tag", "second", "--init-from", first, "--lr-scale", "0", "--seed", "5") == 0
     a, b = (load_checkpoint(data / "base_checkpoints" / tag, 1).model for tag in ("first", "second"))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    # of a model from before there were convolutions; they are zero at first
+    assert train("--tag", "grown", "--init-from", first, "--lr-scale", "0", "--set", "nearby=3") == 0
+    assert "new ones" in capsys.readouterr().err
+    grown = load_checkpoint(data / "base_checkpoints/grown", 1).model
+    assert all(torch.equal(a[name], grown[name]) for name in a) and not grown["reader.nearby.0"].any()
     with pytest.raises(UserError, match="--init-from .* is of another model configuration"):
         train("--tag", "third", "--init-from", first, "--set", "gist_dim=8")
     with pytest.raises(UserError, match="nowhere: no such model file"):
@@ -99,8 +113,26 @@ def test_a_run_of_another_version_of_the_code_is_not_resumed(data, monkeypatch):
         train("--num-iterations", "2", "--resume-from-step", "1")
 
 
+def test_a_checkpoint_from_before_a_field_goes_on(data, monkeypatch):
+    describe = THENGPT.describe
+
+    def before(model):
+        told = describe(model)
+        del told["config"]["family"], told["config"]["tied"]
+        return told
+
+    train = lambda *more: main([*TINY, "--data-dir", str(data / "data"), "--tag", "b", *more])
+    with monkeypatch.context() as patch:
+        patch.setattr(THENGPT, "describe", before)
+        assert train("--num-iterations", "1") == 0
+    with pytest.raises(UserError, match="another model configuration"):
+        train("--num-iterations", "2", "--resume-from-step", "1", "--set", "gist_dim=8")
+    assert train("--num-iterations", "2", "--resume-from-step", "1") == 0
+
+
 def test_plain_gpt_trains(data, capsys):
-    assert main(["--model-class", "GPT", "--device-batch-size", "2", "--max-seq-len", "64", "--num-iterations", "3", "--depth", "2", "--set", "n_embd=32",
+    assert main(["--model-class", "GPT", "--device-batch-size", "2", "--max-seq-len", "64", "--num-iterations", "3",
+                 "--depth", "2", "--set", "n_embd=32",
                  "--set", "n_head=2", "--set", "n_kv_head=1", "--data-dir", str(data / "data"), "--tag", "g"]) == 0
     assert "loss text" in capsys.readouterr().out
 
@@ -112,8 +144,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(data):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--fp8"], "fp8"), (["--total-batch-size", "1000"], "multiple"), (["--max-seq-len", "40"], "multiple of 16"), (["--set", "nonsense=1"], "nonsense"),
-    (["--set", "novalue"], "FIELD=VALUE"), (["--data-dir", "nowhere"], "no \\*.parquet"), (["--resume-from-step", "3"], "3"), (["--attn", "fa3"], "fa3"),
+    (["--fp8"], "fp8"), (["--total-batch-size", "1000"], "multiple"), (["--max-seq-len", "40"], "multiple of 16"),
+    (["--set", "nonsense=1"], "nonsense"),
+    (["--set", "novalue"], "FIELD=VALUE"), (["--data-dir", "nowhere"], "no \\*.parquet"),
+    (["--resume-from-step", "3"], "3"), (["--attn", "fa3"], "fa3"),
     (["--dry-run", "--write-mixer", "kda"], "KDA")])
 def test_refused_in_one_line(data, flags, message):
     base = {"--data-dir": str(data / "data"), "--tag": "r", "--device": "cpu"}
@@ -125,7 +159,8 @@ def test_refused_in_one_line(data, flags, message):
 
 @pytest.mark.parametrize("line", [
     "--warmdown 7", "--warmdown -0.1", "--warmdown nan", "--matrix-lr nan", "--embedding-lr inf", "--scalar-lr -1",
-    "--lr-scale nan", "--weight-decay -1", "--depth 0", "--num-iterations -5", "--num-iterations 0", "--time-budget nan",
+    "--lr-scale nan", "--weight-decay -1", "--depth 0", "--num-iterations -5", "--num-iterations 0",
+    "--time-budget nan",
     "--time-budget -5", "--time-budget inf", "--keep 0", "--keep -3", "--train-memory -5", "--save-every -4",
     "--max-seq-len 24", "--device-batch-size 0", "--total-batch-size 0", "--tokens-per-parameter 0", "--resume -1",
     "--text-loss-weight nan", "--mfu 2", "--seed 99999999999999999999", "--weight-decay auto --time-budget 9"])
@@ -152,7 +187,8 @@ def test_large_models_cost_nothing_on_meta():
 
 
 @pytest.mark.parametrize("cls, config", [(GPT, GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)),
-                                         *[(THENGPT, THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, write_mixer=m)) for m in ("swa", "kda")]])
+                                         *[(THENGPT, THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2,
+                                                                n_embd=32, write_mixer=m)) for m in ("swa", "kda")]])
 def test_init_weights_reaches_every_weight(cls, config):
     with torch.device("meta"):
         model = cls(config)
@@ -165,7 +201,8 @@ def test_init_weights_reaches_every_weight(cls, config):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_compute_dtypes(dtype):
-    model = THENGPT(THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, n_ordinary=60, bos_id=60, pad_id=61))
+    model = THENGPT(THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, n_ordinary=60, bos_id=60,
+                               pad_id=61))
     model.init_weights()
     model.dtype = dtype
     idx = torch.randint(0, 60, (2, 64))
@@ -177,7 +214,8 @@ def test_compute_dtypes(dtype):
 
 
 def test_no_answers_and_no_targets_give_no_nan():
-    model = THENGPT(THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, n_ordinary=60, bos_id=60, pad_id=61))
+    model = THENGPT(THENConfig(vocab_size=64, n_layer=4, n_head=2, n_kv_head=2, n_embd=32, n_ordinary=60, bos_id=60,
+                               pad_id=61))
     model.init_weights()
     idx = torch.full((2, 32), 61)
     loss, state = model(idx, torch.full_like(idx, -1))

@@ -13,6 +13,8 @@ from hypothesis import given, settings, strategies
 from nanochat import checkpoint_manager as cm
 from nanochat.common import UserError, base_dir
 from nanochat.optim import MuonAdamW
+from scripts.export_model import check_output
+from tests.test_memory import die_at, in_child
 
 META = {"config": {"n_layer": 4, "ratio": 3}, "tokenizer": "f00d", "model_class": "THENGPT", "loss": 2.5, "note": None}
 FILES = ["meta_000500.json", "model_000500.pt", "optim_000500.pt", "state_000500.pt"]
@@ -34,7 +36,8 @@ def make_run():
 
 def make_train_state():
     return {
-        "memory": {"traces": [torch.randn(2, 3), torch.randn(0, 3).bfloat16()], "buffer": None, "open": (1, -2.5, True)},
+        "memory": {"traces": [torch.randn(2, 3), torch.randn(0, 3).bfloat16()], "buffer": None,
+                   "open": (1, -2.5, True)},
         "data": {"shard": "shard_0001", "row": 2**40, 7: torch.bfloat16, "ids": torch.arange(5, dtype=torch.int16)},
         "rng": cm.rng_state(),
     }
@@ -364,6 +367,61 @@ def test_exported_models_load_from_their_directory(tmp_path):
     assert not (tmp_path / "never").exists()
     (tmp_path / "half" / "model.pt").unlink()
     refused("model.pt: missing", cm.load_model_file, tmp_path / "half")
+
+
+def test_an_export_that_is_killed_leaves_the_old_model_or_the_new(tmp_path):
+    for name in ("old", "new"):
+        save(tmp_path / name, model_state={"w": torch.randn(8, 8)}, meta={**META, "name": name})
+    outcomes = []
+    for call in range(100):
+        there = tmp_path / f"shipped{call}"
+        cm.export_model(tmp_path / "old", there)
+
+        def export():
+            die_at(call)
+            cm.export_model(tmp_path / "new", there)
+
+        status = in_child(export)
+        found = cm.load_model_file(there)
+        outcomes.append(found["meta"]["name"])
+        assert found["verified"] and same(found["model"], cm.load_model_file(tmp_path / outcomes[-1])["model"])
+        cm.export_model(tmp_path / "new", there)
+        assert cm.load_model_file(there)["meta"]["name"] == "new" and not list(there.glob("*.new"))
+        if status == 0:
+            break
+        assert status == 9
+    assert status == 0 and outcomes == sorted(outcomes, reverse=True) and {*outcomes} == {"old", "new"}
+
+
+def test_a_first_export_that_is_killed_at_its_end_is_there_and_can_be_replaced(tmp_path):
+    save(tmp_path / "run", model_state={"w": torch.randn(8, 8)})
+    cm.export_model(tmp_path / "run", tmp_path / "out")
+    (tmp_path / "out/model.pt").rename(tmp_path / "out/model.pt.new")
+    check_output(tmp_path / "out", replace=True)
+    assert cm.load_model_file(tmp_path / "out")["verified"]
+    with open(tmp_path / "out/model.pt.new", "ab") as file:
+        file.write(b"!")
+    refused("model.pt: missing", cm.load_model_file, tmp_path / "out")
+
+
+@pytest.mark.parametrize("key", ["step", "meta", "files", "run"])
+def test_a_manifest_that_lacks_a_part_is_one_line(tmp_path, key):
+    save(tmp_path, model_state={"w": torch.randn(3)})
+    manifest = json.loads((tmp_path / "meta_000500.json").read_text())
+    del manifest[key]
+    manifest["sha256"] = cm._manifest_digest(manifest)
+    (tmp_path / "meta_000500.json").write_text(json.dumps(manifest))
+    for load in (cm.load_checkpoint, lambda directory, _: cm.load_model_file(directory / "model_000500.pt")):
+        refused(f"'{key}' is not in it", load, tmp_path, 500)
+
+
+@pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"files": ' * 100_000, b"[" * 900 + b"]" * 900])
+def test_a_manifest_that_is_nested_deep_is_one_line(tmp_path, nested):
+    save(tmp_path, model_state={"w": torch.randn(3)})
+    for name in ("meta_000500.json", "model.json"):
+        (tmp_path / name).write_bytes(nested)
+        refused(f"{name}: ", cm.load_model_file, tmp_path / ("model.pt" if name == "model.json" else "model_000500.pt"))
+        assert cm.find_last_step(tmp_path) is None
 
 
 def test_tables_are_shipped_as_integers(tmp_path):

@@ -16,7 +16,8 @@ from nanochat.common import UserError, atomic_write, flag, run_main
 
 
 def run_python(code, **kwargs):
-    return subprocess.run([sys.executable, "-c", code], cwd=common.repo_root(), capture_output=True, text=True, **kwargs)
+    return subprocess.run([sys.executable, "-c", code], cwd=common.repo_root(), capture_output=True, text=True,
+                          **kwargs)
 
 
 def test_importing_common_does_not_import_torch():
@@ -159,7 +160,8 @@ def raising(error):
         (lambda: 3, 3, ""),
         (raising(UserError("no such\nmodel")), 1, "error: no such model\n"),
         (raising(UserError("bad flag", code=2)), 2, "error: bad flag\n"),
-        (raising(FileNotFoundError(2, "No such file or directory", "a.pt")), 1, "error: No such file or directory: a.pt\n"),
+        (raising(FileNotFoundError(2, "No such file or directory", "a.pt")), 1,
+         "error: No such file or directory: a.pt\n"),
         (raising(OSError(28, "No space left on device")), 1, "error: No space left on device\n"),
         (raising(KeyboardInterrupt()), 130, ""),
     ],
@@ -205,7 +207,8 @@ def test_help_shows_every_flag_once_with_its_default():
     flag(parser, "--seed", type=int, default=0)
     flag(parser, "--tag", default="")
     lines = [" ".join(line.split()) for line in parser.format_help().split("options:\n")[1].splitlines()]
-    assert lines[1:] == ["--head-lr 0.004, --no-compile, --attn fa3|auto", "of all three", "--out-dir DIR a metavar stays", "--seed 0", "--tag TAG"]
+    assert lines[1:] == ["--head-lr 0.004, --no-compile, --attn fa3|auto", "of all three",
+                         "--out-dir DIR a metavar stays", "--seed 0", "--tag TAG"]
 
 
 # -----------------------------------------------------------------------------

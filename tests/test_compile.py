@@ -1,4 +1,7 @@
-"""torch.compile: a stateful step is one graph, however its memory grows, and computes what the plain one does. Traced here; no GPU has run the compiled code."""
+"""
+torch.compile: a stateful step is one graph, however its memory grows, and computes what the plain one does. Traced
+here; no GPU has run the compiled code.
+"""
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -12,7 +15,8 @@ from tests.test_base_train import TINY
 
 def tiny(mixer="swa", device="cpu"):
     with torch.device(device):
-        model = THENGPT(THENConfig(vocab_size=64, n_layer=2, ratio=1, n_head=2, n_kv_head=2, n_embd=32, write_mixer=mixer, n_ordinary=60, bos_id=60, user_id=61,
+        model = THENGPT(THENConfig(vocab_size=64, n_layer=2, ratio=1, n_head=2, n_kv_head=2, n_embd=32,
+                                   write_mixer=mixer, n_ordinary=60, bos_id=60, user_id=61,
                                    assistant_id=62, pad_id=63, gist_dim=16, index_dim=8))
     if device == "cpu":
         torch.manual_seed(0)
@@ -46,7 +50,8 @@ def test_twenty_steps_with_growing_memory_are_one_graph(mixer):
         assert len(one["traces"]) == 24
         filled.append(int((one["traces"].valid > 0).sum()))
     assert counter.frame_count == 1
-    assert filled[:3] == sorted(filled[:3]) and filled[0] < filled[2] <= max(filled) == 48   # it has grown until it was full
+    assert filled[:3] == sorted(filled[:3])
+    assert filled[0] < filled[2] <= max(filled) == 48   # it has grown until it was full
 
 
 def test_a_state_with_more_traces_keeps_the_newest():
@@ -56,7 +61,8 @@ def test_a_state_with_more_traces_keeps_the_newest():
     for room in (3, 8, 12):
         traces = Window(model, {}, room, fixed=True).begin(state)["traces"]
         kept = min(room, 8)
-        assert len(traces) == room and torch.equal(traces.ids[:, room - kept:], state["traces"].ids[:, 8 - kept:]) and not traces.valid[:, :room - kept].any()
+        assert len(traces) == room and torch.equal(traces.ids[:, room - kept:], state["traces"].ids[:, 8 - kept:])
+        assert not traces.valid[:, :room - kept].any()
 
 
 @pytest.mark.slow
@@ -79,11 +85,15 @@ def test_cost_on_meta_is_the_cost():
     parameters = sum(p.numel() for p in model.parameters())
     assert costs[0].weights == 4 * parameters and 4 * parameters < costs[0].optimizer < 8 * parameters
     larger = cost(Window(tiny(device="meta"), {"text": 0.3}, 24, fixed=True), 4, 32, 2)
-    assert larger.flops == 2 * costs[0].flops and larger.state == 2 * costs[0].state and costs[0].activations < larger.activations < 2 * costs[0].activations
+    assert larger.flops == 2 * costs[0].flops and larger.state == 2 * costs[0].state
+    assert costs[0].activations < larger.activations < 2 * costs[0].activations
 
 
 def test_flops_of_a_plain_gpt():
-    """Six for each parameter that multiplies and token, and attention: 12 x width x slots a layer and token (half of it masked)."""
+    """
+    Six for each parameter that multiplies and token, and attention: 12 x width x slots a layer and token (half of it
+    masked).
+    """
     with torch.device("meta"):
         model = GPT(GPTConfig(vocab_size=128, n_layer=2, n_head=2, n_kv_head=2, n_embd=64))
     T, matrices = 64, sum(p.numel() for p in model.parameters()) - model.wte.weight.numel()
@@ -95,5 +105,6 @@ def test_dry_run_says_what_a_run_takes(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     assert main([*TINY, "--dry-run", "--num-iterations", "10", "--data-dir", "nowhere", "--fp8"]) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("reading head", "tokens a step 256, steps 10, tokens 2,560", "FLOPs a token", "activations", "hours on one device", "an assumption"))
+    assert all(word in out for word in ("reading head", "tokens a step 256, steps 10, tokens 2,560", "FLOPs a token",
+                                        "activations", "hours on one device", "an assumption"))
     assert not list(tmp_path.iterdir())

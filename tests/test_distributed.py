@@ -1,4 +1,7 @@
-"""Several ranks, on CPUs through gloo: the same training and ingest as in one process, and what is saved can be gone on from. No GPU has run this."""
+"""
+Several ranks, on CPUs through gloo: the same training and ingest as in one process, and what is saved can be gone on
+from. No GPU has run this.
+"""
 import json
 import pickle
 import random
@@ -23,7 +26,10 @@ from tests.test_base_train import TINY, flat, life
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """One start of two processes: three steps of DDP and of FSDP2, saved after two, and each gone on from there; and ingest, twice."""
+    """
+    One start of two processes: three steps of DDP and of FSDP2, saved after two, and each gone on from there; and
+    ingest, twice.
+    """
     work = tmp_path_factory.mktemp("ranks")
     told = [life(random.Random(n)) for n in range(16)]
     write_shards(["".join(f"<|bos|>{line}<|end|>" for line, _, _ in lines) for lines in told], work / "data", 12)
@@ -35,7 +41,8 @@ def work(tmp_path_factory):
     for name, more in (("ddp", []), ("fsdp", ["--fsdp"])):
         runs += [[*train, "--tag", name, *more], ["copy", str(checkpoints / name), str(checkpoints / f"{name}_again")],
                  [*train, "--tag", f"{name}_again", "--resume", "2", *more]]
-    (work / "diary.txt").write_text("".join(f"t={i}: The user was in Oslo" + ", and it rained" * (i % 7) + ".\n" for i in range(41)))
+    (work / "diary.txt").write_text("".join(f"t={i}: The user was in Oslo" + ", and it rained" * (i % 7) + ".\n"
+                                            for i in range(41)))
     runs += [["scripts.ingest", *diary(work, "two"), *more] for more in ([], ["--append"])]
     done = launch(2, runs, env={"NANOCHAT_BASE_DIR": str(work)})
     assert done.returncode == 0, done.stderr[-9000:]
@@ -45,7 +52,8 @@ def work(tmp_path_factory):
 
 
 def diary(work, name):
-    return ["--model-path", str(work / "base_checkpoints/ddp_again"), "--data-path", str(work / "diary.txt"), "--output-path", str(work / f"{name}.pt"), "--dtype", "fp32", "--json"]
+    return ["--model-path", str(work / "base_checkpoints/ddp_again"), "--data-path", str(work / "diary.txt"),
+            "--output-path", str(work / f"{name}.pt"), "--dtype", "fp32", "--json"]
 
 
 def flags(work):
@@ -84,7 +92,9 @@ def alone(work):
                 (loss / 4).backward()
                 total += loss.item() / 4
             lane[2] = torch.get_rng_state()
-        rows.append({"total": total, "norm": float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))})
+        rows.append({"total": total,
+                     "norm": float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()
+                                                                  if p.grad is not None]))})
         optimizer.scale_lr(lr_multiplier((step + 0.5) / 3, 1.0, 0.01, 0.5, final=0.02, start=0.1))
         optimizer.step()
         optimizer.zero_grad()
@@ -101,7 +111,8 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
     got = saved.model
     assert saved.meta["config"]["model_class"] == "THENGPT"   # ingest and query take it, however it was trained
     assert got.keys() == weights.keys()
-    for name, w in weights.items():   # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction
+    # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction
+    for name, w in weights.items():
         moved, apart = (w.double() - before[name].double()).norm(), (got[name].double() - w.double()).norm()
         assert apart <= 0.1 * moved, (name, moved, apart)
 
@@ -109,26 +120,34 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
 def test_a_resumed_run_is_the_same_run_on_every_rank(work):
     for rank in range(2):
         for name in ("ddp", "fsdp"):
-            one, two = (dict(flat(load_checkpoint(work / "base_checkpoints" / tag, 3, parts=("model", "optim", "state"), rank=rank)._asdict()))
+            one, two = (dict(flat(load_checkpoint(work / "base_checkpoints" / tag, 3, parts=("model", "optim", "state"),
+                                                  rank=rank)._asdict()))
                         for tag in (name, f"{name}_again"))
             skip = ("seconds", "/resume", "/tag")
             assert one.keys() == two.keys() and len(one) > 100
-            differ = [k for k in one if not k.endswith(skip) and not (torch.equal(one[k], two[k]) if isinstance(one[k], torch.Tensor) else one[k] == two[k])]
+            differ = [k for k in one if not k.endswith(skip)
+                      and not (torch.equal(one[k], two[k]) if isinstance(one[k], torch.Tensor) else one[k] == two[k])]
             assert not differ, differ[:3]
     assert metrics(work, "fsdp")[-1]["norm"] == metrics(work, "fsdp_again")[-1]["norm"]
 
 
 def test_each_rank_has_its_own_life(work):
-    one, two = (load_checkpoint(work / "base_checkpoints" / "ddp", 3, parts=("state",), rank=rank).train_state for rank in range(2))
+    one, two = (load_checkpoint(work / "base_checkpoints" / "ddp", 3, parts=("state",), rank=rank).train_state
+                for rank in range(2))
     assert not torch.equal(one["state"]["traces"]["ids"], two["state"]["traces"]["ids"])
     documents = [{tuple(row["document"]) for row in lived["position"]["rows"]} for lived in (one, two)]
     assert documents[0].isdisjoint(documents[1]) and not torch.equal(one["rng"]["torch"], two["rng"]["torch"])
 
 
 def test_shards_are_read_by_another_number_of_ranks(work):
-    """Two ranks saved, three go on, with rates of zero: the weights must be the same, and Muon's momentum must go on from what was there."""
-    again = ["scripts.base_train", *flags(work)[:-4], "--eval-every", "100", "--fsdp", "--num-iterations", "3", "--lr-scale", "0", "--tag", "fsdp_three", "--resume", "2"]
-    done = launch(3, [["copy", str(work / "base_checkpoints/fsdp_again"), str(work / "base_checkpoints/fsdp_three")], again], env={"NANOCHAT_BASE_DIR": str(work)})
+    """
+    Two ranks saved, three go on, with rates of zero: the weights must be the same, and Muon's momentum must go on from
+    what was there.
+    """
+    again = ["scripts.base_train", *flags(work)[:-4], "--eval-every", "100", "--fsdp", "--num-iterations", "3",
+             "--lr-scale", "0", "--tag", "fsdp_three", "--resume", "2"]
+    done = launch(3, [["copy", str(work / "base_checkpoints/fsdp_again"), str(work / "base_checkpoints/fsdp_three")],
+                      again], env={"NANOCHAT_BASE_DIR": str(work)})
     assert done.returncode == 0, done.stderr[-9000:]
     assert "goes on with 3 ranks, 2 streams, 64 slots: what the streams remember is dropped" in done.stderr
     before, after = (load_checkpoint(work / "base_checkpoints/fsdp_three", step, parts=("model",)) for step in (2, 3))

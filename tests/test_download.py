@@ -1,4 +1,6 @@
-"""Downloads from a server that fails, stalls, truncates, lies and resumes: what arrives is whole, or nothing is there."""
+"""
+Downloads from a server that fails, stalls, truncates, lies and resumes: what arrives is whole, or nothing is there.
+"""
 import hashlib
 import re
 import threading
@@ -19,7 +21,10 @@ BODY = bytes(range(256)) * 1000
 
 @pytest.fixture
 def server():
-    """A server on localhost like that of Hugging Face; `moods` says what goes wrong with the next GETs of the bytes, one after another."""
+    """
+    A server on localhost like that of Hugging Face; `moods` says what goes wrong with the next GETs of the bytes, one
+    after another.
+    """
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -43,7 +48,8 @@ def server():
             if body is None:
                 return self.say(404)
             if self.path.startswith("/resolve"):   # the bytes are elsewhere, and what they are is said here
-                promise = {"X_Linked_ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X_Linked_Size": len(body)} if server.promises else {}
+                promise = {"X_Linked_ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+                           "X_Linked_Size": len(body)} if server.promises else {}
                 return self.say(302, Location=f"http://127.0.0.1:{server.server_port}/bytes/{name}", **promise)
             if self.command == "HEAD":
                 return self.say(200, **({"Content-Length": server.length} if server.length else {}))
@@ -74,7 +80,8 @@ def server():
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
-    server.files, server.moods, server.asked, server.promises, server.released = {"a.bin": BODY}, [], [], True, threading.Event()
+    server.files, server.moods, server.asked = {"a.bin": BODY}, [], []
+    server.promises, server.released = True, threading.Event()
     server.length = None
     server.url = f"http://127.0.0.1:{server.server_port}/resolve"
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -85,8 +92,10 @@ def server():
 
 
 @pytest.mark.parametrize("moods, asked", [
-    ([], [0]), (["500", "500"], [0, 0, 0]), (["truncate"], [0, len(BODY) // 2]), (["truncate", "truncate"], [0, len(BODY) // 2, len(BODY) * 3 // 4]),
-    (["truncate", "no resume"], [0, len(BODY) // 2]), (["lie"], [0, 0]), (["truncate", "500", "lie", "truncate"], None)])
+    ([], [0]), (["500", "500"], [0, 0, 0]), (["truncate"], [0, len(BODY) // 2]),
+    (["truncate", "truncate"], [0, len(BODY) // 2, len(BODY) * 3 // 4]),
+    (["truncate", "no resume"], [0, len(BODY) // 2]), (["lie"], [0, 0]),
+    (["truncate", "500", "lie", "truncate"], None)])
 def test_whatever_goes_wrong_the_file_is_whole(server, tmp_path, moods, asked):
     server.moods = list(moods)
     told = []
@@ -143,7 +152,8 @@ def test_dataset_downloads_what_training_reads(server, tmp_path, capsys, promise
     argv = ["-n", "3", "--url", server.url, "--output_dir", str(tmp_path / "fineweb"), "--workers", "2"]
     assert dataset.main(argv) == 0
     assert ("3 checked by SHA-256" if promises else "3 with no checksum") in capsys.readouterr().err
-    assert [text for _, text in read_documents(list_shards(tmp_path / "fineweb"))] == [f"shard {n} row {row}" for n in range(3) for row in range(3)]
+    assert ([text for _, text in read_documents(list_shards(tmp_path / "fineweb"))]
+            == [f"shard {n} row {row}" for n in range(3) for row in range(3)])
     assert dataset.main(argv) == 0 and "3 there before" in capsys.readouterr().err
 
 

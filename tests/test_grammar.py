@@ -19,7 +19,10 @@ few = settings(max_examples=20, deadline=None)
 
 
 def has(text, *parts):
-    """Whether a text holds all parts as whole words; a name counts only as it is written, since a code may hold its letters."""
+    """
+    Whether a text holds all parts as whole words; a name counts only as it is written, since a code may hold its
+    letters.
+    """
     flags = lambda part: re.IGNORECASE if part == part.lower() else 0
     return all(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text, flags(part)) for part in parts)
 
@@ -91,7 +94,8 @@ def test_share_of_refusals():
     qas = [qa for i in range(150) for qa in grammar.build(f"share/{i}", TRAINED)[1]["qas"]]
     assert 0.1 <= sum(not qa["a"] for qa in qas) / len(qas) <= 0.19
     assert all(any(test(qa) for qa in qas) for test in (
-        lambda qa: isinstance(qa["a"], list), lambda qa: qa.get("composed"), lambda qa: qa["a"] and not isinstance(qa["a"], list)
+        lambda qa: isinstance(qa["a"], list), lambda qa: qa.get("composed"), lambda qa: qa["a"]
+        and not isinstance(qa["a"], list)
         and not qa.get("composed") and len(qa["evidence"]) == 2))
 
 
@@ -134,7 +138,8 @@ def test_dates_worked_out(seed):
             i, = qa["evidence"]
             day = datetime.datetime.fromtimestamp(record["times"][i], datetime.timezone.utc).date()
             words = {"the day before yesterday": -2, "yesterday": -1, "the day after tomorrow": 2, "tomorrow": 1,
-                     "two days ago": -2, "three days ago": -3, "four days ago": -4, "in three days": 3, "in five days": 5,
+                     "two days ago": -2, "three days ago": -3, "four days ago": -4, "in three days": 3,
+                     "in five days": 5,
                      "week ago": -7, "in a week": 7}
             days = next((n for word, n in words.items() if has(record["sents"][i], word)), 0)
             assert qa["a"] == str(day + datetime.timedelta(days))
@@ -169,7 +174,8 @@ def run(monkeypatch, capsys, *args):
 
 def test_command_is_deterministic_by_seed(monkeypatch, capsys, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        code, err = run(monkeypatch, capsys, "--output", tmp_path / name, "--memories", 12, "--seed", seed, "--held_out")
+        code, err = run(monkeypatch, capsys, "--output", tmp_path / name, "--memories", 12, "--seed", seed,
+                        "--held_out")
         assert code == 0 and err.count("\n") == 1
     a, b, c = ((tmp_path / name).read_text(encoding="utf-8") for name in "abc")
     assert a == b != c and len([json.loads(row) for row in a.splitlines()]) == 12
@@ -193,4 +199,5 @@ def test_it_stays_small_and_behind_the_wall():
             code -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     assert len(code) <= 400 and max(map(len, text.split("\n"))) <= 120
     assert SOURCE.with_suffix(".txt").stat().st_size <= 30_000
-    assert re.findall(r"from (nanochat\S*|dev\S*|scripts\S*) import|import (?:nanochat|dev|scripts)", text) == ["nanochat.common"]
+    assert re.findall(r"from (nanochat\S*|dev\S*|scripts\S*) import|import (?:nanochat|dev|scripts)",
+                      text) == ["nanochat.common"]

@@ -62,7 +62,8 @@ def test_recurrence_is_the_paper_s():
     S = state[0, 0]
     for t in range(5):
         kt, bt = k[0, t, 0], beta[0, t, 0]
-        S = (torch.eye(8) - bt * torch.outer(kt, kt)) @ torch.diag(g[0, t, 0].exp()) @ S + bt * torch.outer(kt, v[0, t, 0])
+        S = (torch.eye(8) - bt * torch.outer(kt,
+                                             kt)) @ torch.diag(g[0, t, 0].exp()) @ S + bt * torch.outer(kt, v[0, t, 0])
     o, got = kda_naive(q, k, v, g, beta, state)
     torch.testing.assert_close(got[0, 0], S)
     torch.testing.assert_close(o[0, -1, 0], S.T @ q[0, -1, 0] / 8**0.5)
@@ -187,7 +188,8 @@ def test_gate():
 def conv_reference(x, weight, tail=None):
     tail = x.new_zeros(x.shape[0], 3, x.shape[2]) if tail is None else tail
     padded = torch.cat([tail, x], 1).transpose(1, 2)
-    return torch.nn.functional.silu(torch.nn.functional.conv1d(padded, weight[:, None], groups=x.shape[2])).transpose(1, 2)
+    y = torch.nn.functional.conv1d(padded, weight[:, None], groups=x.shape[2])
+    return torch.nn.functional.silu(y).transpose(1, 2)
 
 
 def conv_inputs(T=64, D=6, dtype=torch.float64):

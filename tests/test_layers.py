@@ -1,4 +1,7 @@
-"""Layers: the joint softmax of a read layer over window, memory and sink loses no gradient, towards what is read nor towards how much of it is; the norm, written out, is RMSNorm."""
+"""
+Layers: the joint softmax of a read layer over window, memory and sink loses no gradient, towards what is read nor
+towards how much of it is; the norm, written out, is RMSNorm.
+"""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +14,8 @@ from nanochat.state import Traces
 @pytest.mark.parametrize("topk", [8, 2])   # all traces in one matrix; selected ones gathered for each query
 @pytest.mark.parametrize("n_kv_head", [1, 2])
 def test_gradients_of_the_joint_softmax(topk, n_kv_head):
-    model = THENGPT(THENConfig(vocab_size=64, n_layer=2, ratio=1, n_head=2, n_kv_head=n_kv_head, n_embd=8, window=16, n_ordinary=60, bos_id=60, pad_id=63, gist_dim=4,
+    model = THENGPT(THENConfig(vocab_size=64, n_layer=2, ratio=1, n_head=2, n_kv_head=n_kv_head, n_embd=8, window=16,
+                               n_ordinary=60, bos_id=60, pad_id=63, gist_dim=4,
                                index_dim=4, read_topk=topk)).double()
     model.init_weights()
     model.dtype = torch.float64
@@ -20,12 +24,16 @@ def test_gradients_of_the_joint_softmax(topk, n_kv_head):
     torch.nn.init.normal_(attn.sink)
     state = model.empty_state(1)
     local = model.local_context(torch.randint(0, 60, (1, 16)), state)[0]
-    traces = state["traces"].map(lambda t: t.new_zeros(1, 3, *t.shape[2:])).as_dict() | {"index": torch.randn(1, 3, 1, 4, dtype=torch.float64)}
+    traces = state["traces"].map(lambda t: t.new_zeros(1, 3, *t.shape[2:])).as_dict()
+    traces["index"] = torch.randn(1, 3, 1, 4, dtype=torch.float64)
     visible = torch.ones(1, 16, 3, dtype=torch.bool)
     visible[0, :5, 1:] = False
 
     def layer(x, gist, sink, k, v):
-        return torch.func.functional_call(attn, {"sink": sink}, (x, local, [k, v], {"traces": Traces(**{**traces, "gist": gist}), "visible": lambda begin: visible[:, begin:], "training": None}))[0]
+        return torch.func.functional_call(attn, {"sink": sink},
+                                          (x, local, [k, v], {"traces": Traces(**{**traces, "gist": gist}),
+                                                              "visible": lambda begin: visible[:, begin:],
+                                                              "training": None}))[0]
 
     new = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)
     inputs = new(1, 16, 8), new(1, 3, 4), new(2, 4), new(1, 16, n_kv_head, 4), new(1, 16, n_kv_head, 4)
@@ -42,7 +50,8 @@ def test_norm_in_bf16_is_the_norm_rounded_once(width):
     assert ((y.norm(dim=-1) / exact.norm(dim=-1) - 1).abs() <= 2 ** -8).all()
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2),
+                                              (torch.float16, 2e-3)])
 def test_norm_is_rms_norm_and_knows_zeros(dtype, tolerance):
     x = torch.randn(5, 3, 64, dtype=dtype)
     x[0] *= 1e-3

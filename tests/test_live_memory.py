@@ -43,7 +43,9 @@ def check(title, mixers=MIXERS):
 
 
 def build(mixer, dtype=torch.float64, **overrides):
-    """Two write layers and a read layer, twice. Nothing is left at zero or constant, so that nothing is equal by default."""
+    """
+    Two write layers and a read layer, twice. Nothing is left at zero or constant, so that nothing is equal by default.
+    """
     special = dict(n_ordinary=ORDINARY, bos_id=BOS, end_id=END, user_id=USER, assistant_id=ASSISTANT, pad_id=PAD)
     size = dict(vocab_size=64, n_layer=6, n_head=2, n_kv_head=2 if mixer == "kda" else 1, n_embd=32, ratio=2, window=32)
     size |= dict(gist_dim=16, index_heads=2, index_dim=8)
@@ -52,7 +54,8 @@ def build(mixer, dtype=torch.float64, **overrides):
     with torch.no_grad():
         model.lm_head.weight.mul_(200)
         for p in model.parameters():
-            p.add_(0.3 * torch.randn_like(p) * ((p == 0) | (p == p.flatten()[0]).all()))   # also where only a part begins at zero
+            # also where only a part begins at zero
+            p.add_(0.3 * torch.randn_like(p) * ((p == 0) | (p == p.flatten()[0]).all()))
     if dtype == torch.float64:
         model.double()
     model.dtype = dtype
@@ -71,7 +74,10 @@ class Letters:
 
 
 def streams(rows, length, seed=0):
-    """(rows, length) ids: episodes of random length, begun by BOS at a chunk boundary, filled up with PAD; now and then a question turn."""
+    """
+    (rows, length) ids: episodes of random length, begun by BOS at a chunk boundary, filled up with PAD; now and then a
+    question turn.
+    """
     rng = random.Random(seed)
     out = []
     for _ in range(rows):
@@ -88,7 +94,8 @@ def streams(rows, length, seed=0):
 
 def episode(length, seed):
     ids = streams(1, CHUNK, seed)[:, :1]
-    return torch.cat([ids, torch.randint(ORDINARY, (1, length - 1), generator=torch.Generator().manual_seed(seed))], dim=1)
+    return torch.cat([ids, torch.randint(ORDINARY, (1, length - 1), generator=torch.Generator().manual_seed(seed))],
+                     dim=1)
 
 
 @torch.no_grad()
@@ -112,7 +119,8 @@ def assert_close(a, b, what, tolerance=1e-9):
     a, b = leaves(a), leaves(b)
     assert len(a) == len(b), what
     for x, y in zip(a, b):
-        assert x.shape == y.shape and x.dtype == y.dtype, f"{what}: {tuple(x.shape)} {x.dtype}, {tuple(y.shape)} {y.dtype}"
+        assert (x.shape == y.shape
+                and x.dtype == y.dtype), f"{what}: {tuple(x.shape)} {x.dtype}, {tuple(y.shape)} {y.dtype}"
         if x.is_floating_point():
             assert torch.isfinite(x).all() and torch.isfinite(y).all(), f"{what}: not finite"
             worst = (x - y).abs().max() if x.numel() else 0
@@ -158,14 +166,16 @@ def beginning(mixer):
 def streaming(mixer):
     model, idx = build(mixer), streams(3, 5 * CHUNK + 5)
     whole = feed(model, [idx])
-    assert len(whole[1]["traces"]) == 5 and whole[1]["buffer"].shape == (3, 5) and whole[0].shape == (3, idx.shape[1], 64)
+    assert len(whole[1]["traces"]) == 5 and whole[1]["buffer"].shape == (3, 5)
+    assert whole[0].shape == (3, idx.shape[1], 64)
     for piece in (1, 15, 16, 17):
         assert_cuts(model, idx, list(range(piece, idx.shape[1], piece)), whole)
     assert_cuts(model, idx, [0, 0, 16, 16, 20, 20, idx.shape[1]], whole)
     for n in range(1, idx.shape[1] - 3, 9):   # the last token alone, at once or after others
         last = feed(model, [idx[:, :n]], last=True)
         assert_close(last[0], whole[0][:, n - 1:n], f"logits of token {n} alone")
-        assert_close(feed(model, [idx[:, n:n + 3]], last[1], last=True)[0], whole[0][:, n + 2:n + 3], f"... and three later")
+        assert_close(feed(model, [idx[:, n:n + 3]], last[1], last=True)[0], whole[0][:, n + 2:n + 3],
+                     f"... and three later")
     later = streams(3, 40, seed=1)
     cut = feed(model, idx.split(17, dim=1))[1]
     assert_close(feed(model, [later], whole[1]), feed(model, [later], cut), "what comes after")
@@ -193,7 +203,8 @@ def one_trace(mixer):
     assert len(state["traces"]) == 0 and state["buffer"].tolist() == idx[:, :15].tolist()
     state = feed(model, [idx[:, 15:]], state)[1]
     assert len(state["traces"]) == 1 and state["buffer"].shape == (1, 0)
-    assert state["traces"].ids[0, 0].tolist() == idx[0].tolist() and int(state["traces"].valid) == int((idx != PAD).sum())
+    assert state["traces"].ids[0, 0].tolist() == idx[0].tolist()
+    assert int(state["traces"].valid) == int((idx != PAD).sum())
     assert_close(state, feed(model, [idx])[1], "the trace")
 
 
@@ -218,7 +229,9 @@ def rows(mixer):
     model, idx = build(mixer), streams(3, 5 * CHUNK + 5)
     other = idx.clone()
     other[1:] = streams(2, idx.shape[1], seed=7)
-    row = lambda out: (out[0][:1], map_state({name: out[1][name] for name in ("traces", "buffer", "episode", "position")}, lambda t: t[:1]))
+    row = lambda out: (out[0][:1],
+                       map_state({name: out[1][name] for name in ("traces", "buffer", "episode", "position")},
+                                 lambda t: t[:1]))
     mine = row(feed(model, [idx]))
     assert_same(row(feed(model, [other])), mine, "beside other rows")
     assert_close(row(feed(model, [idx[:1]])), mine, "alone")
@@ -227,7 +240,8 @@ def rows(mixer):
 @check("a trace does not depend on other episodes or on what memory holds")
 def episodes(mixer):
     model, mine = build(mixer), episode(3 * CHUNK, seed=5)
-    strip = lambda state: {k: v for k, v in state["traces"][len(state["traces"]) - 3:].as_dict().items() if k != "episode"}
+    strip = lambda state: {k: v for k, v in state["traces"][len(state["traces"]) - 3:].as_dict().items()
+                           if k != "episode"}
     alone = strip(feed(model, [mine])[1])
     befores = [streams(1, 6 * CHUNK, seed) for seed in (1, 2, 3)]
     together = [strip(feed(model, [torch.cat([before, mine], dim=1)])[1]) for before in befores]
@@ -309,7 +323,10 @@ def lesson(seed):
 
 
 def train(model, parameters, seed, state):
-    """(total loss, state) of one segment, computed with a copy of the parameters, so that gradients tell which segment they reach."""
+    """
+    (total loss, state) of one segment, computed with a copy of the parameters, so that gradients tell which segment
+    they reach.
+    """
     return torch.func.functional_call(model, parameters, (*lesson(seed), state))
 
 
@@ -352,7 +369,8 @@ def windows(mixer):
         for segment in range(3):
             loss, state = train(model, parameters, 3 * window + segment, state)
             losses.append(loss)
-        grads = [torch.autograd.grad(loss, parameters.values(), retain_graph=True, allow_unused=True) for loss in losses]
+        grads = [torch.autograd.grad(loss, parameters.values(), retain_graph=True, allow_unused=True)
+                 for loss in losses]
         sum(losses).backward()
         for (name, p), *parts in zip(parameters.items(), *grads):
             total = sum((g for g in parts if g is not None), torch.zeros_like(p))
@@ -383,7 +401,8 @@ def save_state(path, state, model, facts, sources=()):
     rows = [(*at, -1) if at else (None, -1, -1) for at in [*sources, *[None] * len(lengths)][:len(lengths)]]
     mine = identity(model, facts)
     with Writer(path, mine, anew=True) as memory:
-        memory.rewrite(Content(mine, buffer=state["buffer"][0].numpy()).extended(lengths, rows, []), [Layout(mine["geometry"]).pack(state["traces"])])
+        memory.rewrite(Content(mine, buffer=state["buffer"][0].numpy()).extended(lengths, rows, []),
+                       [Layout(mine["geometry"]).pack(state["traces"])])
 
 
 @check("a saved state comes back, rounded once to the precision of a record, with the same answers")
@@ -397,8 +416,10 @@ def state_file(mixer):
             save_state(path, state, model, facts, sources)
             loaded, table = load_state(path, model, facts)
             save_state(again, loaded, model, facts, table)
-            for suffix in (".pt", ".traces") if dtype == torch.float32 else ():   # bf16 has 8 bits: 126 may come back as 127
-                assert again.with_suffix(suffix).read_bytes() == path.with_suffix(suffix).read_bytes(), "saved again, it is another file"
+            # bf16 has 8 bits: 126 may come back as 127
+            for suffix in (".pt", ".traces") if dtype == torch.float32 else ():
+                assert (again.with_suffix(suffix).read_bytes()
+                        == path.with_suffix(suffix).read_bytes()), "saved again, it is another file"
         assert table == sources + [None] * (count - len(sources)) and int(loaded["episode"]) == count
         rounded = Layout(geometry(model)).rounded(state["traces"])
         assert_same(loaded["traces"][:len(rounded)], rounded, "traces")
@@ -411,7 +432,8 @@ def state_file(mixer):
         assert_close(feed(model, [more], loaded)[0], feed(model, [more], kept)[0], "what comes after", 1e-4)
         question = episode(9, seed=11)
         closed = lambda s: {**model.empty_state(1), "traces": s["traces"], "episode": s["episode"]}
-        assert_close(feed(model, [question], closed(loaded))[0], feed(model, [question], closed(kept))[0], "answer", 1e-4)
+        assert_close(feed(model, [question], closed(loaded))[0], feed(model, [question], closed(kept))[0], "answer",
+                     1e-4)
 
 
 @check("a state file that is damaged or of another model is refused in one line", mixers=())
@@ -460,7 +482,8 @@ def refused():
             bad.write_bytes(flipped)
             try:
                 plain = lambda state: {**state, "traces": state["traces"][:len(state["traces"])]}
-                assert_same(plain(load_state(bad, model, facts)[0]), plain(load_state(good, model, facts)[0]), "a flipped bit was not seen")
+                assert_same(plain(load_state(bad, model, facts)[0]), plain(load_state(good, model, facts)[0]),
+                            "a flipped bit was not seen")
                 harmless += 1   # in the padding between the parts of the file
             except UserError:
                 pass

@@ -1,4 +1,7 @@
-"""nanochat/live_memory.py: what is said can be asked at once, is on disk, is forgotten exactly, and is not written where that was asked for."""
+"""
+nanochat/live_memory.py: what is said can be asked at once, is on disk, is forgotten exactly, and is not written where
+that was asked for.
+"""
 import json
 import threading
 
@@ -17,7 +20,8 @@ from scripts import ingest
 from tests.test_scripts import INGEST, MODEL, TIMELINE, base, call, here  # noqa: F401  fixtures
 
 QUESTION = "What did the user prefer at t=2?"
-LONG = "In the long letter that came in spring she wrote of the sea, of the two cats and of nothing else that anybody could remember. " * 3
+LONG = ("In the long letter that came in spring she wrote of the sea, of the two cats and of nothing else that anybody "
+        "could remember. " * 3)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,13 @@ def plain(answer):
     return answer.text, answer.confidence, [(e.id, e.text, e.score) for e in answer.episodes]
 
 
-# remembering ------------------------------------------------------------------------------------------------------------
+# remembering ----------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_told_within_a_long_episode(live):
+    memory, text, read = live(), "word" + " " * 600 + "word", []
+    memory.ingest(text, progress=read.append)
+    assert len(read) == 2 and sum(read) == len(memory.tokenizer.encode(text)) + 2
 
 
 def test_what_is_ingested_is_known_at_once_and_on_disk(live):
@@ -70,10 +80,13 @@ def test_what_is_ingested_is_known_at_once_and_on_disk(live):
     assert answer.episodes and all(e.text == TIMELINE[e.id - 1] and 0 < e.score <= 1 for e in answer.episodes)
     assert 0 < answer.confidence <= 1 and answer.seconds > 0
     with live(read_only=True) as other:
-        assert told(other) == TIMELINE and plain(other.ask(QUESTION)) == plain(answer), "what is asked in RAM is what is asked of the file"
+        assert (told(other) == TIMELINE and plain(other.ask(QUESTION))
+                == plain(answer)), "what is asked in RAM is what is asked of the file"
     second = memory[2]
-    assert (second.source, second.line, second.time, second.score) == ("log.txt", 1, 1_700_000_000, None) and memory[1].source is None
-    assert memory.stats()["episodes"] == 3 and memory.stats()["bytes"] == sum(map(len, both(memory.path.absolute().parent)))
+    assert (second.source, second.line, second.time, second.score) == ("log.txt", 1, 1_700_000_000, None)
+    assert memory[1].source is None
+    assert memory.stats()["episodes"] == 3
+    assert memory.stats()["bytes"] == sum(map(len, both(memory.path.absolute().parent)))
 
 
 def test_it_ingests_to_the_byte_what_the_script_does(live, call, here):
@@ -87,9 +100,11 @@ def test_it_ingests_to_the_byte_what_the_script_does(live, call, here):
 def test_episodes_of_a_text_and_lines_of_a_source(live):
     memory = live()
     text = "one\ntwo\n\nthree\n"
-    assert memory.ingest(text, episode="paragraph", source="a") == [1, 2] and memory.ingest(text, episode="file", source="b") == [3]
+    assert memory.ingest(text, episode="paragraph", source="a") == [1, 2]
+    assert memory.ingest(text, episode="file", source="b") == [3]
     assert memory.ingest(["x\n", "\n", "y\r\n", "z"], source="c") == [4, 5, 6] and memory.ingest([" \n", ""]) == []
-    assert [(e.text, e.source, e.line) for e in memory.episodes()] == [("one\ntwo", "a", 1), ("three", "a", 4), ("one\ntwo\n\nthree", "b", 1),
+    assert [(e.text, e.source, e.line)
+            for e in memory.episodes()] == [("one\ntwo", "a", 1), ("three", "a", 4), ("one\ntwo\n\nthree", "b", 1),
                                                                       ("x", "c", 1), ("y", "c", 3), ("z", "c", 4)]
 
 
@@ -104,17 +119,22 @@ def test_a_turn_is_heard_token_by_token(live, here):
         for word in words:
             yield word
             state = memory._view.state
-            history.append((state["buffer"].shape[1], len(state["traces"]), 4 in dict(memory.routing("What came in spring?"))))
+            history.append((state["buffer"].shape[1], len(state["traces"]),
+                            4 in dict(memory.routing("What came in spring?"))))
             assert len(memory) == 3 and both(here) == before, "it is not over yet"
 
     assert memory.say(pieces(), source="chat", time=7) == 4
     tokens = 1 + sum(len(memory.tokenizer.encode(word)) for word in words)
     start = sum(len(records) for records in split_records(memory)[:3])
     assert [buffer for buffer, _, _ in history][-1] == tokens % CHUNK and history[0][0] <= 3
-    assert all(buffer < CHUNK for buffer, _, _ in history) and [n for _, n, _ in history] == sorted(n for _, n, _ in history)
+    assert all(buffer < CHUNK for buffer, _, _ in history)
+    assert [n for _, n, _ in history] == sorted(n for _, n, _ in history)
     assert history[-1][1] == start + tokens // CHUNK
-    assert any(found for _, _, found in history) and all(n > start for _, n, found in history if found), "a closed chunk can be found, and no other"
-    assert memory[4].text == "".join(words).strip() and (memory[4].source, memory[4].line, memory[4].time) == ("chat", None, 7)
+    assert any(found for _, _,
+               found in history) and all(n > start for _, n, found in history
+                                         if found), "a closed chunk can be found, and no other"
+    assert memory[4].text == "".join(words).strip()
+    assert (memory[4].source, memory[4].line, memory[4].time) == ("chat", None, 7)
     with live("T.pt") as other:
         other.ingest(TIMELINE)
         other.say("".join(words), source="chat", time=7)
@@ -136,7 +156,8 @@ def test_what_is_being_said_can_be_a_source(live):
         yield " The end."
 
     memory.say(pieces())
-    assert [e.id for e in found[0].episodes] == [1] and LONG.startswith(found[0].episodes[0].text) and found[0].episodes[0].text
+    assert [e.id for e in found[0].episodes] == [1] and LONG.startswith(found[0].episodes[0].text)
+    assert found[0].episodes[0].text
 
 
 def test_a_turn_that_is_cut_short_leaves_nothing(live, here):
@@ -152,7 +173,8 @@ def test_a_turn_that_is_cut_short_leaves_nothing(live, here):
         memory.say(cut_short())
     with pytest.raises(UserError, match="it may have 4,096"):
         memory.say(["so ", "on and " * 5000])
-    assert both(here) == before and plain(memory.ask(QUESTION)) == answer and memory.say(" \n") is None and len(memory) == 3
+    assert both(here) == before and plain(memory.ask(QUESTION)) == answer and memory.say(" \n") is None
+    assert len(memory) == 3
     assert memory.say("And so on.") == 4
 
 
@@ -174,7 +196,7 @@ def test_a_disk_that_is_full_costs_what_was_being_said_and_no_more(live, here, m
     assert both(here)[1].startswith(before[1])
 
 
-# asking -----------------------------------------------------------------------------------------------------------------
+# asking ---------------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_comes_in_pieces_that_are_the_answer(live):
@@ -252,7 +274,7 @@ def test_routing_says_how_far_each_episode_is_addressed(live):
     assert memory.routing("t=2")[0][0] == 2
 
 
-# forgetting -------------------------------------------------------------------------------------------------------------
+# forgetting -----------------------------------------------------------------------------------------------------------
 
 
 def test_forgotten_is_never_said(live, here):
@@ -284,8 +306,10 @@ def test_an_answer_that_has_begun_is_read_from_what_was_there(live):
     assert first + "".join(rest) == whole.text and plain(answer) == plain(whole)
 
 
-OPERATIONS = st.lists(st.one_of(st.tuples(st.just("ingest"), st.lists(st.integers(0, 5), max_size=3)), st.tuples(st.just("say"), st.integers(0, 5)),
-                                st.tuples(st.just("forget"), st.sets(st.integers(0, 9), max_size=2)), st.tuples(st.just("reopen"), st.booleans())), max_size=8)
+OPERATIONS = st.lists(st.one_of(st.tuples(st.just("ingest"), st.lists(st.integers(0, 5), max_size=3)),
+                                st.tuples(st.just("say"), st.integers(0, 5)),
+                                st.tuples(st.just("forget"), st.sets(st.integers(0, 9), max_size=2)),
+                                st.tuples(st.just("reopen"), st.booleans())), max_size=8)
 
 
 @settings(max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -315,10 +339,11 @@ def test_whatever_is_done_the_memory_is_that_of_what_is_left(loaded, tmp_path, o
     with LiveMemory(loaded, tmp_path / "T.pt") as fresh:
         fresh.ingest(left)
         fresh.save()
-    assert both(tmp_path) == both(tmp_path, "T") and sorted(p.name for p in tmp_path.iterdir()) == ["S.pt", "S.traces", "T.pt", "T.traces"]
+    assert both(tmp_path) == both(tmp_path, "T")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["S.pt", "S.traces", "T.pt", "T.traces"]
 
 
-# not writing ------------------------------------------------------------------------------------------------------------
+# not writing ----------------------------------------------------------------------------------------------------------
 
 
 def test_read_only_is_known_until_it_ends_and_never_written(live, here):
@@ -328,7 +353,8 @@ def test_read_only_is_known_until_it_ends_and_never_written(live, here):
     assert memory.say("The secret is 4711.") == 3 and memory.ingest([LONG, TIMELINE[2]]) == [4, 5]
     with live("T.pt") as open_one:
         open_one.ingest([*TIMELINE[:2], "The secret is 4711.", LONG, TIMELINE[2]])
-        assert plain(memory.ask("What is the secret?")) == plain(open_one.ask("What is the secret?")) and told(memory) == told(open_one)
+        assert plain(memory.ask("What is the secret?")) == plain(open_one.ask("What is the secret?"))
+        assert told(memory) == told(open_one)
     for name in ("T.pt", "T.traces"):
         (here / name).unlink()
     assert memory.stats()["unwritten"] == 3
@@ -400,7 +426,8 @@ def test_users_are_apart(loaded, here):
     with LiveMemory(loaded, state_dir="all", user="ann") as ann, LiveMemory(loaded, state_dir="all", user="bob") as bob:
         ann.say("I am Ann.")
         bob.say("I am Bob.")
-        assert told(ann) == ["I am Ann."] and told(bob) == ["I am Bob."] and sorted(p.name for p in (here / "all").glob("*.pt")) == ["ann.pt", "bob.pt"]
+        assert told(ann) == ["I am Ann."] and told(bob) == ["I am Bob."]
+        assert sorted(p.name for p in (here / "all").glob("*.pt")) == ["ann.pt", "bob.pt"]
     for wrong in ({"user": "ann"}, {"state_dir": "all"}, {"state_path": "S.pt", "state_dir": "all", "user": "ann"}):
         with pytest.raises(ValueError):
             LiveMemory(loaded, **wrong)
@@ -408,7 +435,7 @@ def test_users_are_apart(loaded, here):
         LiveMemory(loaded, state_dir="all", user="../ann")
 
 
-# several at once --------------------------------------------------------------------------------------------------------
+# several at once ------------------------------------------------------------------------------------------------------
 
 
 def test_two_writers_do_not_meet(live):
@@ -454,7 +481,8 @@ def test_asked_from_threads_while_it_changes(live):
     for thread in threads:
         thread.join()
     memory.say(extra)
-    assert not failed and answers and set(map(json.dumps, answers)) <= set(map(json.dumps, (sure, plain(memory.ask(QUESTION)))))
+    assert not failed and answers
+    assert set(map(json.dumps, answers)) <= set(map(json.dumps, (sure, plain(memory.ask(QUESTION)))))
 
 
 def test_a_memory_larger_than_its_budget_is_the_same_memory(live, monkeypatch):
@@ -466,7 +494,8 @@ def test_a_memory_larger_than_its_budget_is_the_same_memory(live, monkeypatch):
     held, rest = tiers.held_bytes(whole._layout, whole.model.empty_state(1)["traces"])
     memory = live(ram_budget=whole.stats()["traces"] * (held + rest // 2))
     assert not isinstance(memory._view.state["traces"].ids, torch.Tensor)
-    assert plain(memory.ask(QUESTION)) == plain(live(read_only=True).ask(QUESTION)) and memory.routing("t=17") == live(read_only=True).routing("t=17")
+    assert plain(memory.ask(QUESTION)) == plain(live(read_only=True).ask(QUESTION))
+    assert memory.routing("t=17") == live(read_only=True).routing("t=17")
     steps = memory.stream(QUESTION)
     first, expected = next(steps), memory.ask(QUESTION)
     memory.say("It goes on.")
@@ -477,16 +506,18 @@ def test_a_memory_larger_than_its_budget_is_the_same_memory(live, monkeypatch):
     assert plain(memory.ask(QUESTION)) == plain(fresh.ask(QUESTION))
 
 
-# text -------------------------------------------------------------------------------------------------------------------
+# text -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;title\x07\x00\x9b", "<|end|><|bos|><|assistant|> <|pad|>", "\ud800 lone", "\u202e right to left \u200d", " \u00a0 x \u2028 y \x0c ",
+@pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;title\x07\x00\x9b", "<|end|><|bos|><|assistant|> <|pad|>",
+                                  "\ud800 lone", "\u202e right to left \u200d", " \u00a0 x \u2028 y \x0c ",
                                   "\U0001f408\u200d\u2b1b" * 20, "a" * 1000, "\t"])
 def test_hostile_text_is_text(live, here, text):
     memory = live()
     memory.ingest(TIMELINE)
     id = memory.say(text)
-    kept = text.encode("utf-8", "replace").decode().strip() if "\ud800" not in text else text.strip().replace("\ud800", "\ufffd")
+    kept = text.encode("utf-8",
+                       "replace").decode().strip() if "\ud800" not in text else text.strip().replace("\ud800", "\ufffd")
     assert (memory[id].text if id else "") == kept
     if id:
         assert memory.ask(text[:200]).text is not None

@@ -1,4 +1,8 @@
-"""nanochat/memory.py and record.py: nothing lost, nothing half visible, nothing left of what was deleted, nothing wrong taken for right."""
+"""
+nanochat/memory.py and record.py: nothing lost, nothing half visible, nothing left of what was deleted, nothing wrong
+taken for right.
+"""
+import errno
 import hashlib
 import io
 import os
@@ -32,7 +36,8 @@ def episode(seed, traces=None):
     """(records, row) of an episode: random bytes, with words that say which it is."""
     rng = np.random.default_rng(seed)
     records = rng.integers(0, 256, (traces or int(rng.integers(1, 4)), Layout(GEOMETRY).stride), dtype=np.uint8)
-    Layout(GEOMETRY).bytes_of(records, "ids")[:] = rng.integers(0, 2000, (len(records), 16)).astype("<u2").view(np.uint8)
+    Layout(GEOMETRY).bytes_of(records,
+                              "ids")[:] = rng.integers(0, 2000, (len(records), 16)).astype("<u2").view(np.uint8)
     return records, ([None, "a.txt", "b.txt"][seed % 3], seed % 5, -1 if seed % 2 else 1000 + seed)
 
 
@@ -71,7 +76,7 @@ def no_fsync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: None)   # these tests are about bytes, not about the power going
 
 
-# records ----------------------------------------------------------------------------------------------------------------
+# records --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -107,7 +112,7 @@ def test_a_record_holds_a_trace(vocab_size, bits):
     assert np.array_equal(layout.pack(back), records)
 
 
-# deletion -----------------------------------------------------------------------------------------------------------------
+# deletion -------------------------------------------------------------------------------------------------------------
 
 
 def check_deletion(directory, seeds, rounds, commits):
@@ -131,7 +136,8 @@ def check_deletion(directory, seeds, rounds, commits):
 
 
 numbers = st.integers(0, 40)
-LIVES = dict(seeds=st.lists(numbers, max_size=12), rounds=st.lists(st.sets(numbers, max_size=8), max_size=3), commits=st.sets(st.integers(0, 12), max_size=3))
+LIVES = dict(seeds=st.lists(numbers, max_size=12), rounds=st.lists(st.sets(numbers, max_size=8), max_size=3),
+             commits=st.sets(st.integers(0, 12), max_size=3))
 
 
 @pytest.mark.parametrize("examples", [150, pytest.param(5000, marks=pytest.mark.slow)])
@@ -152,7 +158,7 @@ def test_an_episode_that_is_not_there_is_not_deleted(tmp_path):
     assert files(tmp_path) == before
 
 
-# readers and writers ------------------------------------------------------------------------------------------------------
+# readers and writers --------------------------------------------------------------------------------------------------
 
 
 def test_a_reader_keeps_its_commit(tmp_path):
@@ -186,7 +192,8 @@ def test_one_writer_at_a_time(tmp_path):
 def test_a_lock_dies_with_its_holder(tmp_path):
     path = tmp_path / "S.pt"
     build(path, [1])
-    code = f"from nanochat.memory import Writer; import sys, time; w = Writer({str(path)!r}); print('held', flush=True); time.sleep(60)"
+    code = (f"from nanochat.memory import Writer; import sys, time; w = Writer({str(path)!r}); print('held', "
+            "flush=True); time.sleep(60)")
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=repo_root())
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(UserError, match="another process"):
@@ -215,7 +222,7 @@ def test_only_the_owner_can_read_it(tmp_path):
     assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o600}
 
 
-# crashes -----------------------------------------------------------------------------------------------------------------
+# crashes --------------------------------------------------------------------------------------------------------------
 
 
 CHANGES = {
@@ -227,21 +234,31 @@ CHANGES = {
 AFTER = {"append": [1, 2, 3, 4, 5, 6], "delete": [1, 3], "wipe": [], "replace": []}
 
 
-def die_at(call):
-    """Every call that changes the disk is counted, and the process ends before the `call`-th."""
+def die_at(call, how="killed"):
+    """
+    Every call that changes the disk is counted. Before the `call`-th the process ends; or that one fails, as on a disk
+    that is full; or Ctrl-C comes right after it. Returns what gives the count.
+    """
     count = 0
 
     def counted(fn):
         def run(*args, **kwargs):
             nonlocal count
             count += 1
-            if count > call:
+            if count == call + 1 and how == "killed":
                 os._exit(9)
-            return fn(*args, **kwargs)
+            if count == call + 1 and how == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                if count == call + 1 and how == "interrupted":
+                    raise KeyboardInterrupt
         return run
 
     for name in ("replace", "unlink", "ftruncate", "fsync", "write", "open"):
         setattr(os, name, counted(getattr(os, name)))
+    return lambda: count
 
 
 def in_child(run):
@@ -265,8 +282,9 @@ def check_crashed(path, name):
     return found == expected(AFTER[name])
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_crash_before_any_call_that_changes_the_disk(tmp_path, no_fsync, name):
+@pytest.mark.parametrize("name, how", [*((name, "killed") for name in CHANGES), ("delete", "full"),
+                                       ("append", "interrupted"), ("delete", "interrupted")])
+def test_a_crash_at_any_call_that_changes_the_disk(tmp_path, no_fsync, name, how):
     outcomes = []
     for call in range(1000):
         path = tmp_path / str(call) / "S.pt"
@@ -274,7 +292,7 @@ def test_a_crash_before_any_call_that_changes_the_disk(tmp_path, no_fsync, name)
         build(path, [1, 2, 3])
 
         def change():
-            die_at(call)
+            die_at(call, how)
             with Writer(path) as writer:
                 CHANGES[name][1](writer)
 
@@ -288,8 +306,9 @@ def test_a_crash_before_any_call_that_changes_the_disk(tmp_path, no_fsync, name)
             p.unlink()
         if status == 0:
             break
-        assert status == 9
-    assert status == 0 and outcomes[0] is False and outcomes[-1] is True and outcomes == sorted(outcomes) and len(outcomes) > 4
+        assert status == (9 if how == "killed" else 1)
+    assert status == 0 and outcomes[0] is False and outcomes[-1] is True and outcomes == sorted(outcomes)
+    assert len(outcomes) > 4
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -329,8 +348,8 @@ def random_changes(seeds, rng):
 @pytest.mark.parametrize("kills", [20, pytest.param(1000, marks=pytest.mark.slow)])
 def test_killed_at_random(tmp_path, kills):
     """
-    A process that appends, deletes, wipes and compacts (opens anew) is killed at random moments, in every third life on a disk that is soon full:
-    what was committed is there, and of the change in flight all or nothing.
+    A process that appends, deletes, wipes and compacts (opens anew) is killed at random moments, in every third life on
+    a disk that is soon full: what was committed is there, and of the change in flight all or nothing.
     """
     path, rng, seeds = tmp_path / "S.pt", random.Random(0), []
     build(path, [])
@@ -373,7 +392,10 @@ def digest_of(found):
 
 @pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.slow)])
 def test_readers_beside_a_writer(tmp_path, seconds):
-    """Eight readers beside a writer that appends and deletes: all that they ever find is what some commit left, and no reader goes back to an earlier one."""
+    """
+    Eight readers beside a writer that appends and deletes: all that they ever find is what some commit left, and no
+    reader goes back to an earlier one.
+    """
     path = tmp_path / "S.pt"
     build(path, [1])
     until, children = time.time() + seconds, []
@@ -410,7 +432,7 @@ def test_readers_beside_a_writer(tmp_path, seconds):
             at = commits.index(digest, at)   # ValueError: what no commit left, or an earlier commit
 
 
-# corruption ---------------------------------------------------------------------------------------------------------------
+# corruption -----------------------------------------------------------------------------------------------------------
 
 
 class Evil:
@@ -423,7 +445,8 @@ class Evil:
 
 def mutations(good, others, rng):
     """
-    Endless (what was done, {name: bytes}) of a memory's files. others: {what: the files of another memory}; both files are taken from it, or one.
+    Endless (what was done, {name: bytes}) of a memory's files. others: {what: the files of another memory}; both files
+    are taken from it, or one.
     """
     stride, pick = Layout(GEOMETRY).stride, lambda data: rng.randrange(len(data))
     while True:
@@ -455,15 +478,18 @@ def mutations(good, others, rng):
 def test_what_is_damaged_is_refused_or_harmless(tmp_path, no_fsync, n):
     good_path, bad, others = tmp_path / "good/S.pt", tmp_path / "bad/S.pt", {}
     (tmp_path / "bad").mkdir()
-    for directory, seeds, changed in (("good", [1, 2, 3, 4], {}), ("other", [5, 2, 3, 4], {}), ("weights", [1, 2, 3, 4], {"weights": "d" * 64}),
-                                      ("tokenizer", [1, 2, 3, 4], {"tokenizer": "d" * 64}), ("config", [1, 2, 3, 4], {"config": "d" * 64})):
+    for directory, seeds, changed in (("good", [1, 2, 3, 4], {}), ("other", [5, 2, 3, 4], {}),
+                                      ("weights", [1, 2, 3, 4], {"weights": "d" * 64}),
+                                      ("tokenizer", [1, 2, 3, 4], {"tokenizer": "d" * 64}),
+                                      ("config", [1, 2, 3, 4], {"config": "d" * 64})):
         (tmp_path / directory).mkdir()
         build(tmp_path / directory / "S.pt", seeds, identity={**IDENTITY, **changed})
         others[directory] = files(tmp_path / directory)
     evil = io.BytesIO()
     torch.save({"format": "live-memory-state", "version": VERSION, "x": Evil(tmp_path / "ran")}, evil)
     good = others.pop("good")
-    others.update(pickle={**good, "S.pt": pickle.dumps(Evil(tmp_path / "ran"))}, torch_pickle={**good, "S.pt": evil.getvalue()})
+    others.update(pickle={**good, "S.pt": pickle.dumps(Evil(tmp_path / "ran"))},
+                  torch_pickle={**good, "S.pt": evil.getvalue()})
     truth, refused, done = held(good_path), 0, Counter()
     for (what, content), _ in zip(mutations(good, others, random.Random(0)), range(n)):
         for name, data in content.items():
@@ -483,7 +509,8 @@ def test_what_is_damaged_is_refused_or_harmless(tmp_path, no_fsync, n):
 
 def test_no_file_runs_code(tmp_path):
     build(tmp_path / "S.pt", [1])
-    for content in (Evil(tmp_path / "ran"), {"format": "live-memory-state", "version": VERSION, "x": Evil(tmp_path / "ran")}):
+    for content in (Evil(tmp_path / "ran"), {"format": "live-memory-state", "version": VERSION,
+                                             "x": Evil(tmp_path / "ran")}):
         torch.save(content, tmp_path / "S.pt")
         with pytest.raises(UserError, match="more than plain data"):
             Store(tmp_path / "S.pt")

@@ -1,4 +1,6 @@
-"""What deletes or overwrites, asks first: ingest, memory, view, export, and writers whose files are replaced or missing."""
+"""
+What deletes or overwrites, asks first: ingest, memory, view, export, and writers whose files are replaced or missing.
+"""
 import json
 import os
 from dataclasses import replace
@@ -11,9 +13,11 @@ from nanochat.memory import Store, Writer
 from nanochat.memory_file import HEADER, Content
 from scripts import export_model, ingest, memory, query
 from tests.test_live_memory_api import both, live, loaded, told  # noqa: F401  fixtures
-from tests.test_memory import IDENTITY, add, build, die_at, episode, expected, files, held, in_child, no_fsync  # noqa: F401  fixture
+# noqa: F401  fixture
+from tests.test_memory import IDENTITY, add, build, die_at, episode, expected, files, held, in_child, no_fsync
 from tests.test_memory_script import STATE, ingested, killed_at_the_second_commit, listed
-from tests.test_scripts import INGEST, MODEL, QUERY, TIMELINE, base, call, here, one_line, pipe, state  # noqa: F401  fixtures
+# noqa: F401  fixtures
+from tests.test_scripts import INGEST, MODEL, QUERY, TIMELINE, base, call, here, one_line, pipe, state
 
 YES = (*STATE, "--yes")
 
@@ -24,7 +28,8 @@ def texts(call, *argv):
 
 def kept(directory, name="S"):
     """The dated exports beside a state: [(texts, permissions)]."""
-    return [([json.loads(line)["text"] for line in p.read_text().splitlines()], p.stat().st_mode & 0o777) for p in sorted(directory.glob(f"{name}.forgotten-*.jsonl"))]
+    return [([json.loads(line)["text"] for line in p.read_text().splitlines()], p.stat().st_mode & 0o777)
+            for p in sorted(directory.glob(f"{name}.forgotten-*.jsonl"))]
 
 
 def damage(path, record, stride):
@@ -33,7 +38,7 @@ def damage(path, record, stride):
     path.write_bytes(data)
 
 
-# ingest -------------------------------------------------------------------------------------------------------------------
+# ingest ---------------------------------------------------------------------------------------------------------------
 
 
 def test_ingest_again_keeps_what_was_said_since(call, here, state, monkeypatch):
@@ -43,7 +48,8 @@ def test_ingest_again_keeps_what_was_said_since(call, here, state, monkeypatch):
     assert ingested(call, here, TIMELINE)["added"] == 0 and both(here) == before, "the tutorial, in order"
     (here / "data.txt").write_text("\n".join([*TIMELINE, "New."]))
     code, out, err = call(ingest, *INGEST)
-    assert code == 2 and out == "" and one_line(err, "holds 4 episodes", "--append", "--replace") and both(here) == before
+    assert code == 2 and out == "" and one_line(err, "holds 4 episodes", "--append", "--replace")
+    assert both(here) == before
     assert ingested(call, here, [*TIMELINE, "New."], "--append")["added"] == 1 and "I moved to Luxor." in texts(call)
     assert call(ingest, *INGEST, "--append", "--replace")[0] == 2
 
@@ -54,9 +60,11 @@ def test_replace_says_what_goes_and_keeps_it_in_a_dated_file(call, here, state):
     assert code == 0 and "3 episodes of S.pt" in err and texts(call) == ["One."] and kept(here) == [(TIMELINE, 0o600)]
     assert call(ingest, *INGEST[:-1], "fresh.pt")[0] == 0 and both(here) == both(here, "fresh")
     before = both(here)
-    assert call(ingest, *INGEST, "--replace")[0] == 0 and both(here) == before and len(kept(here)) == 1, "it is this text already"
+    assert call(ingest, *INGEST,
+                "--replace")[0] == 0 and both(here) == before and len(kept(here)) == 1, "it is this text already"
     (here / "data.txt").write_text("Two.\n")
-    assert call(ingest, *INGEST, "--replace", "--no-export")[0] == 0 and texts(call) == ["Two."] and len(kept(here)) == 1
+    assert call(ingest, *INGEST, "--replace", "--no-export")[0] == 0 and texts(call) == ["Two."]
+    assert len(kept(here)) == 1
 
 
 def test_a_replacement_that_is_killed_leaves_what_was_there(call, here, state, monkeypatch):
@@ -69,7 +77,8 @@ def test_a_replacement_that_is_killed_leaves_what_was_there(call, here, state, m
 def test_a_time_is_not_rewritten_unless_asked(call, here):
     times = lambda: {e["time"] for e in listed(call)}
     for when in ("2024-05-01T12:00:00+00:00", "2025-05-01T12:00:00+00:00"):
-        assert ingested(call, here, TIMELINE, "--time", when)["episodes"] == 3 and times() == {"2024-05-01T12:00:00+00:00"}
+        assert ingested(call, here, TIMELINE, "--time", when)["episodes"] == 3
+        assert times() == {"2024-05-01T12:00:00+00:00"}
     ingested(call, here, TIMELINE, "--time", when, "--replace", "--no-export")
     assert times() == {when}
 
@@ -91,7 +100,8 @@ def test_a_state_of_another_model_is_replaced_only_if_asked(call, here, state):
     before = both(here)
     code, _, err = call(ingest, *argv)
     assert code == 1 and one_line(err, "other weights") and both(here) == before
-    assert call(ingest, *argv, "--replace")[0] == 0 and both(here) != before and kept(here) == [(TIMELINE, 0o600)] and len(listed(call)) == 3
+    assert call(ingest, *argv, "--replace")[0] == 0 and both(here) != before and kept(here) == [(TIMELINE, 0o600)]
+    assert len(listed(call)) == 3
 
 
 def test_an_import_or_a_merge_names_the_count_and_keeps_what_goes(call, here, state):
@@ -101,10 +111,12 @@ def test_an_import_or_a_merge_names_the_count_and_keeps_what_goes(call, here, st
     target = ("--state-path", "T.pt")
     for argv in (("import", "all.tar", "--binary"), ("merge", "S.pt")):
         code, _, err = call(memory, *argv, *target)
-        assert code == 2 and one_line(err, "replace the 2 episodes of T.pt") and texts(call, *target) == ["One.", "Two."]
+        assert code == 2 and one_line(err, "replace the 2 episodes of T.pt")
+        assert texts(call, *target) == ["One.", "Two."]
     assert call(memory, "import", "all.tar", "--binary", *target, "--yes")[0] == 0
     assert texts(call, *target) == TIMELINE and kept(here, "T") == [(["One.", "Two."], 0o600)]
-    assert call(memory, "merge", "T.pt", "S.pt", *target)[0] == 0 and texts(call, *target) == TIMELINE, "nothing goes: nobody is asked"
+    assert call(memory, "merge", "T.pt", "S.pt",
+                *target)[0] == 0 and texts(call, *target) == TIMELINE, "nothing goes: nobody is asked"
 
 
 def test_a_merge_that_is_killed_leaves_what_was_there(tmp_path, no_fsync):  # noqa: F811
@@ -114,7 +126,8 @@ def test_a_merge_that_is_killed_leaves_what_was_there(tmp_path, no_fsync):  # no
         directory.mkdir()
         for name, seeds in (("A.pt", [1, 2]), ("B.pt", [3]), ("M.pt", [7, 8])):
             build(directory / name, seeds)
-        argv = ["merge", *(str(directory / name) for name in ("A.pt", "B.pt")), "--state-path", str(directory / "M.pt"), "--yes", "--no-export"]
+        argv = ["merge", *(str(directory / name) for name in ("A.pt", "B.pt")), "--state-path", str(directory / "M.pt"),
+                "--yes", "--no-export"]
 
         def merge():
             die_at(call_)
@@ -129,7 +142,7 @@ def test_a_merge_that_is_killed_leaves_what_was_there(tmp_path, no_fsync):  # no
     assert status == 0 and outcomes == sorted(outcomes) and outcomes[-1] is True
 
 
-# records without their table ----------------------------------------------------------------------------------------------
+# records without their table ------------------------------------------------------------------------------------------
 
 
 def test_two_names_never_share_their_records(tmp_path):
@@ -197,7 +210,7 @@ def test_a_new_memory_survives_a_crash_at_any_call(tmp_path, no_fsync):  # noqa:
     assert status == 0 and outcomes == sorted(outcomes) and {*outcomes} == {0, 2}
 
 
-# files that are replaced under a writer -----------------------------------------------------------------------------------
+# files that are replaced under a writer -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["renamed", "in place", "records"])
@@ -243,10 +256,11 @@ def test_a_session_whose_files_are_replaced_goes_on_with_those(live, here):
     assert memory_.say("Three.") == 3 and told(live(read_only=True)) == ["One.", "Two.", "Three."]
 
 
-# what is written beside ---------------------------------------------------------------------------------------------------
+# what is written beside -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [("forget", "--match", ""), ("forget", "--match", " \t"), ("forget", "--source", ""), ("forget", "--match", "", "--source", "data.txt")])
+@pytest.mark.parametrize("argv", [("forget", "--match", ""), ("forget", "--match", " \t"), ("forget", "--source", ""),
+                                  ("forget", "--match", "", "--source", "data.txt")])
 def test_an_unset_variable_forgets_nothing(call, here, state, argv):
     before = both(here)
     code, out, err = call(memory, *argv, *YES)
@@ -258,7 +272,10 @@ WRITES = [("export", "--output-path"), ("export", "--binary", "--output-path"), 
 
 @pytest.mark.parametrize("argv", WRITES)
 def test_what_is_written_of_a_memory(call, here, state, argv):
-    """Its permissions, never over the memory or anything else, and a file that was written so before only if that is asked for."""
+    """
+    Its permissions, never over the memory or anything else, and a file that was written so before only if that is asked
+    for.
+    """
     written = lambda name, *more: call(memory, *argv, name, *STATE, *more)
     before = both(here)
     os.link(here / "S.traces", here / "link")
@@ -277,7 +294,8 @@ def test_what_is_written_of_a_memory(call, here, state, argv):
         os.umask(old)
     for more in ((), ("--replace",)):
         code, out, err = written("data.txt", *more)
-        assert code == 2 and out == "" and one_line(err, "data.txt: is there already, and is not what") and (here / "data.txt").read_text().startswith(TIMELINE[0])
+        assert code == 2 and out == "" and one_line(err, "data.txt: is there already, and is not what")
+        assert (here / "data.txt").read_text().startswith(TIMELINE[0])
     code, out, err = written("none/deep/out")
     assert code == 1 and out == "" and one_line(err, "none/deep: no such directory") and not (here / "none").exists()
 
@@ -285,16 +303,18 @@ def test_what_is_written_of_a_memory(call, here, state, argv):
 def test_a_model_is_shipped_over_a_shipped_model_alone(call, here):
     done = lambda output, *more: call(export_model, "--model-path", MODEL, "--output-path", output, *more)
     assert done("none/out")[0] == 1 and not (here / "none").exists()
-    assert done("out")[0] == 0 and one_line(done("out")[2], "is there already (--replace") and done("out", "--replace")[0] == 0
+    assert done("out")[0] == 0 and one_line(done("out")[2], "is there already (--replace")
+    assert done("out", "--replace")[0] == 0
     (here / "other").mkdir()
     (here / "other/model.json").write_text("{}")
     code, out, err = done("other", "--replace")
-    assert code == 2 and out == "" and one_line(err, "not a shipped model") and sorted(files(here / "other")) == ["model.json"]
+    assert code == 2 and out == "" and one_line(err, "not a shipped model")
+    assert sorted(files(here / "other")) == ["model.json"]
     (here / "other/model.pt").write_bytes(b"photo")
     assert done("other", "--replace")[0] == 1 and (here / "other/model.pt").read_bytes() == b"photo"
 
 
-# damage -------------------------------------------------------------------------------------------------------------------
+# damage ---------------------------------------------------------------------------------------------------------------
 
 
 LINES = [*TIMELINE, "A much longer line. " * 12, "Last."]
@@ -313,19 +333,23 @@ def test_one_damaged_byte_costs_one_episode(call, damaged):
     before = both(damaged)
     assert call(memory, "export", *STATE)[0] == 1
     code, out, err = call(memory, "export", *STATE, "--skip-damaged")
-    assert code == 0 and [json.loads(line)["text"] for line in out.splitlines()] == [*TIMELINE, "Last."] and "1 of 5 episodes" in err and "left out: 4" in err
+    assert code == 0 and [json.loads(line)["text"] for line in out.splitlines()] == [*TIMELINE, "Last."]
+    assert "1 of 5 episodes" in err and "left out: 4" in err
     assert call(memory, "export", *STATE, "--skip-damaged", "--binary")[0] == 2
     code, out, err = call(memory, "repair", *STATE, "--json", "--dry-run")
     lost = json.loads(out)
-    assert code == 0 and "would take 1 damaged of 5" in err and (lost["episode"], lost["source"], lost["line"]) == (4, "data.txt", 4)
-    assert lost["text"].startswith("A much longer line.") and lost["text"].count("…") == 1, "what can still be read of it"
+    assert code == 0 and "would take 1 damaged of 5" in err
+    assert (lost["episode"], lost["source"], lost["line"]) == (4, "data.txt", 4)
+    assert (lost["text"].startswith("A much longer line.") and lost["text"].count("…")
+            == 1), "what can still be read of it"
     code, _, err = call(memory, "repair", *STATE)
     assert code == 2 and one_line(err, "--yes is needed") and both(damaged) == before
     code, out, err = call(memory, "repair", *YES)
     assert code == 0 and "1 taken out, 4 saved" in err and out.startswith("     4  A much longer line.")
     lines = [*TIMELINE, "", "Last."]
     (damaged / "data.txt").write_text("\n".join(lines))
-    assert call(ingest, *INGEST[:-1], "fresh.pt")[0] == 0 and both(damaged) == both(damaged, "fresh"), "as if it had never been there"
+    assert call(ingest, *INGEST[:-1],
+                "fresh.pt")[0] == 0 and both(damaged) == both(damaged, "fresh"), "as if it had never been there"
     code, out, err = call(memory, "repair", *YES)
     assert code == 0 and out == "" and "no record is damaged" in err
 
@@ -334,7 +358,8 @@ def test_nothing_is_added_to_a_damaged_memory(call, damaged):
     before = both(damaged)
     (damaged / "other.txt").write_text("New.\n")
     (damaged / "new.jsonl").write_text('{"text": "New."}\n')
-    for script, argv in ((ingest, (*INGEST[:3], "other.txt", *INGEST[4:], "--append")), (memory, ("import", "new.jsonl", *STATE, "--model-path", MODEL))):
+    for script, argv in ((ingest, (*INGEST[:3], "other.txt", *INGEST[4:], "--append")),
+                         (memory, ("import", "new.jsonl", *STATE, "--model-path", MODEL))):
         code, out, err = call(script, *argv)
         assert code == 1 and out == "" and one_line(err, "damaged") and both(damaged) == before
     argv = (*INGEST[:3], "other.txt", *INGEST[4:], "--replace")
@@ -364,7 +389,8 @@ def test_other_damage_is_repaired_too(tmp_path, what):
     with pytest.raises(UserError):
         held(path)
     assert memory.main(["repair", "--state_path", str(path), "--yes"]) == 0
-    assert held(path) == expected([1, 2, 3] if what in ("header", "magic") else [1, 2]) and sorted(files(tmp_path)) == ["S.pt", "S.traces"]
+    assert held(path) == expected([1, 2, 3] if what in ("header", "magic") else [1, 2])
+    assert sorted(files(tmp_path)) == ["S.pt", "S.traces"]
 
 
 def test_records_of_another_memory_are_no_damage_to_be_taken_out(tmp_path):
@@ -384,22 +410,39 @@ def test_the_sound_records_are_known_one_by_one(tmp_path, monkeypatch):
     damage(tmp_path / "S.traces", 1, stride)
     damage(tmp_path / "S.traces", len(places) - 1, stride)
     with Store(tmp_path / "S.pt", damaged=True) as store:
-        assert np.flatnonzero(~store.sound()).tolist() == [1, len(places) - 1] and store.damaged() == sorted({int(places[1]), 5})
+        assert np.flatnonzero(~store.sound()).tolist() == [1, len(places) - 1]
+        assert store.damaged() == sorted({int(places[1]), 5})
         keep = np.ones(5, bool)
         keep[np.array(store.damaged()) - 1] = False
-        assert b"".join(rows.tobytes() for rows in store.blocks(keep)) == b"".join(episode(seed)[0].tobytes() for seed, k in zip([1, 2, 3, 4, 5], keep) if k)
+        assert b"".join(rows.tobytes()
+                        for rows in store.blocks(keep)) == b"".join(episode(seed)[0].tobytes() for seed,
+                                                                    k in zip([1, 2, 3, 4, 5], keep) if k)
 
 
-# what is forgotten --------------------------------------------------------------------------------------------------------
+# what is forgotten ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [("compact",), ("delete", "1", "--yes"), ("delete", "1", "--yes", "--no-export")])
+def test_what_a_kill_has_left_of_an_export_does_not_stay(call, here, state, argv):
+    """The text of what is forgotten later would stand in it."""
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanochat.common.publish_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)   # as a kill clears nothing up
+        memory.main(["delete", "2", *YES])
+    assert len(list(here.glob(".S.forgotten-*.tmp"))) == 1
+    assert call(memory, *argv, *STATE)[0] == 0 and not list(here.glob(".S.*"))
 
 
 def test_what_is_forgotten_is_kept_until_its_file_is_removed(call, here):
     ingested(call, here, LINES, "--time", "2024-05-01T12:00:00+00:00")
-    for argv, gone in ((("delete", "2", "4-5"), [TIMELINE[1], LINES[3].strip(), "Last."]), (("forget", "--match", "Lisbon"), TIMELINE[:1]), (("wipe",), TIMELINE[2:])):
+    for argv, gone in ((("delete", "2", "4-5"), [TIMELINE[1], LINES[3].strip(), "Last."]),
+                       (("forget", "--match", "Lisbon"), TIMELINE[:1]), (("wipe",), TIMELINE[2:])):
         code, _, err = call(memory, *argv, *YES)
-        assert code == 0 and ".jsonl: `import` brings it back, and it is gone for good when you remove that file" in err and kept(here)[-1] == (gone, 0o600)
+        assert code == 0 and ".jsonl: `import` brings it back, and it is gone for good when you remove that file" in err
+        assert kept(here)[-1] == (gone, 0o600)
     for path in sorted(here.glob("S.forgotten-*.jsonl")):
         assert call(memory, "import", path.name, *STATE, "--model-path", MODEL)[0] == 0
     back = [(e["text"], e["source"], e["line"], e["time"]) for e in listed(call)]
-    assert sorted(back) == sorted((line.strip(), "data.txt", i, "2024-05-01T12:00:00+00:00") for i, line in enumerate(LINES, 1))
+    assert sorted(back) == sorted((line.strip(), "data.txt", i, "2024-05-01T12:00:00+00:00") for i,
+                                  line in enumerate(LINES, 1))
     assert call(memory, "wipe", *YES, "--no-export")[0] == 0 and len(kept(here)) == 3

@@ -1,4 +1,7 @@
-"""People's questions: what is right is what it says, a memory is told and asked as a program would, and the report counts what came of it."""
+"""
+People's questions: what is right is what it says, a memory is told and asked as a program would, and the report counts
+what came of it.
+"""
 import collections
 import json
 import lzma
@@ -52,7 +55,8 @@ def test_scripts_and_lone_signs_are_kept():
     assert not exact("A", ["B"]) and not exact("the", ["a"]) and not exact("?", ["!"])
 
 
-@given(WORDS, st.lists(st.sampled_from("moss reed fern".split()), max_size=6), st.integers(0, 6), st.sampled_from(("", "the ", "«")))
+@given(WORDS, st.lists(st.sampled_from("moss reed fern".split()), max_size=6), st.integers(0, 6),
+       st.sampled_from(("", "the ", "«")))
 def test_a_short_answer_may_have_three_more_words(answer, more, at, before):
     said = before + " ".join(more[:at] + answer + more[at:]) + "."
     assert short(said, ["something else", " ".join(answer)]) == (len(more) <= 3)
@@ -61,7 +65,8 @@ def test_a_short_answer_may_have_three_more_words(answer, more, at, before):
 
 def test_answers_are_held_as_whole_words():
     assert short("in the glovebox", ["the glovebox"]) and short("它在图书馆里", ["图书馆"])
-    assert not short("a category", ["cat"]) and not short("48,2001", ["48,200"]) and not short("box glove", ["glove box"])
+    assert not short("a category", ["cat"]) and not short("48,2001", ["48,200"])
+    assert not short("box glove", ["glove box"])
     assert not short("", ["cat"]) and not short("cat", []) and not short("I don't know", ["cat"])
 
 
@@ -115,16 +120,22 @@ NOTES = [{"lines": ["the spare key is at Ines's", "gate 7719#"], "questions": [
              {"q": "cat?", "answers": ["I don't know"], "evidence": [], "type": "unknown"}]},
          {"lines": ["Olga called", "rain"], "times": ["2024-05-15T09:00", "2024-05-15T11:00:01+02:00"], "questions": [
              {"q": "who called?", "answers": ["Olga", "Olya"], "evidence": [0], "type": "name"}]}]
-SAID = {"who has the key?": ("at Ines's or so I think now", [1]), "gate?": ("7719", [2, 1]), "dog?": ("I don't know.", []), "cat?": ("rain", [1]),
+SAID = {"who has the key?": ("at Ines's or so I think now", [1]), "gate?": ("7719", [2, 1]),
+        "dog?": ("I don't know.", []), "cat?": ("rain", [1]),
         "who called?": ("I don’t know", [])}
-PASSAGES = [{"src": "web", "sents": ["Moss grows\nhere."], "qas": [{"q": "what grows?", "answers": ["Moss", "moss here"], "evidence": [0]}]},
+PASSAGES = [{"src": "web", "sents": ["Moss grows\nhere."],
+             "qas": [{"q": "what grows?", "answers": ["Moss", "moss here"], "evidence": [0]}]},
             {"src": "web", "sents": ["It rained.", "Reeds grow there."], "qas": [
-                {"q": "what grows there?", "answers": ["Reeds"], "evidence": [1]}, {"q": "who?", "answers": [], "evidence": []}]}]
+                {"q": "what grows there?", "answers": ["Reeds"], "evidence": [1]},
+                {"q": "who?", "answers": [], "evidence": []}]}]
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """run(task, rows, script, *flags): the command, with a scripted memory; (exit code, stdout, stderr). A file that ends in .xz is written as such."""
+    """
+    run(task, rows, script, *flags): the command, with a scripted memory; (exit code, stdout, stderr). A file that ends
+    in .xz is written as such.
+    """
     monkeypatch.setattr(engine, "load_model", lambda *_: (None, None, {"device": "none", "dtype": "none"}))
     monkeypatch.setattr(live_memory, "LiveMemory", Scripted)
 
@@ -132,9 +143,11 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(Scripted, "told", [])
         monkeypatch.setattr(Scripted, "script", script)
         text = rows if isinstance(rows, bytes) else "".join(json.dumps(row) + "\n" for row in rows).encode()
-        (tmp_path / name).write_bytes(lzma.compress(text) if name.endswith(".xz") and not isinstance(rows, bytes) else text)
+        (tmp_path / name).write_bytes(lzma.compress(text) if name.endswith(".xz") and not isinstance(rows, bytes)
+                                      else text)
         capsys.readouterr()
-        code = run_main(lambda: memory_eval.main(["--model-path", "m", "--task", task, "--data", str(tmp_path / name), *map(str, flags)]))
+        code = run_main(lambda: memory_eval.main(["--model-path", "m", "--task", task, "--data", str(tmp_path / name),
+                                                  *map(str, flags)]))
         return (code, *capsys.readouterr())
     return run
 
@@ -146,28 +159,37 @@ def by_group(out):
 def test_memories_are_told_by_time_and_answers_counted(run, tmp_path):
     code, out, _ = run("everyday", NOTES, SAID, "--json", "--misses", tmp_path / "misses.jsonl")
     assert code == 0
-    assert Scripted.told == [[(line, None) for line in NOTES[0]["lines"]] + ["closed"], [("Olga called", 1715763600), ("rain", 1715763601), "closed"]]
+    assert Scripted.told == [[(line, None) for line in NOTES[0]["lines"]] + ["closed"],
+                             [("Olga called", 1715763600), ("rain", 1715763601), "closed"]]
     rows = by_group(out)
-    assert list(rows) == ["name", "code", "unknown", "answerable", "all"] and [r["n"] for r in rows.values()] == [2, 1, 2, 3, 5]
-    assert [rows[g]["right"] for g in rows] == pytest.approx([0, 100, 50, 100 / 3, 40])   # six words more are too many; of two refusals one was due
+    assert list(rows) == ["name", "code", "unknown", "answerable", "all"]
+    assert [r["n"] for r in rows.values()] == [2, 1, 2, 3, 5]
+    # six words more are too many; of two refusals one was due
+    assert [rows[g]["right"] for g in rows] == pytest.approx([0, 100, 50, 100 / 3, 40])
     assert rows["name"]["f1"] == pytest.approx(0) and rows["unknown"]["f1"] == 50
-    assert rows["name"]["false_refusals"] == 50 and rows["all"]["false_refusals"] == pytest.approx(100 / 3) and rows["unknown"]["false_refusals"] is None
-    assert rows["all"]["grounded"] == pytest.approx(100 / 3)   # "7719" of what was answered; "rain" was said in the other life
+    assert rows["name"]["false_refusals"] == 50 and rows["all"]["false_refusals"] == pytest.approx(100 / 3)
+    assert rows["unknown"]["false_refusals"] is None
+    # "7719" of what was answered; "rain" was said in the other life
+    assert rows["all"]["grounded"] == pytest.approx(100 / 3)
     assert rows["all"]["evidence"] == 100 and rows["unknown"]["evidence"] is None
-    assert rows["unknown"]["refuse"] == 100 and rows["all"]["refuse"] == 40 and rows["name"]["refuse"] == 0 == rows["unknown"]["guess"]
+    assert rows["unknown"]["refuse"] == 100 and rows["all"]["refuse"] == 40
+    assert rows["name"]["refuse"] == 0 == rows["unknown"]["guess"]
     assert rows["all"]["ms"] == 250 and rows["all"]["task"] == "everyday"
     misses = [json.loads(line) for line in (tmp_path / "misses.jsonl").read_text().splitlines()]
     assert [m["question"] for m in misses] == ["who has the key?", "cat?", "who called?"]
     assert misses[0] | {"guess": 0, "guess_f1": 0} == {
-        "question": "who has the key?", "expected": ["Ines"], "got": "at Ines's or so I think now", "type": "name", "answerable": True, "right": False,
-        "refused": False, "f1": 0, "evidence": [1], "cited": {"1": 1.0}, "lines": {"1": "the spare key is at Ines's"}, "grounded": False, "seconds": 0.25,
+        "question": "who has the key?", "expected": ["Ines"], "got": "at Ines's or so I think now", "type": "name",
+        "answerable": True, "right": False,
+        "refused": False, "f1": 0, "evidence": [1], "cited": {"1": 1.0}, "lines": {"1": "the spare key is at Ines's"},
+        "grounded": False, "seconds": 0.25,
         "guess": 0, "guess_f1": 0}
     assert misses[1]["expected"] == ["I don't know"]
 
 
 def test_a_refusal_that_is_the_answer_is_none(run):
     """Somebody may have written "unknown"."""
-    notes = [{"lines": ["author: unknown"], "questions": [{"q": "who wrote it?", "answers": ["unknown"], "evidence": [0], "type": "name"}]}]
+    notes = [{"lines": ["author: unknown"],
+              "questions": [{"q": "who wrote it?", "answers": ["unknown"], "evidence": [0], "type": "name"}]}]
     row = by_group(run("everyday", notes, {"who wrote it?": ("unknown", [1])}, "--json")[1])["name"]
     assert (row["right"], row["false_refusals"], row["grounded"], row["to"]) == (100, 0, 100, 100)
 
@@ -176,7 +198,8 @@ def test_times_are_utc_wherever_it_runs(monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        assert [people._seconds(text) for text in ("2024-05-15T09:00", "2024-05-15T09:00:00Z", "2024-05-15T11:00+02:00", "2024-05-15")] == \
+        assert [people._seconds(text) for text in ("2024-05-15T09:00", "2024-05-15T09:00:00Z", "2024-05-15T11:00+02:00",
+                                                   "2024-05-15")] == \
             [1715763600] * 3 + [1715731200]
     finally:
         monkeypatch.undo()
@@ -196,14 +219,20 @@ def test_passages_apart_and_together(run):
     said = {"what grows?": ("moss here", [1]), "what grows there?": ("green Reeds", [2]), "who?": ("I don't know", [])}
     code, out, _ = run("qa", PASSAGES, said, "--json", name="rows.jsonl.xz")
     rows = by_group(out)
-    assert code == 0 and Scripted.told == [[("Moss grows here.", None), "closed"], [("It rained.", None), ("Reeds grow there.", None), "closed"]]
+    assert code == 0
+    assert Scripted.told == [[("Moss grows here.", None), "closed"],
+                             [("It rained.", None), ("Reeds grow there.", None), "closed"]]
     assert list(rows) == ["web", "web, no answer", "answerable", "all"]
-    assert rows["web"]["right"] == 50 and rows["web"]["f1"] == pytest.approx(100 * (1 + 2 / 3) / 2) and rows["web, no answer"]["right"] == 100
-    assert rows["web"]["f1_error"] == pytest.approx(196 * (1 / 3) / 2) and rows["web"]["evidence"] == 100 and rows["web"]["grounded"] == 0
+    assert rows["web"]["right"] == 50 and rows["web"]["f1"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert rows["web, no answer"]["right"] == 100
+    assert rows["web"]["f1_error"] == pytest.approx(196 * (1 / 3) / 2) and rows["web"]["evidence"] == 100
+    assert rows["web"]["grounded"] == 0
     together = {**said, "what grows there?": ("Reeds", [3])}
     code, out, _ = run("qa", PASSAGES, together, "--json", "--together")
-    assert code == 0 and Scripted.told == [[("Moss grows here.", None), ("It rained.", None), ("Reeds grow there.", None), "closed"]]
-    assert by_group(out)["web"]["right"] == by_group(out)["web"]["evidence"] == 100 and by_group(out)["web"]["grounded"] == 50
+    assert code == 0
+    assert Scripted.told == [[("Moss grows here.", None), ("It rained.", None), ("Reeds grow there.", None), "closed"]]
+    assert by_group(out)["web"]["right"] == by_group(out)["web"]["evidence"] == 100
+    assert by_group(out)["web"]["grounded"] == 50
 
 
 def test_a_sample_is_fixed_and_of_each_source(run):
@@ -217,19 +246,25 @@ def test_a_sample_is_fixed_and_of_each_source(run):
 
 
 def test_the_seed_draws(tmp_path):
-    rows = [{"lines": ["x"], "questions": [{"q": f"{i}?", "answers": ["x"], "evidence": [0], "type": "t"}]} for i in range(20)]
+    rows = [{"lines": ["x"], "questions": [{"q": f"{i}?", "answers": ["x"], "evidence": [0], "type": "t"}]}
+            for i in range(20)]
     (file := tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = lambda *of: [q.text for life in people.notes([str(file)], *of) for q in life.asked]
-    assert asked() == [f"{i}?" for i in range(20)] == asked(100) and asked(5) == asked(5, 0) != asked(5, 1) and len(asked(5)) == 5
+    assert asked() == [f"{i}?" for i in range(20)] == asked(100) and asked(5) == asked(5, 0) != asked(5, 1)
+    assert len(asked(5)) == 5
 
 
 def test_a_guess_is_a_span_of_the_memory(monkeypatch):
-    """Of a memory that says one word alone a guess is always right; of one that never says it, never. It reads no question."""
+    """
+    Of a memory that says one word alone a guess is always right; of one that never says it, never. It reads no
+    question.
+    """
     lines = {"same": "Pear.", "other": "plum", "half": "pear plum"}
     lives = [people.Life([line], [None], [people.Asked("?", ("pear",), (1,), kind)]) for kind, line in lines.items()]
     monkeypatch.setattr(Scripted, "script", {"?": ("", [])})
     same, other, half = people.ask("qa", lives, Scripted)
-    assert (same["guess"], same["guess_f1"], other["guess"], other["guess_f1"]) == (1, 1, 0, 0) and 0.1 < half["guess"] < 0.9
+    assert (same["guess"], same["guess_f1"], other["guess"], other["guess_f1"]) == (1, 1, 0, 0)
+    assert 0.1 < half["guess"] < 0.9
     assert not same["right"] and not same["grounded"] and not same["refused"]
 
 
@@ -237,14 +272,21 @@ def test_bad_files_are_one_line(run):
     good = NOTES[1]
     changed = lambda **fields: [NOTES[0], {**good, **fields}]
     asked = lambda **fields: changed(questions=[{**good["questions"][0], **fields}])
-    for rows, says in ((b"{", "line 1"), (b"[]\n", "line 1"), (b"\xff\n", "decode"), (b"", "--data needs"), (b"{}\n", "line 1: 'lines' is missing"),
-                       (changed(lines="Olga"), "line 2: a list of texts"), (changed(lines=["", "x"]), "none of them blank"), (changed(lines=[]), "line 2"),
-                       (changed(times=["2024-05-15"]), "2 lines, 1 times"), (changed(times=["now", "then"]), "line 2: Invalid isoformat"),
-                       (changed(questions=["?"]), "line 2"), (changed(questions=None), "line 2"), (asked(evidence=[2]), "evidence [2] of 2 lines"),
-                       (asked(evidence=["a"]), "evidence"), (asked(answers="Olga"), "a list of texts"), (asked(q=7), "a list of texts"),
-                       ([{k: v for k, v in good.items() if k != "questions"}], "'questions' is missing"), (asked(evidence=None), "line 2")):
+    for rows, says in ((b"{", "line 1"), (b"[]\n", "line 1"), (b"\xff\n", "decode"), (b"", "--data needs"),
+                       (b"{}\n", "line 1: 'lines' is missing"),
+                       (changed(lines="Olga"), "line 2: a list of texts"),
+                       (changed(lines=["", "x"]), "none of them blank"), (changed(lines=[]), "line 2"),
+                       (changed(times=["2024-05-15"]), "2 lines, 1 times"),
+                       (changed(times=["now", "then"]), "line 2: Invalid isoformat"),
+                       (changed(questions=["?"]), "line 2"), (changed(questions=None), "line 2"),
+                       (asked(evidence=[2]), "evidence [2] of 2 lines"),
+                       (asked(evidence=["a"]), "evidence"), (asked(answers="Olga"), "a list of texts"),
+                       (asked(q=7), "a list of texts"),
+                       ([{k: v for k, v in good.items() if k != "questions"}], "'questions' is missing"),
+                       (asked(evidence=None), "line 2")):
         code, out, err = run("everyday", rows, {})
-        assert (code, out) == (2, "") and err.startswith("error: ") and len(err.splitlines()) == 1 and says in err, (rows, err)
+        assert (code, out) == (2, "") and err.startswith("error: "), (rows, err)
+        assert len(err.splitlines()) == 1 and says in err, (rows, err)
     code, out, err = run("qa", [{"sents": ["x"], "qas": []}], {})
     assert code == 2 and "'src' is missing" in err
     code, out, err = run("qa", b"not xz", {}, name="rows.jsonl.xz")
@@ -254,11 +296,16 @@ def test_bad_files_are_one_line(run):
 
 
 def test_wrong_usage_is_one_line(run, tmp_path):
-    for task, flags, code, says in (("everyday", ("--together",), 2, "means nothing to the task everyday; it takes --data, --questions, --seed"),
-                                    ("qa", ("--steps", 5), 2, "means nothing"), ("qa", ("--explain",), 2, "--explain means nothing"),
-                                    ("qa", ("--heatmap", "x.png"), 2, "--heatmap means nothing"), ("timeline", ("--misses", "x"), 2, "--misses means nothing"),
-                                    ("babi", ("--data", "a", "b"), 2, "one file or directory"), ("qa", ("--questions", 0), 2, "at least 1"),
-                                    ("qa", ("--data", "nowhere.jsonl"), 1, "nowhere.jsonl"), ("qa", ("--misses", tmp_path / "no" / "f"), 1, "No such file")):
+    for task, flags, code, says in (("everyday", ("--together",), 2,
+                                     "means nothing to the task everyday; it takes --data, --questions, --seed"),
+                                    ("qa", ("--steps", 5), 2, "means nothing"),
+                                    ("qa", ("--explain",), 2, "--explain means nothing"),
+                                    ("qa", ("--heatmap", "x.png"), 2, "--heatmap means nothing"),
+                                    ("timeline", ("--misses", "x"), 2, "--misses means nothing"),
+                                    ("babi", ("--data", "a", "b"), 2, "one file or directory"),
+                                    ("qa", ("--questions", 0), 2, "at least 1"),
+                                    ("qa", ("--data", "nowhere.jsonl"), 1, "nowhere.jsonl"),
+                                    ("qa", ("--misses", tmp_path / "no" / "f"), 1, "No such file")):
         got, out, err = run(task, PASSAGES, {}, *flags)
         assert (got, out) == (code, "") and says in err.splitlines()[-1], err
     with pytest.raises(UserError, match="--data needs"):

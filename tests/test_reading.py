@@ -16,7 +16,8 @@ from nanochat.words import Lexicon, Line
 from .conftest import tiny
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
-SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool))   # all that laying out needs of a tokenizer
+# all that laying out needs of a tokenizer
+SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool))
 ROWS = 9                                              # of word vectors
 
 
@@ -80,20 +81,19 @@ def some_answer(columns, seed, n=5):
     return [*out, (END, [])]
 
 
-def padded(answers, window=None):
-    """An Answer; to a window of which nothing is masked."""
+def padded(answers):
+    """An Answer."""
     longest, most = max(map(len, answers)), max(len(places) for tokens in answers for _, places in tokens)
     ids, source = torch.full((len(answers), longest), -1), torch.full((len(answers), longest, max(most, 1)), -1)
     for b, tokens in enumerate(answers):
         for t, (token, places) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(places)] = torch.tensor(places, dtype=torch.int64)
-    return Answer(ids, source, None if window is None else torch.full_like(window.ids, -1))
+    return Answer(ids, source)
 
 
 def losses(model, columns, answers):
-    window = reading.batch(columns)
-    return model.reading_losses(window, padded(answers, window))
+    return model.reading_losses(reading.batch(columns), padded(answers))
 
 
 def said(answers):
@@ -262,7 +262,8 @@ def test_a_window_sees_itself_in_both_directions_and_each_of_its_features():
 @pytest.mark.parametrize("settings, seen", [({"both_ways": False}, 0), ({"both_ways": False, "nearby": 0}, 0), ({}, 1)])
 def test_one_direction_sees_nothing_that_stands_later(settings, seen):
     model, window = build(**settings), some_window(3)
-    other = Window(*(getattr(window, f).clone() for f in ("ids", "vector", "match", "rank", "age", "within", "ordinal")))
+    other = Window(*(getattr(window, f).clone()
+                     for f in ("ids", "vector", "match", "rank", "age", "within", "ordinal")))
     other.ids[0, -1] = (other.ids[0, -1] + 1) % ORDINARY
     assert torch.equal(reading.read(model, window).hidden[:, :-1], reading.read(model, other).hidden[:, :-1]) != seen
 
@@ -319,24 +320,12 @@ def test_the_loss_is_the_likelihood_step_by_step():
     got, shares = losses(model, columns, answers)
     assert any(len(places) == 2 for tokens in answers for _, places in tokens)
     want = [sum(map(math.log, chances(model, reading.batch([c]), tokens))) for c, tokens in zip(columns, answers)]
-    assert abs(float(got["read"]) + sum(want) / 3) < 1e-8 * abs(sum(want)) and got["mask"] == 0
+    assert abs(float(got["read"]) + sum(want) / 3) < 1e-8 * abs(sum(want))
     begins = [bool(tokens[0][1]) for tokens in answers]
     first = [next(step_by_step(model, reading.batch([c]), tokens)) for c, tokens in zip(columns, answers)]
     right = [int(p.argmax()) in tokens[0][1] and g > 0.5 for (p, g, _), tokens in zip(first, answers)]
     assert float(shares["gate"]) == pytest.approx(sum((g > 0.5) == b for (_, g, _), b in zip(first, begins)) / 3)
     assert float(shares["begin"]) == pytest.approx(sum(r and b for r, b in zip(right, begins)) / max(sum(begins), 1))
-
-
-def test_masked_words_are_told_from_what_stands_around_them():
-    model, columns = build(), [some_columns(1), some_columns(2, 3, (5, 8))]
-    window = reading.batch(columns)
-    answer = padded([some_answer(c, seed) for seed, c in enumerate(columns)], window)
-    at = [(0, 7), (0, 9), (1, 8)]
-    for b, t in at:
-        answer.masked[b, t], window.ids[b, t] = window.ids[b, t], PAD
-    hidden = reading.read(model, window).hidden
-    want = [torch.log_softmax(model.head(hidden[b, t]), -1)[answer.masked[b, t]] for b, t in at]
-    near(model.reading_losses(window, answer)[0]["mask"], -sum(want) / 3)
 
 
 def test_an_answer_that_begins_right_is_counted_as_right():
@@ -398,11 +387,14 @@ def test_a_token_is_copied_if_the_gate_says_so_and_the_likeliest_then_the_same_i
         assert ended or len(steps) == 8
         assert all(token != END for token, _, _ in steps[:-1])
         tokens = [(token, [place] if place >= 0 else []) for token, place, _ in steps]
-        for at, ((p, g, v), (token, place, chance)) in enumerate(zip(step_by_step(model, reading.batch([c]), tokens), steps)):
-            p = p.masked_fill(torch.from_numpy(c["ids"] == BOS), 0)          # a special token is never said, but the end, and that not at once
+        for at, ((p, g, v), (token, place,
+                             chance)) in enumerate(zip(step_by_step(model, reading.batch([c]), tokens), steps)):
+            # a special token is never said, but the end, and that not at once
+            p = p.masked_fill(torch.from_numpy(c["ids"] == BOS), 0)
             v = v.masked_fill(torch.tensor([i >= ORDINARY and (i != END or at == 0) for i in range(len(v))]), 0)
             assert chance == pytest.approx(float(g * p[place] if place >= 0 else (1 - g) * v[token]), rel=1e-9)
-            assert chance == pytest.approx(float(g * p.max() if g >= 0.5 and p.max() > 0 else (1 - g) * v.max()), rel=1e-9)
+            assert chance == pytest.approx(float(g * p.max() if g >= 0.5 and p.max() > 0 else (1 - g) * v.max()),
+                                           rel=1e-9)
             assert place < 0 or c["ordinal"][place] >= 0 and c["ids"][place] == token
         kinds |= {place >= 0 for _, place, _ in steps}
         ends += ended
@@ -414,7 +406,7 @@ def test_without_episodes_nothing_is_copied():
     assert (window.ordinal < 0).all()
     steps = list(reading.steps(model, window, 6))
     assert steps and all(place == -1 and 0 < chance <= 1 for _, place, chance in steps)
-    value = model.reading_losses(window, padded([[(4, []), (END, [])]], window))[0]["read"]
+    value = model.reading_losses(window, padded([[(4, []), (END, [])]]))[0]["read"]
     assert torch.isfinite(value)
     near(value, -torch.tensor(sum(map(math.log, chances(model, window, [(4, []), (END, [])]))), dtype=torch.float64))
     assert math.isfinite(reading.log_likelihood(model, window, [[4]])[0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nanochat import reading, reading_data
 from nanochat.common import UserError
 from nanochat.reading import text_of
-from nanochat.reading_data import Asked, Batches, Question, collate, held_out, load, mask, memory_of, question_files
+from nanochat.reading_data import Asked, Batches, Question, collate, held_out, load, memory_of, question_files
 from nanochat.task_data import REFUSAL
 from nanochat.words import Lexicon
 
@@ -322,45 +322,18 @@ def test_what_is_held_out_is_not_learned_from_and_always_the_same(lexicon, token
     assert rest == [f"Did it rain on day {n}?" for n in range(130) if n % reading_data.HELD] and len(left["b"]) == 1
 
 
-# masked words ---------------------------------------------------------------------------------------------------------
-
-
-def test_masked_words_are_whole_and_stand_in_episodes(lexicon, tokenizer):
-    ask, r = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer), random.Random(0)
-    shares, whole = [], 0
-    for _ in range(200):
-        columns, tokens = ask(r)
-        masked, same = mask((columns, tokens), 0.5, r, tokenizer)
-        assert same == tokens and masked.keys() == columns.keys() | {"masked"}
-        there = masked["masked"] >= 0
-        assert (masked["masked"][there] == columns["ids"][there]).all() and (masked["ids"][there] == tokenizer.pad_id).all()
-        assert (masked["vector"][there] == 0).all() and (masked["match"][there] == reading.NOT_A_WORD).all()
-        for name in columns:
-            assert (masked[name][~there] == columns[name][~there]).all()
-        assert (columns["ordinal"][there] >= 0).all() and (columns["word"][there] > 0).all()
-        word = columns["word"]
-        for t in np.flatnonzero(there[:-1] != there[1:]):   # a word is masked from its beginning to its end
-            assert word[t] != word[t + 1]
-        shares.append(there.sum() / ((columns["ordinal"] >= 0) & (word > 0)).sum())
-        whole += not there.any()
-    assert 0.2 < np.mean(shares) < 0.3 and 80 < whole < 120   # every second window
-
-
 # batches --------------------------------------------------------------------------------------------------------------
 
 
 def test_examples_are_put_together_and_filled_up(lexicon, tokenizer):
     ask, r = Asked({"a": [memory_of(item(n), lexicon) for n in range(3)]}, tokenizer), random.Random(0)
-    examples = [ask(r) for _ in range(6)]
-    examples += [mask(ask(r), 1.0, r, tokenizer) for _ in range(6)]
+    examples = [ask(r) for _ in range(12)]
     window, answer = collate(examples)
     assert window.ids.dtype == answer.ids.dtype == answer.source.dtype == torch.int64
     assert answer.source.shape[:2] == answer.ids.shape == (len(examples), max(len(tokens) for _, tokens in examples))
     for b, (columns, tokens) in enumerate(examples):
         assert window.ids[b, :len(columns["ids"])].tolist() == columns["ids"].tolist()
         assert (window.ordinal[b, len(columns["ids"]):] == -2).all()
-        masked = columns["masked"].tolist() if "masked" in columns else [-1] * len(columns["ids"])
-        assert answer.masked[b].tolist() == masked + [-1] * (window.ids.shape[1] - len(masked))
         rest = answer.ids.shape[1] - len(tokens)
         assert answer.ids[b].tolist() == [token for token, _ in tokens] + [-1] * rest
         want = [places for _, places in tokens] + [[]] * rest
@@ -373,7 +346,7 @@ def equal(a, b):
 
 
 def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, tokenizer):
-    ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer, masked=0.2)
+    ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer)
     start = lambda seed=5, position=(0, 0): Batches(ask, seed, tokens=700, ahead=10, position=position)
     stream, positions, whole = start(), [], []
     assert iter(stream) is stream

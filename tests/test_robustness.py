@@ -1,4 +1,7 @@
-"""Training that is interrupted, or goes wrong, or is told to do something else half-way: nothing is lost, and what was asked for is done."""
+"""
+Training that is interrupted, or goes wrong, or is told to do something else half-way: nothing is lost, and what was
+asked for is done.
+"""
 import importlib
 import json
 import os
@@ -26,8 +29,10 @@ from tests.test_base_train import TINY, data  # noqa: F401  the fixture
 def train(data):  # noqa: F811
     """Runs base_train in a directory of its own; returns the rows of its metrics.jsonl, of one kind or of all."""
     def run(*more, tag="t", kind=None):
-        assert main([*TINY, "--eval-every", "100", "--eval-questions", "1", "--data-dir", str(data / "data"), "--tag", tag, *more]) == 0
-        rows = [json.loads(line) for line in (data / "base_checkpoints" / tag / "metrics.jsonl").read_text().splitlines()]
+        assert main([*TINY, "--eval-every", "100", "--eval-questions", "1", "--data-dir", str(data / "data"), "--tag",
+                     tag, *more]) == 0
+        rows = ([json.loads(line)
+                 for line in (data / "base_checkpoints" / tag / "metrics.jsonl").read_text().splitlines()])
         return [row for row in rows if kind in (None, row["kind"])]
     run.directory = data / "base_checkpoints"
     return run
@@ -131,7 +136,8 @@ def test_a_loss_that_is_not_finite_is_saved_to_be_looked_at(train, capsys):
     rows = train("--num-iterations", "2", "--resume", "latest")
     assert [row["kind"] for row in rows] == ["config", "error", "config", "step", "step", "eval"]
     fresh = train("--num-iterations", "2", tag="fresh", kind="step")
-    assert [row["total"] for row in rows if row["kind"] == "step"] == [row["total"] for row in fresh]   # the same data, the same draws
+    # the same data, the same draws
+    assert [row["total"] for row in rows if row["kind"] == "step"] == [row["total"] for row in fresh]
 
 
 def test_a_damaged_shard_ends_the_run_and_loses_nothing(train, monkeypatch):
@@ -159,7 +165,8 @@ def test_a_damaged_shard_ends_the_run_and_loses_nothing(train, monkeypatch):
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(train, monkeypatch):
     losses = Run.losses
-    monkeypatch.setattr(Run, "losses", lambda self: {**losses(self), **({"norm": float("nan")} if self.steps == 1 else {})})
+    monkeypatch.setattr(Run, "losses", lambda self: {**losses(self),
+                                                     **({"norm": float("nan")} if self.steps == 1 else {})})
     with pytest.raises(UserError, match="not finite at step 1"):
         train("--num-iterations", "3")
     assert all(torch.isfinite(w).all() for w in load_checkpoint(train.directory / "t", 1).model.values())
@@ -168,12 +175,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(train, monkeypa
 def test_keep_and_resume_latest(train, capsys):
     train("--num-iterations", "4", "--save-every", "1", "--keep", "2", "--resume", "latest")
     assert "nothing is saved yet" in capsys.readouterr().err and saved(train.directory / "t") == [3, 4]
-    assert sorted(p.name for p in (train.directory / "t").glob("*.pt")) == [f"{kind}_{n:06d}.pt" for kind in ("model", "optim", "state") for n in (3, 4)]
+    assert (sorted(p.name for p in (train.directory / "t").glob("*.pt"))
+            == [f"{kind}_{n:06d}.pt" for kind in ("model", "optim", "state") for n in (3, 4)])
 
 
 @pytest.mark.parametrize("every", ["0", "-1"])
 def test_recall_is_measured_at_the_end_only_where_that_is_asked_for(train, every):
-    assert [row["kind"] for row in train("--num-iterations", "2", "--eval-every", every)] == ["config", "step", "step", "eval"]
+    assert [row["kind"] for row in train("--num-iterations", "2", "--eval-every",
+                                         every)] == ["config", "step", "step", "eval"]
 
 
 def test_a_resumed_run_takes_the_rates_it_is_given(train):
@@ -186,9 +195,12 @@ def test_a_resumed_run_takes_the_rates_it_is_given(train):
 def test_a_new_run_leaves_the_steps_of_another_alone(train):
     train("--num-iterations", "3", "--save-every", "1")
     files = sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
-    with pytest.raises(UserError, match="holds a run, saved up to step 3: --resume latest goes on with it, --tag NAME begins another") as error:
+    with pytest.raises(UserError,
+                       match="holds a run, saved up to step 3: --resume latest goes on with it, --tag NAME begins "
+                             "another") as error:
         train("--num-iterations", "3", "--save-every", "1", "--keep", "1")
-    assert error.value.code == 2 and files == sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
+    assert error.value.code == 2
+    assert files == sorted((path.name, path.stat().st_mtime_ns) for path in (train.directory / "t").iterdir())
 
 
 def test_another_seed_or_rate_is_said(train, capsys):
@@ -243,10 +255,12 @@ def test_what_a_run_records(train):
 def test_wandb_gets_what_metrics_get(train, monkeypatch):
     calls = []
     run = types.SimpleNamespace(log=calls.append, finish=lambda exit_code: calls.append(exit_code))
-    fake = types.SimpleNamespace(init=lambda **kw: calls.append(kw) or run, errors=types.SimpleNamespace(Error=RuntimeError))
+    fake = types.SimpleNamespace(init=lambda **kw: calls.append(kw) or run,
+                                 errors=types.SimpleNamespace(Error=RuntimeError))
     monkeypatch.setitem(sys.modules, "wandb", fake)
     rows = train("--num-iterations", "2", "--wandb-project", "p", "--run-name", "n")
-    assert calls[0]["project"] == "p" and calls[0]["name"] == "n" and calls[0]["config"]["depth"] == 4 and calls[-1] == 0
+    assert calls[0]["project"] == "p" and calls[0]["name"] == "n" and calls[0]["config"]["depth"] == 4
+    assert calls[-1] == 0
     assert [{"kind": row["kind"], **call} for row, call in zip(rows[1:], calls[1:-1], strict=True)] == rows[1:]
     fake.init = lambda **kw: (_ for _ in ()).throw(RuntimeError("api_key not configured"))
     with pytest.raises(UserError, match="wandb login, or WANDB_MODE=offline"):
@@ -288,8 +302,11 @@ def test_one_huge_gradient_moves_no_weight_far(kind, settings):
 
 def test_the_commands_of_the_guides_are_commands():
     text = "".join((repo_root() / name).read_text(encoding="utf-8") for name in ("CLOUD_SETUP.md", "README.md"))
-    found = re.findall(r"^(?:python|torchrun .*?|echo .*? \| python) -m (scripts\.(?:base_train|ingest|query|memory_eval|memory|serve)) (--.*)$", text, re.MULTILINE)
-    assert {script for script, _ in found} >= {"scripts.base_train", "scripts.ingest", "scripts.query", "scripts.memory_eval", "scripts.serve"} and len(found) >= 12
+    found = re.findall(r"^(?:python|torchrun .*?|echo .*? \| python) -m "
+                       r"(scripts\.(?:base_train|ingest|query|memory_eval|memory|serve)) (--.*)$", text, re.MULTILINE)
+    assert {script for script, _ in found} >= {"scripts.base_train", "scripts.ingest", "scripts.query",
+                                               "scripts.memory_eval", "scripts.serve"}
+    assert len(found) >= 12
     for script, line in found:
         args = importlib.import_module(script).build_parser().parse_args(shlex.split(line, comments=True))
         if script == "scripts.base_train":
@@ -304,7 +321,8 @@ def test_the_plan_follows_size_and_flags():
     assert plan() == (8192, 1, 65918, 1.0, 0.0)
     first = plan("--depth", "8", "--total-batch-size", "524288", "--device-batch-size", "64", ranks=4)
     assert first.windows == 2 and first.steps == 1030   # the command of the README saves step 1000
-    assert plan("--num-iterations", "7").steps == 7 and plan("--time-budget", "60").steps == -1 and plan("--tokens-per-parameter", "1").steps == 3296
+    assert plan("--num-iterations", "7").steps == 7 and plan("--time-budget", "60").steps == -1
+    assert plan("--tokens-per-parameter", "1").steps == 3296
     auto = plan("--total-batch-size", "auto", ranks=8)
     assert auto.batch == 2 ** 18 * 2 and auto.windows == 8
     big = plan("--total-batch-size", "2097152")
@@ -312,7 +330,9 @@ def test_the_plan_follows_size_and_flags():
     assert plan("--weight-decay", "0.1").weight_decay == 0.1 and 0 < plan("--weight-decay", "auto").weight_decay < 0.28
 
 
-@pytest.mark.parametrize("argv, message", [(["--total-batch-size", "100"], "multiple"), (["--max-seq-len", "24"], "multiple of 16"), (["--tbptt-segments", "0"], "at least 1"),
+@pytest.mark.parametrize("argv, message", [(["--total-batch-size", "100"], "multiple"),
+                                           (["--max-seq-len", "24"], "multiple of 16"),
+                                           (["--tbptt-segments", "0"], "at least 1"),
                                            (["--weight-decay", "auto", "--time-budget", "9"], "number of steps"),
                                            (["--num-iterations", "0"], "above 0"), (["--time-budget", "0"], "above 0")])
 def test_plans_that_contradict_themselves(argv, message):

@@ -1,4 +1,6 @@
-"""scripts/ingest.py, query.py, test_chat.py: from text to answers, what is refused and how, what goes to which stream."""
+"""
+scripts/ingest.py, query.py, test_chat.py: from text to answers, what is refused and how, what goes to which stream.
+"""
 import importlib
 import io
 import json
@@ -35,14 +37,17 @@ def base(tmp_path_factory):
     other.init_weights()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(directory))
-        for name, m, fingerprint in (("tiny", model, tokenizer.fingerprint), ("gpt", other, tokenizer.fingerprint), ("foreign", model, "0" * 64)):
-            save_checkpoint(checkpoint_dir(name), 1, m.state_dict(), None, {"config": m.describe(), "tokenizer": fingerprint})
+        for name, m, fingerprint in (("tiny", model, tokenizer.fingerprint), ("gpt", other, tokenizer.fingerprint),
+                                     ("foreign", model, "0" * 64)):
+            save_checkpoint(checkpoint_dir(name), 1, m.state_dict(), None,
+                            {"config": m.describe(), "tokenizer": fingerprint})
         older = {**model.describe()["config"], "recall": True}
         save_checkpoint(checkpoint_dir("older"), 1, model.state_dict(), None,
                         {"config": {**model.describe(), "config": older}, "tokenizer": tokenizer.fingerprint})
         with torch.no_grad():
             model.wte.weight.mul_(1.5)
-        save_checkpoint(checkpoint_dir("retrained"), 1, model.state_dict(), None, {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
+        save_checkpoint(checkpoint_dir("retrained"), 1, model.state_dict(), None,
+                        {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
     shutil.copytree(directory / "base_checkpoints/tiny", directory / "base_checkpoints/damaged")
     path = directory / "base_checkpoints/damaged/model_000001.pt"
     data = bytearray(path.read_bytes())
@@ -123,7 +128,8 @@ def test_ingest_prints_one_json_object_when_asked(call, here):
     tokenizer = Tokenizer.load()
     lengths = [len(tokenizer.encode(line)) + 2 for line in TIMELINE]
     assert got["episodes"] == 3 and got["tokens"] == sum(lengths) and got["traces"] == sum(-(-n // 16) for n in lengths)
-    assert got["bytes"] == sum((here / name).stat().st_size for name in ("S.pt", "S.traces")) and got["seconds"] > 0 and got["tokens_per_second"] > 0
+    assert got["bytes"] == sum((here / name).stat().st_size for name in ("S.pt", "S.traces")) and got["seconds"] > 0
+    assert got["tokens_per_second"] > 0
 
 
 def test_the_state_does_not_depend_on_the_place_or_the_time(call, here):
@@ -139,21 +145,25 @@ def test_ingest_reads_several_files_and_directories_in_order(call, here):
     (here / "notes/deep/c.TXT").write_bytes(b"\r\nfourth\r\n \r\n fifth \r\n")
     (here / "notes/a.txt").write_text("second")
     (here / "notes/no.bin").write_bytes(b"\0")
-    code, out, _ = call(ingest, "--model-path", MODEL, "--data-path", "data.txt", "notes", "--output-path", "S.pt", "--json")
+    code, out, _ = call(ingest, "--model-path", MODEL, "--data-path", "data.txt", "notes", "--output-path", "S.pt",
+                        "--json")
     assert code == 0 and json.loads(out)["episodes"] == 7
     model, tokenizer, facts = engine.load_model(MODEL)
     from nanochat.memory import load_state
     state, sources = load_state(here / "S.pt", model, facts)
     assert sources[2:] == [("data.txt", 3), ("a.txt", 1), ("b.md", 1), ("deep/c.TXT", 2), ("deep/c.TXT", 4)]
-    assert [engine.episode_text(state["traces"], tokenizer, i + 1) for i in range(7)] == [*TIMELINE, "second", "third", "fourth", "fifth"]
+    assert [engine.episode_text(state["traces"], tokenizer, i + 1)
+            for i in range(7)] == [*TIMELINE, "second", "third", "fourth", "fifth"]
 
 
 def test_episodes_are_lines_paragraphs_or_files():
     text = "\n one\ntwo \x0c\u2028 2\n \n\nthree\r\nfour\rfive\n"
-    assert ingest.split_episodes(text, "line") == [("one", 2), ("two \x0c\u2028 2", 3), ("three", 6), ("four", 7), ("five", 8)]
+    assert ingest.split_episodes(text, "line") == [("one", 2), ("two \x0c\u2028 2", 3), ("three", 6), ("four", 7),
+                                                   ("five", 8)]
     assert ingest.split_episodes(text, "paragraph") == [("one\ntwo \x0c\u2028 2", 2), ("three\nfour\nfive", 6)]
     assert ingest.split_episodes(text, "file") == [("one\ntwo \x0c\u2028 2\n \n\nthree\nfour\nfive", 2)]
-    assert all(ingest.split_episodes(blank, unit) == [] for blank in ("", " \n\t\r\n") for unit in ("line", "paragraph", "file"))
+    assert all(ingest.split_episodes(blank, unit) == [] for blank in ("", " \n\t\r\n")
+               for unit in ("line", "paragraph", "file"))
 
 
 def test_a_line_longer_than_the_context_gives_more_traces(call, here):
@@ -194,10 +204,12 @@ def test_ingest_refuses_in_one_line(call, here, change, code, message):
     (here / "empty").mkdir()
     got, out, err = call(ingest, *INGEST, *change)
     assert got == code and out == "" and one_line(err, message)
-    assert sorted(p.name for p in here.iterdir()) == ["data.txt", "empty"] and (here / "data.txt").read_text().startswith(TIMELINE[0])
+    assert sorted(p.name for p in here.iterdir()) == ["data.txt", "empty"]
+    assert (here / "data.txt").read_text().startswith(TIMELINE[0])
 
 
-@pytest.mark.parametrize("field, value", [("n_layer", 4.0), ("n_embd", 32.5), ("n_head", 0), ("n_head", 5), ("vocab_size", -1), ("write_mixer", None), ("write_mixer", "none"),
+@pytest.mark.parametrize("field, value", [("n_layer", 4.0), ("n_embd", 32.5), ("n_head", 0), ("n_head", 5),
+                                          ("vocab_size", -1), ("write_mixer", None), ("write_mixer", "none"),
                                           ("word_dim", [1]), ("text_fraction", "x"), ("later", 1), ("window", True)])
 def test_a_forged_configuration_is_one_line(call, base, here, field, value):
     saved = load_model_file(MODEL)
@@ -208,7 +220,8 @@ def test_a_forged_configuration_is_one_line(call, base, here, field, value):
     assert code == 1 and out == "" and one_line(err, "forged is of another") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("change", [{"tokenizer": None}, {"tokenizer": 7}, {"config": None}, {"config": {}}, {"config": {"model_class": ["THENGPT"], "config": {}}},
+@pytest.mark.parametrize("change", [{"tokenizer": None}, {"tokenizer": 7}, {"config": None}, {"config": {}},
+                                    {"config": {"model_class": ["THENGPT"], "config": {}}},
                                     {"config": {"model_class": "THENGPT", "config": 3}}])
 def test_a_model_that_does_not_say_what_it_is_is_one_line(call, base, here, change):
     saved = load_model_file(MODEL)
@@ -234,17 +247,20 @@ def test_one_question(call, state):
     code, out, err = call(query, *QUERY, "-p", "What did the user prefer at t=2?")
     assert code == 0 and out.strip() and out.count("\n") >= 1
     lines = err.splitlines()
-    assert lines and all(line.startswith((PLAIN, "not sure: confidence 0.", "put together:")) for line in lines) and DIM not in err
+    assert lines and all(line.startswith((PLAIN, "not sure: confidence 0.", "put together:")) for line in lines)
+    assert DIM not in err
     assert any(text in err for text in TIMELINE) and "[data.txt:" in err
 
 
 def test_json_of_one_question(call, state):
     code, out, err = call(query, *QUERY, "-p", "What did the user prefer at t=2?", "--json")
     got = json.loads(out)
-    assert code == 0 and err == "" and set(got) == {"question", "answer", "confidence", "composed", "episodes", "seconds"}
+    assert code == 0 and err == ""
+    assert set(got) == {"question", "answer", "confidence", "composed", "episodes", "seconds"}
     assert 0 < got["confidence"] <= 1 and got["seconds"] > 0 and got["episodes"]
     for e in got["episodes"]:
-        assert e["text"] == TIMELINE[e["episode"] - 1] and 0 < e["score"] <= 1 and e["source"] == f"data.txt:{e['episode']}"
+        assert e["text"] == TIMELINE[e["episode"] - 1] and 0 < e["score"] <= 1
+        assert e["source"] == f"data.txt:{e['episode']}"
     assert call(query, *QUERY, "-p", "What did the user prefer at t=2?")[1] == got["answer"] + "\n"
 
 
@@ -259,24 +275,29 @@ def test_without_memory_there_is_no_source(call, state):
 def test_piped_questions_are_answered_a_line_each(call, state, monkeypatch):
     pipe(monkeypatch, "Where was the user at t=1?\n\n/what now\nAnd at t=2?\n/quit\nnot asked\n")
     code, out, err = call(query, *QUERY, "--json")
-    assert code == 2 and [json.loads(line)["question"] for line in out.splitlines()] == ["Where was the user at t=1?", "And at t=2?"]
+    assert code == 2
+    assert [json.loads(line)["question"] for line in out.splitlines()] == ["Where was the user at t=1?", "And at t=2?"]
     assert err == "error: unknown command /what: /help lists them\n"
     pipe(monkeypatch, b"fine\n\xff\nfine again\n")
     code, out, err = call(query, *QUERY, "--json")
-    assert code == 2 and one_line(err, "stdin, line 2: not UTF-8") and len(out.splitlines()) == 2, "what follows is still answered"
+    assert code == 2 and one_line(err, "stdin, line 2: not UTF-8")
+    assert len(out.splitlines()) == 2, "what follows is still answered"
 
 
 def test_questions_of_a_file(call, here, state):
-    items = [{"question": "Where at t=1?", "answer": "Lisbon", "t": 1, "seconds": "theirs"}, {"question": "Na\u00efve \u201cq\u201d \ud800?", "tags": [1, {"a": None}]}]
+    items = [{"question": "Where at t=1?", "answer": "Lisbon", "t": 1, "seconds": "theirs"},
+             {"question": "Na\u00efve \u201cq\u201d \ud800?", "tags": [1, {"a": None}]}]
     (here / "q.jsonl").write_text("\n".join(map(json.dumps, items)) + "\n\n")
     code, out, err = call(query, *QUERY, "--questions", "q.jsonl")
     first, second = map(json.loads, out.splitlines())
     assert code == 0 and err == ""
-    assert first["question"] == "Where at t=1?" and first["expected"] == "Lisbon" and first["t"] == 1 and first["seconds"] != "theirs"
+    assert first["question"] == "Where at t=1?" and first["expected"] == "Lisbon" and first["t"] == 1
+    assert first["seconds"] != "theirs"
     assert first["answer"] != "Lisbon" and second["tags"] == [1, {"a": None}] and "expected" not in second
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"question": 3}', '{"question": " "}', '"text"', "\xff", "[" * 100000])
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"question": 3}', '{"question": " "}', '"text"', "\xff",
+                                  "[" * 100000])
 def test_a_malformed_line_of_questions_is_named(call, here, state, line):
     (here / "q.jsonl").write_bytes(b'{"question": "fine"}\n\n' + line.encode("latin-1") + b"\n")
     code, out, err = call(query, *QUERY, "--questions", "q.jsonl")
@@ -300,7 +321,8 @@ def test_query_refuses_in_one_line(call, here, state, change, code, message):
     assert got == code and out == "" and one_line(err, message)
 
 
-@pytest.mark.parametrize("argv", [(), QUERY[:2], (*QUERY, "-p", " "), (*QUERY, "-p", "a", "--questions", "b"), (*QUERY, "--max-tokens", "0"), (*QUERY, "--unknown")])
+@pytest.mark.parametrize("argv", [(), QUERY[:2], (*QUERY, "-p", " "), (*QUERY, "-p", "a", "--questions", "b"),
+                                  (*QUERY, "--max-tokens", "0"), (*QUERY, "--unknown")])
 def test_wrong_usage_is_code_2(call, argv):
     code, out, err = call(query, *argv)
     assert code == 2 and out == "" and "usage:" in err
@@ -318,7 +340,8 @@ def test_interactive(call, state, monkeypatch):
 
     monkeypatch.setattr(engine, "stream", answers)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    terminals = {name: Terminal("one?\n/x y\n\nstop?\ntwo?\n" if name == "stdin" else "") for name in ("stdin", "stdout", "stderr")}
+    terminals = {name: Terminal("one?\n/x y\n\nstop?\ntwo?\n" if name == "stdin" else "")
+                 for name in ("stdin", "stdout", "stderr")}
     for name, stream in terminals.items():
         monkeypatch.setattr(sys, name, stream)
     assert run_main(lambda: query.main(list(QUERY))) == 0
@@ -330,7 +353,8 @@ def test_interactive(call, state, monkeypatch):
     for name in ("stdin", "stderr"):
         monkeypatch.setattr(sys, name, Terminal("/help\none?\n/quit\n" if name == "stdin" else ""))
     assert run_main(lambda: query.main(list(QUERY))) == 0
-    assert DIM not in sys.stderr.written() and sys.stderr.written().count("> ") == 3 and "Ctrl-D" in sys.stderr.written()
+    assert DIM not in sys.stderr.written() and sys.stderr.written().count("> ") == 3
+    assert "Ctrl-D" in sys.stderr.written()
     assert "> " not in sys.stdout.getvalue() and sys.stdout.getvalue().strip()
 
 
@@ -345,7 +369,8 @@ def test_a_terminal_gets_no_escape_codes_from_what_was_ingested():
 def test_chat_says_what_runs_and_where_the_answer_came_from(call):
     code, out, err = call(test_chat, "--model-path", MODEL)
     assert code == 0 and err.startswith("Using ") and "dtype: " in err
-    assert [line.split(":")[0] for line in out.splitlines() if line.startswith(("told", "asked", "answer", "from"))] == ["told"] * 3 + ["asked", "answer", "from"]
+    assert [line.split(":")[0] for line in out.splitlines()
+            if line.startswith(("told", "asked", "answer", "from"))] == ["told"] * 3 + ["asked", "answer", "from"]
     code, out, err = call(test_chat, "--model-path", "none")
     assert code == 1 and out == "" and one_line(err, "none: no such model file")
 
@@ -362,20 +387,26 @@ def test_export_may_change_how_the_memory_is_read_and_nothing_else(call, here):
     assert config == {**before, "read_topk": 8} and before["read_topk"] == 64
 
 
-@pytest.mark.parametrize("script, most", [("query", 32), ("ingest", 32), ("memory", 32), ("export_model", 32), ("tok_train", 32), ("serve", 32), ("base_train", 50)])
+@pytest.mark.parametrize("script, most", [("query", 32), ("ingest", 32), ("memory", 32), ("export_model", 32),
+                                          ("tok_train", 32), ("serve", 32), ("base_train", 50)])
 def test_help_fits_a_screen_and_begins_with_the_usual_call(script, most, capsys):
     with pytest.raises(SystemExit):
         importlib.import_module(f"scripts.{script}").main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= most and lines[0].startswith(f"usage: python -m scripts.{script} ")
     flags = " ".join(lines[2:])
-    assert "--state_" not in flags.replace("--state_path S.pt", "") and "--model_" not in flags.replace("--model_path", ""), "one spelling is enough"
+    assert "--state_" not in flags.replace("--state_path S.pt",
+                                           "") and "--model_" not in flags.replace("--model_path",
+                                                                                   ""), "one spelling is enough"
 
 
-@pytest.mark.parametrize("script", [*(f"scripts.{p.stem}" for p in sorted((repo_root() / "scripts").glob("[!_]*.py"))), "scripts/test_chat.py"])
+@pytest.mark.parametrize("script", [*(f"scripts.{p.stem}" for p in sorted((repo_root() / "scripts").glob("[!_]*.py"))),
+                                    "scripts/test_chat.py"])
 def test_help_does_not_wait_for_torch(script, tmp_path):
-    run = f"runpy.run_path({str(repo_root() / script)!r}, run_name='__main__')" if script.endswith(".py") else f"runpy.run_module({script!r}, run_name='__main__')"
-    code = f"import atexit, runpy, sys; sys.argv[1:] = ['--help']; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {run}"
+    run = (f"runpy.run_path({str(repo_root() / script)!r}, run_name='__main__')" if script.endswith(".py")
+           else f"runpy.run_module({script!r}, run_name='__main__')")
+    code = ("import atexit, runpy, sys; sys.argv[1:] = ['--help']; atexit.register(lambda: print('torch' in "
+            f"sys.modules, file=sys.stderr)); {run}")
     # test_chat finds the repository by itself
     where = tmp_path if script.endswith(".py") else repo_root()
     done = subprocess.run([sys.executable, "-c", code], cwd=where, capture_output=True, text=True)
@@ -390,12 +421,16 @@ def test_benchmarks_run_as_scripts_from_anywhere(path, tmp_path):
 
 def test_the_commands_as_they_are_typed(here, base):
     """Both commands in processes of their own: exit codes and streams as the shell sees them."""
-    python = lambda *argv, **kw: subprocess.run([sys.executable, "-m", *argv], cwd=repo_root(), capture_output=True, text=True, **kw)
+    python = lambda *argv, **kw: subprocess.run([sys.executable, "-m", *argv], cwd=repo_root(), capture_output=True,
+                                                text=True, **kw)
     state = here / "S.pt"
-    done = python("scripts.ingest", "--model_path", MODEL, "--data_path", str(here / "data.txt"), "--output_path", str(state))
+    done = python("scripts.ingest", "--model_path", MODEL, "--data_path", str(here / "data.txt"), "--output_path",
+                  str(state))
     assert done.returncode == 0 and done.stdout == "" and "3 episodes added" in done.stderr
-    done = python("scripts.query", "--model_path", MODEL, "--state_path", str(state), "--max-tokens", "4", "--json", input="Where at t=1?\nAnd at t=3?\n")
-    assert done.returncode == 0 and done.stderr == "" and len([json.loads(line) for line in done.stdout.splitlines()]) == 2
+    done = python("scripts.query", "--model_path", MODEL, "--state_path", str(state), "--max-tokens", "4", "--json",
+                  input="Where at t=1?\nAnd at t=3?\n")
+    assert done.returncode == 0 and done.stderr == ""
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
 
 
 @pytest.mark.slow
@@ -407,11 +442,14 @@ def test_pip_install_brings_the_tokenizer_and_the_model(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
         shutil.copy(repo_root() / name, source)
     (tmp_path / "here").mkdir()
-    python = lambda *argv, **kw: subprocess.run([sys.executable, *argv], cwd=tmp_path / "here", capture_output=True, text=True, **kw)
-    done = python("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(where), str(source))
+    python = lambda *argv, **kw: subprocess.run([sys.executable, *argv], cwd=tmp_path / "here", capture_output=True,
+                                                text=True, **kw)
+    done = python("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(where),
+                  str(source))
     assert done.returncode == 0, done.stderr
     env = {**{k: v for k, v in os.environ.items() if k != "NANOCHAT_BASE_DIR"}, "PYTHONPATH": str(where)}
-    done = python("-m", "scripts.query", "--model_path", "data/then-d6", "--no-memory", "--max-tokens", "4", "--json", "-p", "Where is the key?", env=env)
+    done = python("-m", "scripts.query", "--model_path", "data/then-d6", "--no-memory", "--max-tokens", "4", "--json",
+                  "-p", "Where is the key?", env=env)
     assert done.returncode == 0 and json.loads(done.stdout)["episodes"] == [], done.stderr
     done = python("-c", "import nanochat.common as c; print(c.__file__, c.base_dir())", env=env)
     assert done.stdout.split() == [str(where / "nanochat/common.py"), str(tmp_path / "here")]

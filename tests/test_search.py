@@ -25,7 +25,8 @@ def random_keys(rng, n, parts, d, dtype, bits=8, tail=0, like_each_other=False):
         keys.fill(at, codes[at:at + size])
         at += size
     if tail:
-        more = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(tail, parts, d))).float(), dim=-1).to(dtype)
+        more = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(tail, parts, d))).float(),
+                                             dim=-1).to(dtype)
         keys, values = torch.cat([keys, more.view(1, tail, -1)], dim=1), torch.cat([values, more])
     return keys, values
 
@@ -36,13 +37,17 @@ def ranked(score, k):
 
 
 @settings(max_examples=80, derandomize=True, database=None)
-@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 300), k=st.integers(1, 40), dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+@given(seed=st.integers(0, 2 ** 32 - 1), n=st.integers(1, 300), k=st.integers(1, 40),
+       dtype=st.sampled_from([torch.bfloat16, torch.float32]),
        bits=st.sampled_from([4, 8]), tail=st.sampled_from([0, 0, 5]), hidden=st.sampled_from([0.0, 0.3, 1.0]),
-       indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3), negative=st.booleans(), group=st.sampled_from([2, 64]))
-def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail, hidden, indexer, close, count, negative, group):
+       indexer=st.booleans(), close=st.booleans(), count=st.integers(1, 3), negative=st.booleans(),
+       group=st.sampled_from([2, 64]))
+def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail, hidden, indexer, close, count,
+                                                  negative, group):
     rng = np.random.default_rng(seed)
     keys, values = random_keys(rng, n, 1 if indexer else 2, 16, dtype, bits, tail, close)
-    assert tuple(keys.shape) == (1, n + tail, values[0].numel()) and torch.equal(keys.values(torch.arange(n + tail)), values)
+    assert tuple(keys.shape) == (1, n + tail, values[0].numel())
+    assert torch.equal(keys.values(torch.arange(n + tail)), values)
     assert torch.equal(keys[:, 1::2][0], values[1::2].flatten(1))
     q = torch.from_numpy(rng.normal(size=(count, 4 if indexer else 2, 16)) * 10).float()
     weight = torch.from_numpy(rng.normal(size=(count, 4))).float() if indexer else None
@@ -61,7 +66,8 @@ def test_the_best_are_those_of_scoring_everything(seed, n, k, dtype, bits, tail,
 
 
 @settings(max_examples=60, derandomize=True, database=None)
-@given(seed=st.integers(0, 2 ** 32 - 1), dtype=st.sampled_from([torch.bfloat16, torch.float32]), bits=st.sampled_from([4, 8]), indexer=st.booleans(),
+@given(seed=st.integers(0, 2 ** 32 - 1), dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+       bits=st.sampled_from([4, 8]), indexer=st.booleans(),
        size=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_the_scan_is_as_close_as_it_says(seed, dtype, bits, indexer, size):
     rng = np.random.default_rng(seed)
@@ -69,8 +75,11 @@ def test_the_scan_is_as_close_as_it_says(seed, dtype, bits, indexer, size):
     q = torch.from_numpy(rng.normal(size=(2, 4 if indexer else 2, 64)) * size).float()
     weight = torch.from_numpy(rng.normal(size=(2, 4))).float() if indexer else None
     above = keys.scan(q, weight).double() - exact(q, values, 1.0, weight).double()
-    assert (above >= 0).all() and (above.amax(1) < 0.04 * q.norm(dim=2).sum(1) * (1 if weight is None else weight.abs().amax(1))).all()
-    wide = torch.einsum("mpd,npd->mnp", q.double(), values.double()) if not indexer else torch.einsum("mjd,nd->mnj", q.double(), values[:, 0].double())
+    assert (above >= 0).all()
+    assert (above.amax(1) < 0.04 * q.norm(dim=2).sum(1) * (1 if weight is None else weight.abs().amax(1))).all()
+    wide = torch.einsum("mpd,npd->mnp", q.double(),
+                        values.double()) if not indexer else torch.einsum("mjd,nd->mnj", q.double(),
+                                                                          values[:, 0].double())
     wide = wide.sum(2) if not indexer else (wide.relu() * weight[:, None].double()).sum(2)
     assert (exact(q, values, 1.0, weight).double() - wide).abs().max() < 1e-5 * max(size, 1) * 8
 
@@ -85,7 +94,8 @@ def test_a_score_does_not_depend_on_the_company(indexer):
         one = None if weight is None else weight[m:m + 1]
         pick = torch.randperm(500)[:int(rng.integers(1, 500))]
         assert torch.equal(exact(q[m:m + 1], values[pick], 1.0, one)[0], every[m, pick])
-        assert torch.equal(exact(q[m:m + 1].flip(2), values[pick].flip(2), 1.0, one)[0], every[m, pick]), "in another order of the sum"
+        assert torch.equal(exact(q[m:m + 1].flip(2), values[pick].flip(2), 1.0, one)[0],
+                           every[m, pick]), "in another order of the sum"
 
 
 @pytest.mark.parametrize("bits", [4, 8])

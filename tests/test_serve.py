@@ -1,4 +1,7 @@
-"""Many users over one directory of states: each gets answers from their own memory, in order, and no one's fault is another's trouble."""
+"""
+Many users over one directory of states: each gets answers from their own memory, in order, and no one's fault is
+another's trouble.
+"""
 import contextlib
 import io
 import json
@@ -40,12 +43,14 @@ def model(tmp_path_factory):
     directory, tokenizer = tmp_path_factory.mktemp("model"), Tokenizer.load()
     model, seen = tiny(tokenizer, n_head=1).requires_grad_(False), []
     hook = model.reader.gate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -1].clone()))
-    with LiveMemory((model, tokenizer, {"weights": "0" * 64, "tokenizer": tokenizer.fingerprint}), max_tokens=1) as memory:
+    with LiveMemory((model, tokenizer, {"weights": "0" * 64, "tokenizer": tokenizer.fingerprint}),
+                    max_tokens=1) as memory:
         memory.ingest("t=7: The user was in Rome.")
         memory.ask(QUESTION)
     hook.remove()
     model.reader.gate.weight.copy_(seen[0])   # the gate is open where an answer begins
-    save_checkpoint(directory, 1, model.state_dict(), None, {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
+    save_checkpoint(directory, 1, model.state_dict(), None,
+                    {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
     return str(directory)
 
 
@@ -63,7 +68,8 @@ def states(tmp_path, model):
 
 def remember(tmp_path, model, user, text):
     (tmp_path / f"{user}.txt").write_text(text)
-    assert ingest.main(["--model-path", model, "--data-path", str(tmp_path / f"{user}.txt"), "--state-dir", str(tmp_path / "states"), "--user", user,
+    assert ingest.main(["--model-path", model, "--data-path", str(tmp_path / f"{user}.txt"), "--state-dir",
+                        str(tmp_path / "states"), "--user", user,
                         "--dtype", "fp32", "--replace", "--no-export"]) == 0
 
 
@@ -133,23 +139,29 @@ def echo(line, before, note):
     return serve.encode(json.loads(line), {"answer": "yes"})
 
 
-# -- questions ----------------------------------------------------------------------------------------------------------
+# -- questions ---------------------------------------------------------------------------------------------------------
 
 
 def test_two_processes_answer_for_two_users(model, loaded, states):
-    asked = [{"user": user, "question": QUESTION, "id": i, "error": "mine"} for i in range(3) for user in ("alice", "bob")]
-    lines = [*map(json.dumps, asked), "nonsense", '{"user": "alice"}', "", json.dumps({"user": "carol", "question": "Where?"}),
+    asked = [{"user": user, "question": QUESTION, "id": i, "error": "mine"} for i in range(3)
+             for user in ("alice", "bob")]
+    lines = [*map(json.dumps, asked), "nonsense", '{"user": "alice"}', "",
+             json.dumps({"user": "carol", "question": "Where?"}),
              '{"user": "../bob", "question": "Where?"}', '{"user": "alice", "say": "not without --remember"}']
-    done = subprocess.run([sys.executable, "-m", "scripts.serve", *flags(model, states, "--workers", "2")], input="\n".join(lines) + "\n",
-                          capture_output=True, text=True, cwd=ROOT, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run([sys.executable, "-m", "scripts.serve", *flags(model, states, "--workers", "2")],
+                          input="\n".join(lines) + "\n",
+                          capture_output=True, text=True, cwd=ROOT, timeout=600,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     got = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(got) == 11
     for user in ("alice", "bob"):
         mine = [item for item in got if item.get("user") == user and "answer" in item]
         alone = LiveMemory(loaded, states / f"{user}.pt", read_only=True, max_tokens=5).ask(QUESTION)
-        assert [item["id"] for item in mine] == [0, 1, 2] and {item["answer"] for item in mine} == {alone.text} and not any("error" in item for item in mine)
-        assert all(item["episodes"][0]["source"].startswith(f"{user}.txt") and {"alice": "Oslo", "bob": "Quito"}[user] in item["episodes"][0]["text"] for item in mine)
+        assert [item["id"] for item in mine] == [0, 1, 2] and {item["answer"] for item in mine} == {alone.text}
+        assert not any("error" in item for item in mine)
+        assert all(item["episodes"][0]["source"].startswith(f"{user}.txt")
+                   and {"alice": "Oslo", "bob": "Quito"}[user] in item["episodes"][0]["text"] for item in mine)
     errors = [item["error"] for item in got if "error" in item]
     assert len(errors) == 5 and all("\n" not in error for error in errors)
     assert serve.UNUSABLE in errors and "user 'carol'" in done.stderr and "no such state file" in done.stderr
@@ -167,22 +179,29 @@ def test_a_worker_sees_what_has_changed_and_closes_what_is_old(model, loaded, st
 
 
 def test_what_one_user_sends_stops_nobody_else(loaded, states):
-    """Half a surrogate pair, lists too deep for a pipe between processes, nan, too much text: an error in the line of that request."""
+    """
+    Half a surrogate pair, lists too deep for a pipe between processes, nan, too much text: an error in the line of that
+    request.
+    """
     worker = worker_of(loaded, states)
     deep = "[" * 700 + "]" * 700
     good = f'{{"user": "alice", "question": "{QUESTION}", "id": {deep}}}'
-    said = talk(['{"user": "\\ud800", "question": "Where?"}', '{"user": "alice", "question": "\\ud800 where?"}', '{"user": "alice", "question": "Where?", "id": NaN}',
-                 "[" * 100_000, '["user", "question"]', '{"user": 3, "question": "Where?"}', {"user": "alice", "question": " "},
+    said = talk(['{"user": "\\ud800", "question": "Where?"}', '{"user": "alice", "question": "\\ud800 where?"}',
+                 '{"user": "alice", "question": "Where?", "id": NaN}',
+                 "[" * 100_000, '["user", "question"]', '{"user": 3, "question": "Where?"}',
+                 {"user": "alice", "question": " "},
                  {"user": "alice", "question": "y" * 200_001}, b"\xff", {"user": "alice", "question": "y " * 1000},
                  '{"user": "alice", "question": "\\u001b[2J <|end|> \\u0000"}', good], [Inline(worker.reply)])
     errors = [item["error"] for item in said if "error" in item]
     assert [error.split(":")[0] for error in errors if error.startswith("line ")] == [f"line {i}" for i in range(1, 10)]
     assert sum("a question of" in error for error in errors) == 1 and len(errors) == 10
     answered = [item for item in said if "answer" in item]
-    assert len(said) == 12 and len(answered) == 2 and answered[1]["id"] == json.loads(deep) and "Oslo" in answered[1]["episodes"][0]["text"]
+    assert len(said) == 12 and len(answered) == 2 and answered[1]["id"] == json.loads(deep)
+    assert "Oslo" in answered[1]["episodes"][0]["text"]
 
 
-@pytest.mark.parametrize("error", [TypeError("'int' object is not subscriptable"), MemoryError(), RecursionError(), RuntimeError("DefaultCPUAllocator"),
+@pytest.mark.parametrize("error", [TypeError("'int' object is not subscriptable"), MemoryError(), RecursionError(),
+                                   RuntimeError("DefaultCPUAllocator"),
                                    UserError("bob.pt: damaged"), OSError(28, "No space left on device")])
 def test_whatever_goes_wrong_for_a_user_is_theirs_alone(loaded, states, monkeypatch, capsys, error):
     worker, right = worker_of(loaded, states), LiveMemory.ask
@@ -193,12 +212,16 @@ def test_whatever_goes_wrong_for_a_user_is_theirs_alone(loaded, states, monkeypa
         return right(memory, question)
 
     monkeypatch.setattr(LiveMemory, "ask", wrong)
-    assert ask(worker, "bob", question="?", id=1) == {"user": "bob", "question": "?", "id": 1, "error": serve.UNUSABLE} and "bob" not in worker.open
+    assert ask(worker, "bob", question="?", id=1) == {"user": "bob", "question": "?", "id": 1, "error": serve.UNUSABLE}
+    assert "bob" not in worker.open
     assert "user 'bob': " in capsys.readouterr().err and "Oslo" in ask(worker, "alice")["episodes"][0]["text"]
 
 
 def test_a_reply_does_not_tell_which_users_there_are(loaded, states, capsys):
-    """A forged state, one that is cut, of another model, none, links and pipes: one text for all, and a line on stderr for each."""
+    """
+    A forged state, one that is cut, of another model, none, links and pipes: one text for all, and a line on stderr for
+    each.
+    """
     for name in ("forged", "cut", "other", "hard"):
         for suffix in (".pt", ".traces"):
             shutil.copy(states / f"bob{suffix}", states / f"{name}{suffix}")
@@ -223,11 +246,14 @@ def test_a_request_cannot_write_a_reply():
     assert json.loads(serve.encode(mine, {"error": "no"})) == {"error": "no"}
 
 
-# -- bounds -------------------------------------------------------------------------------------------------------------
+# -- bounds ------------------------------------------------------------------------------------------------------------
 
 
 class Stream(io.RawIOBase):
-    """A binary file of one line of 60 MB that are never there at once, and a line after it; `most` is what was asked for at once."""
+    """
+    A binary file of one line of 60 MB that are never there at once, and a line after it; `most` is what was asked for
+    at once.
+    """
     left, rest, most = 60_000_000, b'\n{"user": "a", "question": "?"}\n', 0
 
     def readable(self):
@@ -243,7 +269,8 @@ class Stream(io.RawIOBase):
 def test_a_line_that_is_too_long_is_refused_and_never_held():
     source, asked = io.BufferedReader(Stream()), []
     read = lambda most: asked.append(most) or source.readline(most)
-    assert [line and json.loads(line)["user"] for line in serve.lines(SimpleNamespace(readline=read))] == [None, "a"] and max(asked) == serve.LINE + 1
+    assert [line and json.loads(line)["user"] for line in serve.lines(SimpleNamespace(readline=read))] == [None, "a"]
+    assert max(asked) == serve.LINE + 1
     whole = b"x" * serve.LINE
     assert list(serve.lines(io.BytesIO(whole + b"\n" + whole + b"y\n" + whole))) == [whole + b"\n", None, whole]
     said = talk([whole + b"y", {"user": "a", "question": "?"}], [Inline(echo)])
@@ -257,7 +284,8 @@ def test_an_ingest_is_one_commit():
 
 @pytest.mark.skipif(not serve.private_bytes(), reason="the system does not say what a process takes")
 def test_memory_is_bounded(loaded, states):
-    code = "from scripts import serve; serve.bound_memory(50 << 20); bytearray(10 << 20); print('ten'); bytearray(100 << 20)"
+    code = ("from scripts import serve; serve.bound_memory(50 << 20); bytearray(10 << 20); print('ten'); bytearray(100 "
+            "<< 20)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "ten\n" and "MemoryError" in done.stderr
     worker = worker_of(loaded, states)
@@ -265,20 +293,25 @@ def test_memory_is_bounded(loaded, states):
     assert "answer" in ask(worker, "alice") and "answer" in ask(worker, "bob") and list(worker.open) == ["bob"]
 
 
-# -- remembering --------------------------------------------------------------------------------------------------------
+# -- remembering -------------------------------------------------------------------------------------------------------
 
 
 def test_a_user_tells_and_asks(loaded, states):
     worker = worker_of(loaded, states, "--remember")
-    assert ask(worker, "carol")["error"] == serve.UNUSABLE and not (states / "carol.pt").exists()   # to ask makes no memory
+    assert ask(worker, "carol")["error"] == serve.UNUSABLE
+    assert not (states / "carol.pt").exists()   # to ask makes no memory
     told = ask(worker, "carol", ingest="t=1: Rome.\n\nt=2: Bern.\n", source="diary", time=86400, id=3)
     assert (told["remembered"], told["total"], told["id"]) == (2, 2, 3)
     assert ask(worker, "carol", say="The user\nwas in Cairo at t=7.")["total"] == 3
-    assert "Cairo" in ask(worker, "carol")["episodes"][0]["text"] and stat.S_IMODE((states / "carol.pt").stat().st_mode) == 0o600
+    assert "Cairo" in ask(worker, "carol")["episodes"][0]["text"]
+    assert stat.S_IMODE((states / "carol.pt").stat().st_mode) == 0o600
     with LiveMemory(loaded, states / "carol.pt", read_only=True) as memory:
-        assert [(e.text, e.source, e.line) for e in memory] == [("t=1: Rome.", "diary", 1), ("t=2: Bern.", "diary", 3), ("The user\nwas in Cairo at t=7.", "chat", None)]
+        assert [(e.text, e.source, e.line)
+                for e in memory] == [("t=1: Rome.", "diary", 1), ("t=2: Bern.", "diary", 3),
+                                     ("The user\nwas in Cairo at t=7.", "chat", None)]
         assert memory[1].time == 86400 < memory[3].time
-    assert ask(worker, "alice", say="Alice likes tea.")["total"] == 2 and "Quito" in ask(worker, "bob")["episodes"][0]["text"]
+    assert ask(worker, "alice", say="Alice likes tea.")["total"] == 2
+    assert "Quito" in ask(worker, "bob")["episodes"][0]["text"]
 
 
 def test_the_lock_is_free_between_requests(loaded, states):
@@ -288,26 +321,36 @@ def test_the_lock_is_free_between_requests(loaded, states):
         assert ask(worker, "bob", say="Twice.")["error"] == serve.UNUSABLE and "answer" in ask(worker, "bob")
         held = worker.open["bob"][1]
         other.delete([2])
-    assert ask(worker, "bob", say="Again.")["total"] == 2 and worker.open["bob"][1] is not held   # the deletion was seen
+    assert ask(worker, "bob", say="Again.")["total"] == 2
+    assert worker.open["bob"][1] is not held   # the deletion was seen
     held = worker.open["bob"][1]
     assert ask(worker, "bob", say="And again.")["total"] == 3 and worker.open["bob"][1] is held   # not loaded again
 
 
 @pytest.mark.parametrize("item", [{"say": "One turn."}, {"ingest": "One line.\nAnother one.\n"}])
 def test_what_was_told_once_is_remembered_once(loaded, states, item):
-    """A worker that died after the commit, before the reply: the next one has the request again, and remembers nothing. Died before it: it does."""
+    """
+    A worker that died after the commit, before the reply: the next one has the request again, and remembers nothing.
+    Died before it: it does.
+    """
     line, noted = json.dumps({"user": "alice", **item}), []
     first = json.loads(worker_of(loaded, states, "--remember").reply(line, None, noted.append))
     assert noted == [1] and first["total"] == 1 + first["remembered"]
     assert json.loads(worker_of(loaded, states, "--remember").reply(line, noted[0])) == first
-    second = json.loads(worker_of(loaded, states, "--remember").reply(line, first["total"]))   # this one had noted, and died
+    # this one had noted, and died
+    second = json.loads(worker_of(loaded, states, "--remember").reply(line, first["total"]))
     assert second["total"] == first["total"] + second["remembered"]
-    assert json.loads(worker_of(loaded, states, "--remember").reply(line))["total"] == second["total"] + second["remembered"]   # said again: another one
+    # said again: another one
+    assert json.loads(worker_of(loaded, states,
+                                "--remember").reply(line))["total"] == second["total"] + second["remembered"]
 
 
-@pytest.mark.parametrize("item", [{"ingest": "x\n" * 3000}, {"ingest": "x" * 200_001}, {"say": "One.", "ingest": "Two."}, {"say": ["One."]}, {"say": " "}, {},
-                                  {"say": "One.", "time": 1e300}, {"say": "One.", "time": True}, {"say": "One.", "time": 2 ** 63}, {"say": "One.", "time": -5},
-                                  {"say": "One.", "source": 3}, {"say": "One.", "source": "x" * 2000}, {"say": "One.", "question": "Two?"}])
+@pytest.mark.parametrize("item", [{"ingest": "x\n" * 3000}, {"ingest": "x" * 200_001},
+                                  {"say": "One.", "ingest": "Two."}, {"say": ["One."]}, {"say": " "}, {},
+                                  {"say": "One.", "time": 1e300}, {"say": "One.", "time": True},
+                                  {"say": "One.", "time": 2 ** 63}, {"say": "One.", "time": -5},
+                                  {"say": "One.", "source": 3}, {"say": "One.", "source": "x" * 2000},
+                                  {"say": "One.", "question": "Two?"}])
 def test_what_is_no_request_is_refused_before_a_worker_has_it(item):
     with pytest.raises(UserError, match="line 5: "):
         serve.read_item(json.dumps({"user": "alice", **item}).encode(), 5, True)
@@ -315,11 +358,12 @@ def test_what_is_no_request_is_refused_before_a_worker_has_it(item):
 
 def test_a_turn_that_is_too_long_leaves_nothing(loaded, states):
     worker = worker_of(loaded, states, "--remember")
-    assert "a turn of" in ask(worker, "dora", say="one " * 5000)["error"] and not [p for p in states.iterdir() if p.name.startswith("dora")]
+    assert "a turn of" in ask(worker, "dora", say="one " * 5000)["error"]
+    assert not [p for p in states.iterdir() if p.name.startswith("dora")]
     assert ask(worker, "dora")["error"] == serve.UNUSABLE and ask(worker, "dora", say="One.")["total"] == 1
 
 
-# -- workers that die ---------------------------------------------------------------------------------------------------
+# -- workers that die --------------------------------------------------------------------------------------------------
 
 
 def test_a_worker_that_dies_is_replaced_and_has_the_request_again():
@@ -335,13 +379,16 @@ def test_a_worker_that_dies_is_replaced_and_has_the_request_again():
 
     keeper = Inline(react)
     said = talk([{"user": "a", "question": question} for question in ("first", "once", "always", "last")], [keeper])
-    assert [item.get("answer") for item in said] == ["yes", "yes", None, "yes"] and "given up" in said[2]["error"] and said[2]["question"] == "always"
-    assert seen == [("first", None), ("once", None), ("once", 7), ("always", None), ("always", 7), ("last", None)] and keeper.begun == 4
+    assert [item.get("answer") for item in said] == ["yes", "yes", None, "yes"] and "given up" in said[2]["error"]
+    assert said[2]["question"] == "always"
+    assert seen == [("first", None), ("once", None), ("once", 7), ("always", None), ("always", 7), ("last", None)]
+    assert keeper.begun == 4
 
 
 def test_a_worker_that_takes_too_long_is_ended():
     over = threading.Event()
-    keeper = Inline(lambda line, before, note: over.wait() and b"" if b"slow" in line else echo(line, before, note), time_limit=0.05)
+    keeper = Inline(lambda line, before, note: over.wait() and b"" if b"slow" in line else echo(line, before, note),
+                    time_limit=0.05)
     said = talk([{"user": "a", "question": "slow"}], [keeper])
     over.set()
     assert "more than 0.05 s" in said[0]["error"] and keeper.begun == 2
@@ -352,7 +399,9 @@ def write(w):
 
 
 def test_the_weights_are_mapped_not_copied():
-    """What one process writes into the shared weights, another one reads: they are the same memory. (Workers never write.)"""
+    """
+    What one process writes into the shared weights, another one reads: they are the same memory. (Workers never write.)
+    """
     model = torch.nn.Linear(4, 4).requires_grad_(False).share_memory()
     process = torch.multiprocessing.get_context("spawn").Process(target=write, args=(model.weight,))
     process.start()
@@ -360,7 +409,7 @@ def test_the_weights_are_mapped_not_copied():
     assert process.exitcode == 0 and model.weight[0, 0] == 42
 
 
-# -- the socket ---------------------------------------------------------------------------------------------------------
+# -- the socket --------------------------------------------------------------------------------------------------------
 
 
 def test_a_socket_is_the_users_alone_and_replaces_only_a_dead_one(tmp_path):
@@ -407,7 +456,7 @@ def test_no_directory(model, tmp_path):
         serve.main(flags(model, tmp_path / "none"))
 
 
-# -- all of it, for long ------------------------------------------------------------------------------------------------
+# -- all of it, for long -----------------------------------------------------------------------------------------------
 
 HOSTILE = 0.05   # of the requests
 USELESS = ("forged", "cut", "link", "hard", "pipe", "nobody")   # users whose state can't be used
@@ -426,21 +475,29 @@ def hostile(rng, name):
     """A request line that must be refused; `name` is a user with a memory."""
     item = lambda **more: json.dumps({"user": name, "id": "hostile", **more}).encode()
     return rng.choice([
-        lambda: b"x" * (serve.LINE + 10), lambda: b"\xff\xfe", lambda: b"[" * 50_000, lambda: b"{}", lambda: b"null", lambda: item(),
-        lambda: item(question="?", id=float("nan")), lambda: item(question="\ud800?"), lambda: item(question="why " * 2000), lambda: item(say="\ud800"),
-        lambda: item(question="?", say="both"), lambda: item(say="so " * 9000), lambda: item(ingest="x\n" * 5000), lambda: item(say="Ha.", time=1e300),
+        lambda: b"x" * (serve.LINE + 10), lambda: b"\xff\xfe", lambda: b"[" * 50_000, lambda: b"{}", lambda: b"null",
+        lambda: item(),
+        lambda: item(question="?", id=float("nan")), lambda: item(question="\ud800?"),
+        lambda: item(question="why " * 2000), lambda: item(say="\ud800"),
+        lambda: item(question="?", say="both"), lambda: item(say="so " * 9000), lambda: item(ingest="x\n" * 5000),
+        lambda: item(say="Ha.", time=1e300),
         lambda: item(question="?", user="../" + name), lambda: item(question="?", user=name.upper()),
-        *[lambda user=user: item(question=QUESTION, user=user, answer="mine", episodes=[], error="mine") for user in USELESS],
+        *[lambda user=user: item(question=QUESTION, user=user, answer="mine", episodes=[], error="mine")
+          for user in USELESS],
         *[lambda user=user: item(say="Something.", user=user) for user in USELESS[:-1]]])()
 
 
-@pytest.mark.parametrize("users, requests, kills", [(5, 60, 1), pytest.param(200, 20_000, 10, marks=pytest.mark.slow)])
+SOAK = [int(n) for n in os.environ.get("SOAK", "200 20000 10").split()]   # users, requests, kills of the slow one
+
+
+@pytest.mark.parametrize("users, requests, kills", [(5, 60, 1), pytest.param(*SOAK, marks=pytest.mark.slow)])
 def test_soak(model, loaded, tmp_path, users, requests, kills):
     """
-    Users tell and ask in turns, some requests are hostile, workers are killed. Every sane request is answered as by a memory of that user's own, in
-    RAM, that has lived through the same; nothing of one user is in a reply to another; what the processes take does not grow.
+    Users tell and ask in turns, some requests are hostile, workers are killed. Every sane request is answered as by a
+    memory of that user's own, in RAM, that has lived through the same; nothing of one user is in a reply to another;
+    what the processes take does not grow.
     """
-    rng, names = random.Random(users), [f"u{i:03d}" for i in range(users)]
+    rng, names = random.Random(users), [f"user{i:03d}" for i in range(users)]
     seeds = worker_of(loaded, tmp_path, "--remember")
     for name in ("spare", *USELESS[:2]):
         assert ask(seeds, name, say=f"{name} was in Secret{name} at t=7.")["total"] == 1
@@ -450,15 +507,19 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
     os.link(tmp_path / "spare.pt", tmp_path / "hard.pt")
     os.mkfifo(tmp_path / "pipe.pt")
 
-    plan = [{"user": name, "ingest": f"t=7: {name} was in Town{name}.\nt=8: {name} was in Port{name}.\n", "source": "diary"} for name in names]
+    plan = [{"user": name, "ingest": f"t=7: {name} was in Town{name}.\nt=8: {name} was in Port{name}.\n",
+             "source": "diary"} for name in names]
     while len(plan) < requests:
         name, n = rng.choice(names), len(plan)
-        kinds = [{"question": QUESTION}, {"question": "Where at t=8?"}, {"say": f"Number {n} for {name}.", "time": n}, {"ingest": f"A {n}\n\nB {n} {name}\n"}]
+        kinds = [{"question": QUESTION}, {"question": "Where at t=8?"}, {"say": f"Number {n} for {name}.", "time": n},
+                 {"ingest": f"A {n}\n\nB {n} {name}\n"}]
         plan.append(None if rng.random() < HOSTILE else {"user": name, **rng.choices(kinds, (5, 5, 1, 1))[0]})
-    lines = [hostile(rng, rng.choice(names)) if item is None else json.dumps({**item, "id": i}).encode() for i, item in enumerate(plan)]
+    lines = [hostile(rng, rng.choice(names)) if item is None else json.dumps({**item, "id": i}).encode() for i,
+             item in enumerate(plan)]
     moments = rng.sample(range(requests // 10, requests, requests // (2 * kills)), kills)   # no request is killed twice
 
-    args = serve.build_parser().parse_args(flags("-", tmp_path, "--remember", "--open-states", str(max(users // 20, 2))))
+    args = serve.build_parser().parse_args(flags("-", tmp_path, "--remember", "--open-states",
+                                                 str(max(users // 20, 2))))
     served = engine.load_model(model, dtype="fp32")
     served[0].share_memory()
     keepers = [serve.Keeper(served, args, 1) for _ in range(2)]
@@ -487,7 +548,8 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
         memory = alone[item["user"]]
         if "question" not in item:
             before = len(memory)
-            memory.say(item["say"], "chat", item["time"]) if "say" in item else memory.ingest(item["ingest"], source=item.get("source"))
+            memory.say(item["say"], "chat",
+                       item["time"]) if "say" in item else memory.ingest(item["ingest"], source=item.get("source"))
             return {"remembered": len(memory) - before, "total": len(memory)}
         key = item["user"], len(memory), item["question"]
         if key not in known:
@@ -503,14 +565,17 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
                     assert "answer" not in item and "remembered" not in item, item
                     errors.append(item["error"])
                 else:
-                    asked = {name: value for name, value in item.items() if name in ("user", "id", *serve.KINDS, "source", "time")}
-                    assert asked == {**plan[item["id"]], "id": item["id"]} and item["id"] not in answered and "error" not in item, item
+                    asked = {name: value for name, value in item.items()
+                             if name in ("user", "id", *serve.KINDS, "source", "time")}
+                    assert asked == {**plan[item["id"]],
+                                     "id": item["id"]} and item["id"] not in answered and "error" not in item, item
                     answered.add(item["id"])
                     said = {name: value for name, value in item.items() if name not in asked}
                     if "answer" in said:
-                        said = {"answer": said["answer"], "episodes": [(e["episode"], e["text"]) for e in said["episodes"]]}
+                        said = {"answer": said["answer"],
+                                "episodes": [(e["episode"], e["text"]) for e in said["episodes"]]}
                     assert said == right(asked), item
-                    assert set(re.findall(r"u\d{3}|Secret", line.decode())) == {item["user"]}
+                    assert set(re.findall(r"user\d{3}|Secret", line.decode())) == {item["user"]}
                 if count in moments and (process := rng.choice(keepers).process):
                     os.kill(process.pid, signal.SIGKILL)
                     killed += 1
@@ -520,9 +585,13 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
         for keeper in keepers:
             keeper.close()
             keeper.join()
-    assert finished and len(answered) + len(errors) == requests and answered == {i for i, item in enumerate(plan) if item}
+    print(f"\n{len(answered)} answered, {len(errors)} refused, {killed} workers killed,",
+          f"MB of RAM: {[size >> 20 for size in sizes]}")
+    assert finished and len(answered) + len(errors) == requests
+    assert answered == {i for i, item in enumerate(plan) if item}
     assert killed == kills and len(errors) == plan.count(None) > 0
     assert not sizes or max(sizes) < 1.25 * sizes[0] + 2 ** 26, sizes
     for name in names:
         with LiveMemory(loaded, tmp_path / f"{name}.pt", read_only=True) as memory:
-            assert [(e.text, e.source, e.line, e.time) for e in memory] == [(e.text, e.source, e.line, e.time) for e in alone[name]]
+            assert [(e.text, e.source, e.line, e.time)
+                    for e in memory] == [(e.text, e.source, e.line, e.time) for e in alone[name]]

@@ -1,4 +1,7 @@
-"""The tasks of memory_eval: the same every time, answers that stand in their evidence, needles where they are said to be, controls that are what they claim."""
+"""
+The tasks of memory_eval: the same every time, answers that stand in their evidence, needles where they are said to be,
+controls that are what they claim.
+"""
 import json
 import re
 
@@ -25,7 +28,8 @@ def model(tokenizer):
 @pytest.fixture
 def prose(tmp_path):
     path = tmp_path / "prose.jsonl"
-    path.write_text("".join(json.dumps({"text": f"Chapter {i}.\nThe mill number {i} stood by the water. Nobody had worked there for {i} years. It was quiet."}) + "\n"
+    path.write_text("".join(json.dumps({"text": f"Chapter {i}.\nThe mill number {i} stood by the water. Nobody had "
+                                                f"worked there for {i} years. It was quiet."}) + "\n"
                             for i in range(120)))
     return str(path)
 
@@ -35,28 +39,36 @@ def noise(tmp_path):
     directory = tmp_path / "chat"
     directory.mkdir()
     for name in "ab":
-        (directory / f"{name}.jsonl").write_text("".join(json.dumps({"user": f"{name}{i % 7}", "text": f"line {i} of {name}\nand more"}) + "\n" for i in range(300)))
+        (directory / f"{name}.jsonl").write_text("".join(json.dumps({"user": f"{name}{i % 7}",
+                                                                     "text": f"line {i} of {name}\nand more"}) + "\n"
+                                                                     for i in range(300)))
     return str(directory)
 
 
 def small(name, tokenizer, prose, noise, **more):
     """The cells of an own task, at a size for tests."""
-    sizes = {"timeline": dict(steps=(40, 90), seeds=(1, 2), questions=30, ask=tasks.ASKS), "changes": dict(steps=(150,), seeds=(1,), questions=30),
-             "passkey": dict(steps=(30, 60), depths=(0, 0.5, 1), form=tuple(task_data.KEYS), needles=(1, 2), distractors=(0, 3), questions=4),
-             "personality": dict(conversations=(0, 3), seeds=(1, 2)), "mqar": dict(pairs=(20,), per_line=(1, 4), questions=20),
-             "overwrite": dict(keys=(12,)), "interleaved": dict(noise=noise, lines=(50,), seeds=(1, 2)), "unknown": dict(steps=(40,), seeds=(1, 2), questions=24)}
+    sizes = {"timeline": dict(steps=(40, 90), seeds=(1, 2), questions=30, ask=tasks.ASKS),
+             "changes": dict(steps=(150,), seeds=(1,), questions=30),
+             "passkey": dict(steps=(30, 60), depths=(0, 0.5, 1), form=tuple(task_data.KEYS), needles=(1, 2),
+                             distractors=(0, 3), questions=4),
+             "personality": dict(conversations=(0, 3), seeds=(1, 2)),
+             "mqar": dict(pairs=(20,), per_line=(1, 4), questions=20),
+             "overwrite": dict(keys=(12,)), "interleaved": dict(noise=noise, lines=(50,), seeds=(1, 2)),
+             "unknown": dict(steps=(40,), seeds=(1, 2), questions=24)}
     return list(tasks.TASKS[name](**{**sizes[name], **more}))
 
 
 def every(name, *fixtures):
     """(cell, part, question, the episodes as told) of a small task."""
-    return [(cell, part, q, part.told(q)) for cell in small(name, *fixtures) for part in cell.parts for q in part.questions]
+    return [(cell, part, q, part.told(q)) for cell in small(name, *fixtures) for part in cell.parts
+            for q in part.questions]
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_a_task_is_the_same_every_time_and_its_answers_stand_in_their_evidence(name, tokenizer, prose, noise):
     asked = every(name, tokenizer, prose, noise)
-    assert [(c.facts, q, told) for c, _, q, told in asked] == [(c.facts, q, told) for c, _, q, told in every(name, tokenizer, prose, noise)]
+    assert [(c.facts, q, told) for c, _, q,
+            told in asked] == [(c.facts, q, told) for c, _, q, told in every(name, tokenizer, prose, noise)]
     assert asked
     for cell, part, q, told in asked:
         assert cell.length in cell.facts
@@ -76,9 +88,11 @@ def test_what_is_asked_has_one_answer(name, tokenizer, prose, noise):
         by_question.setdefault((id(part), q.text, q.hidden, q.after), set()).add(q.answer)
         assert q.answer not in q.stale
         if q.answer != REFUSAL and name in ("passkey", "mqar", "overwrite", "interleaved"):
-            assert [i for i, e in enumerate(told) if re.search(rf"(?<!\w){re.escape(q.answer)}(?!\w)", e)] == [q.evidence]
+            assert [i for i, e in enumerate(told)
+                    if re.search(rf"(?<!\w){re.escape(q.answer)}(?!\w)", e)] == [q.evidence]
         for old in q.stale:   # what was true once was said before, never after
-            assert [i for i, e in enumerate(told) if re.search(rf"(?<!\w){re.escape(old)}(?!\w)", e) and i > q.evidence] == []
+            assert [i for i, e in enumerate(told) if re.search(rf"(?<!\w){re.escape(old)}(?!\w)", e)
+                    and i > q.evidence] == []
     assert all(len(answers) == 1 for answers in by_question.values())
 
 
@@ -95,7 +109,8 @@ def test_timeline_answers_are_those_of_the_records():
         assert q.answer == records[time(q) - 2][q.kind]
     for q in ask("change"):
         values, at = [r[q.kind] for r in records], int(q.answer[2:])
-        assert at < time(q) and len(set(values[at - 1:time(q) - 1])) == 1 and (at == 1 or values[at - 2] != values[at - 1])
+        assert at < time(q) and len(set(values[at - 1:time(q) - 1])) == 1
+        assert (at == 1 or values[at - 2] != values[at - 1])
 
 
 def test_in_a_timeline_of_changes_the_latest_line_counts():
@@ -119,7 +134,8 @@ def test_a_longer_life_is_told_from_the_same_story():
 
 
 def test_needles_are_at_their_depth(tokenizer, prose):
-    for cell in tasks.passkey(tokenizer, steps=(60,), depths=(0, 0.25, 1), needles=(1, 2), distractors=(0, 2), questions=6):
+    for cell in tasks.passkey(tokenizer, steps=(60,), depths=(0, 0.25, 1), needles=(1, 2), distractors=(0, 2),
+                              questions=6):
         first = cell.parts[0].questions[::cell.facts["needles"]]
         for q in first:
             told = cell.parts[0].told(q)
@@ -136,7 +152,8 @@ def test_needles_in_prose(tokenizer, prose):
         q = cell.parts[0].questions[0]
         tokens = sum(len(tokenizer.encode(e)) + 2 for e in cell.parts[0].story.episodes[:q.after])
         assert cell.facts["tokens"] <= tokens < cell.facts["tokens"] + 100
-        assert re.search(r"\. The pass key is \d+\..* It was quiet|\. The pass key is ", cell.parts[0].told(q)[q.evidence])
+        assert re.search(r"\. The pass key is \d+\..* It was quiet|\. The pass key is ",
+                         cell.parts[0].told(q)[q.evidence])
     with pytest.raises(UserError, match="fewer than"):
         list(tasks.passkey(tokenizer, tokens=(10 ** 6,), prose=prose))
     with pytest.raises(UserError, match="--prose"):
@@ -159,11 +176,16 @@ def test_unknown_asks_for_what_was_never_said():
 
 def test_no_form_of_the_tasks_comes_up_in_what_the_grammar_makes():
     """Zero-shot. Left out: plain questions of ASKS (see tasks.py)."""
-    every = [*task_data.LIKES, *task_data.LIKES_ANEW, *task_data.LIKED, *tasks.PEG, *tasks.WHICH_PEG, tasks.PAIR, *tasks.WHICH_PAIR, tasks.ONE_KEY, tasks.WHICH_KEY,
-             tasks.NAMED_KEY, tasks.WHICH_NAMED, tasks.CHOICE, tasks.WHICH_CHOICE, *(f for fs in tasks.PARAPHRASES.values() for f in fs), *tasks.CHANGE.values(), *tasks.EVERYTHING,
-             *(f for statements, ask, _ in tasks.CHAT_FACTS for f in (*statements, ask)), 'What is the value corresponding to the key "{k}"?',
-             "line {k}: REGISTER_CONTENT is <{v}>", "One of the special magic {n} for {k} is: {v}.", "What is the special magic {n} for {k} mentioned in the provided text?"]
-    any_words = lambda form: re.sub(r"\\\{\w+\\\}", r"[^.;]{1,40}", re.escape(form.replace("the user", "{u}").rstrip(".?")))
+    every = [*task_data.LIKES, *task_data.LIKES_ANEW, *task_data.LIKED, *tasks.PEG, *tasks.WHICH_PEG, tasks.PAIR,
+             *tasks.WHICH_PAIR, tasks.ONE_KEY, tasks.WHICH_KEY,
+             tasks.NAMED_KEY, tasks.WHICH_NAMED, tasks.CHOICE, tasks.WHICH_CHOICE,
+             *(f for fs in tasks.PARAPHRASES.values() for f in fs), *tasks.CHANGE.values(), *tasks.EVERYTHING,
+             *(f for statements, ask, _ in tasks.CHAT_FACTS for f in (*statements, ask)),
+             'What is the value corresponding to the key "{k}"?',
+             "line {k}: REGISTER_CONTENT is <{v}>", "One of the special magic {n} for {k} is: {v}.",
+             "What is the special magic {n} for {k} mentioned in the provided text?"]
+    any_words = lambda form: re.sub(r"\\\{\w+\\\}", r"[^.;]{1,40}",
+                                    re.escape(form.replace("the user", "{u}").rstrip(".?")))
     forms = re.compile("|".join(f"(?:{any_words(form)})" for form in every), re.IGNORECASE)
     assert all(forms.match(form) for form in every)
     kinds = [kind for kind in [*grammar.KINDS, "mixed"] if kind not in grammar.HELD_KINDS]
@@ -176,8 +198,10 @@ def test_no_form_of_the_tasks_comes_up_in_what_the_grammar_makes():
 # Trials
 
 
-LINES = [f"t={t}: The barge was in {place}, felt {mood}, and carried {cargo} for the people of the valley." for t, place, mood, cargo in
-         ((1, "Oslo", "glad", "tin"), (2, "Porto", "sleepy", "oil"), (3, "Lima", "proud", "wool"), (4, "Riga", "cross", "salt"))]
+LINES = [f"t={t}: The barge was in {place}, felt {mood}, and carried {cargo} for the people of the valley." for t,
+         place, mood, cargo in
+         ((1, "Oslo", "glad", "tin"), (2, "Porto", "sleepy", "oil"), (3, "Lima", "proud", "wool"),
+          (4, "Riga", "cross", "salt"))]
 
 
 def same(a, b):
@@ -210,7 +234,8 @@ def test_shuffled_traces_are_found_as_before(model, tokenizer):
 
 
 def test_refusals_and_scores():
-    for text in ("I don't know", "I don’t know.", "i do not know that", "Sorry, I don't know", "That was never mentioned"):
+    for text in ("I don't know", "I don’t know.", "i do not know that", "Sorry, I don't know",
+                 "That was never mentioned"):
         assert trials.refused(text)
     for text in ("", "Giza", "I know", "mint tea", "unknownish"):
         assert not trials.refused(text)
@@ -221,9 +246,11 @@ def test_refusals_and_scores():
 
 def test_rows_of_a_cell(model, tokenizer):
     a, b = Story(LINES[:2]), Story(LINES[2:])
-    asked = [Question("Where?", "Oslo", 0, "place", group="g"), Question("In what place?", "Oslo", 0, "place", group="g"),
+    asked = [Question("Where?", "Oslo", 0, "place", group="g"),
+             Question("In what place?", "Oslo", 0, "place", group="g"),
              Question("Where was it?", REFUSAL, kind="never", stale=("x",))]
-    cell = Cell({"steps": 2}, [Part(a, asked, b), Part(b, [Question("Who?", "Lima", 0, "place", rivals=("Riga", "Oslo"))])], "steps")
+    cell = Cell({"steps": 2}, [Part(a, asked, b),
+                               Part(b, [Question("Who?", "Lima", 0, "place", rivals=("Riga", "Oslo"))])], "steps")
     rows = {row["control"]: row for row in trials.run(cell, model, tokenizer)}
     assert list(rows) == ["memory", *trials.CONTROLS]
     assert rows["none"]["gain"] == 0   # nothing was added
@@ -242,32 +269,46 @@ def test_rows_of_a_cell(model, tokenizer):
 
 
 def test_public_benchmarks(tmp_path):
-    write = lambda name, rows: ((tmp_path / name).parent.mkdir(parents=True, exist_ok=True), (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows)))
-    (tmp_path / "qa1_valid.txt").write_text("1 Ann is in the garden.\n2 Bob is in the hall.\n3 Where is Ann? \tgarden\t1\n4 Ann is in the hall.\n5 Where is Ann? \thall\t4\n"
+    write = lambda name, rows: ((tmp_path / name).parent.mkdir(parents=True, exist_ok=True),
+                                (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows)))
+    (tmp_path / "qa1_valid.txt").write_text("1 Ann is in the garden.\n2 Bob is in the hall.\n3 Where is Ann? "
+                                            "\tgarden\t1\n4 Ann is in the hall.\n5 Where is Ann? \thall\t4\n"
                                             "1 Eve is in the attic.\n2 Where is Eve? \tattic\t1\n")
-    write("qa1_0k.jsonl", [{"input": "It rained. Ann is in the hall. He slept.", "question": "Where is Ann? ", "target": "hall", "references": ["Ann is in the hall."]}])
-    write("1024/niah_multivalue/validation.jsonl", [{"input": "Remember.\nIt rained. The numbers are 12. It went on. Also 77.\nWhich numbers?", "outputs": ["12", "77"]}])
+    write("qa1_0k.jsonl", [{"input": "It rained. Ann is in the hall. He slept.", "question": "Where is Ann? ",
+                            "target": "hall", "references": ["Ann is in the hall."]}])
+    write("1024/niah_multivalue/validation.jsonl",
+          [{"input": "Remember.\nIt rained. The numbers are 12. It went on. Also 77.\nWhich numbers?",
+            "outputs": ["12", "77"]}])
     write("kv2.jsonl", [{"ordered_kv_records": [["a", "1"], ["b", "2"]], "key": "b", "value": "2"}])
-    write("lines_2.jsonl", [{"prompt": "Read.\n\nline x-y: REGISTER_CONTENT is <5>\nline z: REGISTER_CONTENT is <6>\n\nNow the record is over. Tell me line z? ", "expected_number": 6,
+    write("lines_2.jsonl", [{"prompt": "Read.\n\nline x-y: REGISTER_CONTENT is <5>\nline z: REGISTER_CONTENT is "
+                                       "<6>\n\nNow the record is over. Tell me line z? ", "expected_number": 6,
                              "correct_line": "line z: REGISTER_CONTENT is <6>\n"}])
-    chat = {"sample_id": "c", "qa": [{"question": "Who left?", "answer": "Ann", "evidence": ["D1:2"], "category": 4}, {"question": "Who came?", "answer": "Bob", "category": 4},
+    chat = {"sample_id": "c", "qa": [{"question": "Who left?", "answer": "Ann", "evidence": ["D1:2"], "category": 4},
+                                     {"question": "Who came?", "answer": "Bob", "category": 4},
                                      {"question": "No?", "adversarial_answer": "x", "category": 5}],
-            "conversation": {"session_1_date_time": "today", "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "Hi"}, {"speaker": "Bob", "dia_id": "D1:2", "text": "Ann left"}]}}
+            "conversation": {"session_1_date_time": "today",
+                             "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "Hi"},
+                                           {"speaker": "Bob", "dia_id": "D1:2", "text": "Ann left"}]}}
     (tmp_path / "locomo_x.json").write_text(json.dumps([chat]))
     seen = {}
-    for name, more in (("babi", {"qa": ("qa1",)}), ("babilong", {"lengths": ("0k",)}), ("ruler", {"needles": ("niah_multivalue",), "lengths": ("1024",)}),
+    for name, more in (("babi", {"qa": ("qa1",)}), ("babilong", {"lengths": ("0k",)}),
+                       ("ruler", {"needles": ("niah_multivalue",), "lengths": ("1024",)}),
                        ("keyvalue", {}), ("longeval", {}), ("locomo", {})):
         cell, = tasks_public.PUBLIC[name](data=str(tmp_path), **more)
         assert cell.length in cell.facts
-        seen[name] = [(q.answer, part.told(q)[q.evidence] if q.evidence >= 0 else None) for part in cell.parts for q in part.questions]
+        seen[name] = [(q.answer, part.told(q)[q.evidence] if q.evidence >= 0 else None) for part in cell.parts
+                      for q in part.questions]
         assert all(part.other is not part.story for part in cell.parts)
-    assert seen["babi"] == [("garden", "Ann is in the garden."), ("hall", "Ann is in the hall."), ("attic", "Eve is in the attic.")]
+    assert seen["babi"] == [("garden", "Ann is in the garden."), ("hall", "Ann is in the hall."),
+                            ("attic", "Eve is in the attic.")]
     (tmp_path / "prose.txt").write_text("\n".join(f"This is paragraph number {i} of a long book." for i in range(60)))
-    for cell in tasks_public.babi(Tokenizer.load(), str(tmp_path), ("qa1",), prose=str(tmp_path / "prose.txt"), tokens=(100, 400)):
+    for cell in tasks_public.babi(Tokenizer.load(), str(tmp_path), ("qa1",), prose=str(tmp_path / "prose.txt"),
+                                  tokens=(100, 400)):
         part, = cell.parts
         told = [part.told(q) for q in part.questions]
         assert [lines[q.evidence] for lines, q in zip(told, part.questions)] == [line for _, line in seen["babi"]]
-        assert [line for line in told[1] if "Ann" in line or "Bob" in line] == ["Ann is in the garden.", "Bob is in the hall.", "Ann is in the hall."]
+        assert [line for line in told[1] if "Ann" in line
+                or "Bob" in line] == ["Ann is in the garden.", "Bob is in the hall.", "Ann is in the hall."]
         assert all(len(lines) == part.questions[0].after + len(q.hidden) for lines, q in zip(told, part.questions))
     assert seen["babilong"] == [("hall", "Ann is in the hall.")]
     assert seen["ruler"] == [("12, 77", "The numbers are 12.")]
@@ -288,12 +329,14 @@ def test_public_benchmarks(tmp_path):
 @pytest.fixture
 def command(model, tokenizer, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    save_checkpoint(checkpoint_dir("tiny"), 1, model.state_dict(), None, {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
+    save_checkpoint(checkpoint_dir("tiny"), 1, model.state_dict(), None,
+                    {"config": model.describe(), "tokenizer": tokenizer.fingerprint})
 
     def run(*argv):
         capsys.readouterr()
         try:
-            code = run_main(lambda: memory_eval.main(["--model-path", "base_checkpoints/tiny", "--dtype", "float32", *map(str, argv)]))
+            code = run_main(lambda: memory_eval.main(["--model-path", "base_checkpoints/tiny", "--dtype", "float32",
+                                                      *map(str, argv)]))
         except SystemExit as error:
             code = error.code
         return (code, *capsys.readouterr())
@@ -301,30 +344,38 @@ def command(model, tokenizer, tmp_path, monkeypatch, capsys):
 
 
 def test_command(command, tmp_path):
-    code, out, err = command("--task", "timeline", "--steps", 12, "--seeds", 1, 2, "--questions", 3, "--control-questions", 1, "--explain", "--json")
+    code, out, err = command("--task", "timeline", "--steps", 12, "--seeds", 1, 2, "--questions", 3,
+                             "--control-questions", 1, "--explain", "--json")
     assert code == 0
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [(r["seed"], r["control"]) for r in rows] == [(s, c) for s in (1, 2) for c in ("memory", "none", "shuffled", "other")]
-    assert {"task", "steps", "n", "exact", "guess", "misses", "traces", "ingest_seconds", "seconds_a_question", "location", "mood", "drink"} <= set(rows[0])
+    assert [(r["seed"], r["control"])
+            for r in rows] == [(s, c) for s in (1, 2) for c in ("memory", "none", "shuffled", "other")]
+    assert {"task", "steps", "n", "exact", "guess", "misses", "traces", "ingest_seconds", "seconds_a_question",
+            "location", "mood", "drink"} <= set(rows[0])
     assert rows[0]["task"] == "timeline" and err.count(" | got ") == sum(sum(r["misses"].values()) for r in rows)
     pytest.importorskip("matplotlib")
-    code, out, _ = command("--task", "passkey", "--steps", 8, "--depths", 0, 1, "--questions", 1, "--control-questions", 0, "--heatmap", tmp_path / "map.png")
+    code, out, _ = command("--task", "passkey", "--steps", 8, "--depths", 0, 1, "--questions", 1, "--control-questions",
+                           0, "--heatmap", tmp_path / "map.png")
     assert code == 0 and len(out.splitlines()) == 2 and (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_help_fits_a_screen_and_names_every_flag(command):
     code, out, _ = command("--help")
-    assert code == 0 and len(out.splitlines()) <= 45 and out.startswith("usage: python -m scripts.memory_eval --model_path data/then-d6 --task timeline")
+    assert code == 0 and len(out.splitlines()) <= 45
+    assert out.startswith("usage: python -m scripts.memory_eval --model_path data/then-d6 --task timeline")
     for action in memory_eval.build_parser()._actions:
         assert any(f" {name}" in out for name in action.option_strings), action.option_strings
     assert all(name in out for name in memory_eval.TASKS)
 
 
 def test_wrong_usage_is_one_line(command):
-    for argv, code, says in ((("--steps", 1), 2, "--steps must be at least 2"), (("--pairs", 4), 2, "--pairs means nothing to the task timeline"),
-                             (("--task", "passkey", "--needles", "x"), 2, "--needles are numbers"), (("--task", "passkey", "--depths", 2), 2, "at most 1"),
+    for argv, code, says in ((("--steps", 1), 2, "--steps must be at least 2"),
+                             (("--pairs", 4), 2, "--pairs means nothing to the task timeline"),
+                             (("--task", "passkey", "--needles", "x"), 2, "--needles are numbers"),
+                             (("--task", "passkey", "--depths", 2), 2, "at most 1"),
                              (("--task", "babi"), 2, "--data"), (("--task", "babi", "--data", "nowhere"), 1, "nowhere"),
-                             (("--task", "interleaved"), 2, "--noise"), (("--questions", 0), 2, "at least 1"), (("--task", "no-such"), 2, "invalid choice"),
+                             (("--task", "interleaved"), 2, "--noise"), (("--questions", 0), 2, "at least 1"),
+                             (("--task", "no-such"), 2, "invalid choice"),
                              (("--heatmap", "nowhere/map.png"), 1, "no such directory")):
         got, out, err = command(*argv)
         assert (got, out) == (code, "") and says in err.splitlines()[-1], err

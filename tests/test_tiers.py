@@ -1,4 +1,7 @@
-"""nanochat/tiers.py: a memory that is mostly in its file answers as one that is held, to the bit, and stays within its budget."""
+"""
+nanochat/tiers.py: a memory that is mostly in its file answers as one that is held, to the bit, and stays within its
+budget.
+"""
 import random
 
 import numpy as np
@@ -46,7 +49,8 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
                 assert torch.equal(got, expected)
                 index = torch.arange(len(held["traces"]))[None, None]
                 for name in tiers.REST:
-                    assert torch.equal(getattr(after["traces"], name).index_select(0, index.flatten()), getattr(held["traces"], name)[0]), name
+                    assert torch.equal(getattr(after["traces"], name).index_select(0, index.flatten()),
+                                       getattr(held["traces"], name)[0]), name
 
 
 def test_a_budget_that_holds_everything_is_used(lived):
@@ -95,10 +99,13 @@ def test_sizes():
 
 
 def test_users_do_not_meet(lived, tmp_path):
-    """Thirty users, told their lives in turns: each has the files, to the byte, and the answers of a user who is alone."""
+    """
+    Thirty users, told their lives in turns: each has the files, to the byte, and the answers of a user who is alone.
+    """
     model, facts, _ = lived
     names, rng = [f"user{i}" for i in range(30)], random.Random(0)
-    lives = {name: [episode(rng.randrange(5, 40), rng.randrange(10 ** 6))[0].tolist() for _ in range(4)] for name in names}
+    lives = {name: [episode(rng.randrange(5, 40), rng.randrange(10 ** 6))[0].tolist() for _ in range(4)]
+             for name in names}
     tell = lambda path, part: engine.remember(model, Letters(), path, part, [(None, -1, -1)] * len(part))
     (tmp_path / "alone").mkdir()
     (tmp_path / "all").mkdir()
@@ -115,7 +122,8 @@ def test_users_do_not_meet(lived, tmp_path):
             assert here.with_suffix(suffix).read_bytes() == (tmp_path / "alone/S.pt").with_suffix(suffix).read_bytes()
         states = [load_state(path, model, facts)[0] for path in (here, tmp_path / "alone/S.pt")]
         assert len({feed(model, [episode(12, 7)], state)[0].numpy().tobytes() for state in states}) == 1
-    assert sorted(p.name for p in (tmp_path / "all").iterdir()) == sorted(f"{name}{suffix}" for name in names for suffix in (".pt", ".traces"))
+    assert (sorted(p.name for p in (tmp_path / "all").iterdir())
+            == sorted(f"{name}{suffix}" for name in names for suffix in (".pt", ".traces")))
 
 
 def test_commits_of_any_size_give_the_same_files(lived, tmp_path, monkeypatch):
@@ -125,10 +133,12 @@ def test_commits_of_any_size_give_the_same_files(lived, tmp_path, monkeypatch):
         monkeypatch.setattr(engine, "COMMIT", commit)
         monkeypatch.setattr(engine, "HELD", held)
         commits = [traces for _, traces, _ in engine.commits(model, Letters(), lines, lines)]
-        assert len(commits) == {"one": 1, "few": 3, "small": 5}[name] and sum(commits, []) == [-(-len(line) // CHUNK) for line in lines]
+        assert len(commits) == {"one": 1, "few": 3, "small": 5}[name]
+        assert sum(commits, []) == [-(-len(line) // CHUNK) for line in lines]
         with Writer(tmp_path / f"{name}.pt", identity(model, facts)) as memory:
             engine.remember(model, Letters(), memory, lines, [("x", i, -1) for i in range(len(lines))])
-    assert all((tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes() for name in ("few", "small") for suffix in (".pt", ".traces"))
+    assert all((tmp_path / f"{name}{suffix}").read_bytes() == (tmp_path / f"one{suffix}").read_bytes()
+               for name in ("few", "small") for suffix in (".pt", ".traces"))
 
 
 def test_a_long_episode_is_read_in_segments_as_in_one():

@@ -120,6 +120,10 @@ def test_load_refuses_missing_and_damaged_files(tmp_path):
     (tmp_path / "tok" / "ranks.txt").write_text("IQ== 0 zero\n")
     with pytest.raises(ValueError, match="is damaged"):
         Tokenizer.load(tmp_path / "tok")
+    (tmp_path / "tok" / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is damaged"):
+        Tokenizer.load(tmp_path / "tok")
+    shutil.copy(DEFAULT_DIR / "tokenizer.json", tmp_path / "tok")
     # Other line ends are not damage.
     ranks = (DEFAULT_DIR / "ranks.txt").read_bytes()
     (tmp_path / "tok" / "ranks.txt").write_bytes(ranks.replace(b"\n", b"\r\n"))
@@ -133,7 +137,8 @@ def test_training_is_deterministic_and_reads_markers_as_nothing(tmp_path, capsys
     source.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows + ["Forbidden qqqqqqqqqqqq word."]))
     prints = []
     for name in ("a", "b"):
-        argv = ["--input", str(source), "--vocab_size", "300", "--exclude", "forbidden", "--output", str(tmp_path / name)]
+        argv = ["--input", str(source), "--vocab_size", "300", "--exclude", "forbidden", "--output",
+                str(tmp_path / name)]
         assert tok_train.main(argv) == 0
         prints.append(Tokenizer.load(tmp_path / name).fingerprint)
     assert prints[0] == prints[1]

@@ -1,12 +1,14 @@
 """
-The wall between what is evaluated and what makes training data: no eight words in a row of an evaluation stand in the sources of a generator or a
-recipe, whatever the fields between them are called, and no generator imports an evaluation.
+The wall between what is evaluated and what makes training data: no eight words in a row of an evaluation stand in the
+sources of a generator or a recipe, whatever the fields between them are called, and no generator imports an evaluation.
 
-The hand-written memories are not in the repository. tests/wall.bin has their runs of eight words, hashed, five bytes each in order; it is made by
+The hand-written memories are not in the repository. tests/wall.bin has their runs of eight words, hashed, five bytes
+each in order; it is made by
 
     python -m tests.test_wall everyday.jsonl cases.jsonl
 
-With LIVE_MEMORY_DATA=DIR the files are looked up there, everyday.jsonl, cases.jsonl and every *dev.jsonl (.xz, too), and compared themselves.
+With LIVE_MEMORY_DATA=DIR the files are looked up there, everyday.jsonl, cases.jsonl and every *dev.jsonl (.xz, too),
+and compared themselves.
 """
 import ast
 import hashlib
@@ -28,7 +30,8 @@ RUN, SIZE = 8, 5   # words, bytes of a hash
 FIELD = re.compile(r"\{[^{}|]*\}|\$\w+")   # of a format, of the grammar
 GENERATORS = [ROOT / "dev" / f"{name}.py" for name in ("grammar", "dialogue_questions", "babi_questions")]
 SOURCES = [*GENERATORS, *sorted((ROOT / "dev").glob("grammar*.txt")), *sorted((ROOT / "dev").glob("*.sh")),
-           *(path for path in sorted((ROOT / "scripts").glob("*.py")) if path.name != "memory_eval.py")]   # that one is the evaluation
+           # that one is the evaluation
+           *(path for path in sorted((ROOT / "scripts").glob("*.py")) if path.name != "memory_eval.py")]
 EVALUATIONS = [f"nanochat.{name}" for name in ("tasks", "tasks_public", "task_data", "trials", "people", "evaluate")]
 HARMLESS = "nanochat.task_data.REFUSAL"    # how one says that one doesn't know
 
@@ -62,10 +65,12 @@ def strings(value):
 def literals(source):
     """The texts in a module's source, but for what is said of it; f-strings without their fields."""
     nodes = list(ast.walk(ast.parse(source)))
-    said_of = {id(node.body[0].value) for node in nodes if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node)}
+    said_of = {id(node.body[0].value) for node in nodes if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))
+               and ast.get_docstring(node)}
     text = lambda node: isinstance(node, ast.Constant) and isinstance(node.value, str)
     whole = [node.value for node in nodes if text(node) and id(node) not in said_of]
-    return whole + [" ".join(part.value for part in node.values if text(part)) for node in nodes if isinstance(node, ast.JoinedStr)]
+    return whole + [" ".join(part.value for part in node.values if text(part)) for node in nodes
+                    if isinstance(node, ast.JoinedStr)]
 
 
 def runs_of_source(path):
@@ -93,7 +98,8 @@ def imported(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             assert not getattr(node, "level", 0), f"{path}: a relative import"
-            out |= {alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}" for alias in node.names}
+            out |= {alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}"
+                    for alias in node.names}
     return out
 
 
@@ -105,7 +111,8 @@ def broken(path):
         seen |= new
         places = {place for name in new for place in (name, name.rpartition(".")[0])}
         todo += [file for place in places if (file := ROOT / (place.replace(".", "/") + ".py")).exists()]
-    return {name for name in seen - {HARMLESS} if any(f"{name}.".startswith(f"{evaluation}.") for evaluation in EVALUATIONS)}
+    return {name for name in seen - {HARMLESS} if any(f"{name}.".startswith(f"{evaluation}.")
+                                                      for evaluation in EVALUATIONS)}
 
 
 # -----------------------------------------------------------------------------
@@ -121,7 +128,8 @@ def test_no_hand_written_memory_is_in_a_generator():
 
 
 def test_no_text_of_the_suite_is_in_a_generator():
-    texts = [text for name in ("tasks", "task_data") for text in literals((ROOT / "nanochat" / f"{name}.py").read_text(encoding="utf-8"))]
+    texts = [text for name in ("tasks", "task_data")
+             for text in literals((ROOT / "nanochat" / f"{name}.py").read_text(encoding="utf-8"))]
     forbidden = {key for text in texts for key in runs(text)}
     assert len(forbidden) > 200 and not shared(SOURCES, forbidden)
 
@@ -134,14 +142,17 @@ def test_no_generator_imports_an_evaluation():
 def test_no_file_of_the_evaluation_is_in_a_generator():
     files = {path.name.split(".")[0]: path for path in sorted(Path(os.environ["LIVE_MEMORY_DATA"]).rglob("*.jsonl*"))}
     files = {name: path for name, path in files.items() if name in ("everyday", "cases") or name.endswith("dev")}
-    assert {"everyday", "cases", "dev"} <= set(files), "LIVE_MEMORY_DATA needs everyday.jsonl, cases.jsonl and dev.jsonl"
+    assert {"everyday", "cases",
+            "dev"} <= set(files), "LIVE_MEMORY_DATA needs everyday.jsonl, cases.jsonl and dev.jsonl"
     assert sorted({**runs_of_file(files["everyday"]), **runs_of_file(files["cases"])}) == committed()
     for path in files.values():
         assert not shared(SOURCES, runs_of_file(path)), path.name
 
 
-@pytest.mark.parametrize("source", ['X = ["the reeds by the MILL, nobody spoke for"]', 'X = ("the reeds by the\\nmill, nobody"\n     " spoke for")',
-                                    "# the reeds by the mill nobody spoke for", "x = 1\n'''the reeds by the\nmill: nobody spoke for'''",
+@pytest.mark.parametrize("source", ['X = ["the reeds by the MILL, nobody spoke for"]',
+                                    'X = ("the reeds by the\\nmill, nobody"\n     " spoke for")',
+                                    "# the reeds by the mill nobody spoke for",
+                                    "x = 1\n'''the reeds by the\nmill: nobody spoke for'''",
                                     "X = 'the reeds', 'by the mill', 'nobody spoke for'"])
 def test_a_text_that_breaks_the_wall_is_seen(tmp_path, source):
     (module := tmp_path / "leaks.py").write_text(source)
@@ -152,7 +163,8 @@ def test_a_text_that_breaks_the_wall_is_seen(tmp_path, source):
 
 
 @pytest.mark.parametrize("name, source", (
-    ("a.py", 'X = f"for the {number[0]} of the mill by the {2} and go"'), ("a.txt", "= ask\nfor the $p of the mill by the $v and go")))
+    ("a.py", 'X = f"for the {number[0]} of the mill by the {2} and go"'),
+    ("a.txt", "= ask\nfor the $p of the mill by the $v and go")))
 def test_a_form_is_seen_whatever_its_fields_are_called(tmp_path, name, source):
     (file := tmp_path / name).write_text(source)
     assert shared([file], set(runs("Ask for the {n} of the mill by the {water} and go.")))
@@ -160,13 +172,17 @@ def test_a_form_is_seen_whatever_its_fields_are_called(tmp_path, name, source):
 
 
 def test_a_file_is_read_whole(tmp_path):
-    rows = {"lines": ["Of the Reeds by the mill,"], "questions": [{"q": "nobody spoke?", "evidence": [0], "answers": ["for years"]}]}
+    rows = {"lines": ["Of the Reeds by the mill,"],
+            "questions": [{"q": "nobody spoke?", "evidence": [0], "answers": ["for years"]}]}
     (file := tmp_path / "rows.jsonl.xz").write_bytes(lzma.compress((json.dumps(rows) + "\n").encode()))
-    assert runs_of_file(file) == runs("of the reeds by the mill nobody spoke for years") and len(runs_of_file(file)) == 3
+    assert runs_of_file(file) == runs("of the reeds by the mill nobody spoke for years")
+    assert len(runs_of_file(file)) == 3
 
 
-@pytest.mark.parametrize("source, found", (("from nanochat.common import UserError", set()), ("from nanochat.task_data import REFUSAL", set()),
-                                           ("from nanochat.task_data import TALK, REFUSAL", {"nanochat.task_data.TALK"}),
+@pytest.mark.parametrize("source, found", (("from nanochat.common import UserError", set()),
+                                           ("from nanochat.task_data import REFUSAL", set()),
+                                           ("from nanochat.task_data import TALK, REFUSAL",
+                                            {"nanochat.task_data.TALK"}),
                                            ("import nanochat.task_data", {"nanochat.task_data"}),
                                            ("def f():\n    from nanochat import evaluate", {"nanochat.evaluate"})))
 def test_an_import_that_breaks_the_wall_is_seen(tmp_path, source, found):
