@@ -315,12 +315,13 @@ def _beside(path: Path) -> Path:
 
 
 def build_model(
-    cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike
+    cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike,
+    fresh: tuple[str, ...] = ()
 ) -> torch.nn.Module:
     """
     A `cls` of the configuration `config(**fields)` in a file, on the CPU, with the weights of that file. Shapes are
     compared before memory is taken: a few bytes may name any size. UserError, with `where` it is from, where they do
-    not fit.
+    not fit. Parts of which weights are missing, see check_shapes, are as in a new model.
     """
     try:
         settings = config(**fields)
@@ -333,8 +334,10 @@ def build_model(
             f"{where} is of another version of this code, or damaged: its configuration makes no model "
             f"({first_line(error)})"
         ) from error
-    check_shapes(model, weights, where)
+    missing = check_shapes(model, weights, where, fresh)
     model.to_empty(device="cpu")
+    for part in {name.split(".")[0] for name in missing}:
+        getattr(model, part).init_weights()
     _put(model, weights)
     return model
 

@@ -18,6 +18,7 @@ from nanochat.distributed import Ranks
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.record import Layout, geometry
 from nanochat.scoring import holds
+from nanochat.search import cosines
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ HELD = 2 ** 18   # slots between two commits: as many are held as traces, 50 MB 
 QUESTION = reading.QUESTION   # tokens of a question at most
 TURN = 4096      # tokens of a turn at most, that is remembered live
 FOUND = 128      # episodes that are considered for a reading window
+LATER = ("finder.",)   # weights that a model may lack: it is from before it learned to find, and finds by BM25
 
 
 def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
@@ -60,7 +62,7 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
         raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here "
                         f"{tokenizer.fingerprint[:12]}…)")
     cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
-    model = build_model(cls, config, fields, saved["model"], path)
+    model = build_model(cls, config, fields, saved["model"], path, LATER)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})",
@@ -236,14 +238,21 @@ def asked(model, tokenizer, question):
     return line
 
 
+@torch.no_grad()
 def found(model, tokenizer, state, question):
     """
     The episodes (ordinals) that a question, a words.Line, is about, best first, and the score of every episode 1, 2, …
     as a (count,) array.
     """
-    traces = state["traces"]
-    said, episode = traces.words[0].cpu().numpy(), traces.episode[0].cpu().numpy()
-    score = finding.search(question.stem, said, episode - 1, int(state["episode"]))
+    traces, count = state["traces"], int(state["episode"])
+    owner, valid = traces.episode[0].long() - 1, traces.valid[0].cpu().numpy()
+    where = owner.cpu().numpy()
+    said = finding.occurrences(question.stem, traces.words[0].cpu().numpy(), where,
+                               np.bincount(where, valid, minlength=count))
+    alone = reading.batch([reading.lay_out(question, [], [], tokenizer)[0]]).to(owner.device)
+    asks = model.finder(reading.read(model, alone).hidden, alone.ordinal == -1)
+    score = finding.scores(model.finder.numbers, asks, [said], cosines(traces.gist, asks.vector[0])[None],
+                           owner)[0].cpu().numpy()
     return (finding.rank(score, FOUND) + 1).tolist(), score
 
 
@@ -330,8 +339,8 @@ def result(pieces, on_text=None):
 
 def routing(model, tokenizer, state, question):
     """How well each episode is found by a question: [(ordinal, share of all scores)], best first, from 0.0001 on."""
-    score = found(model, tokenizer, state, asked(model, tokenizer, question))[1]
-    share = score / max(score.sum(), 1e-9)
+    score = torch.from_numpy(found(model, tokenizer, state, asked(model, tokenizer, question))[1])
+    share = torch.softmax(score, 0).numpy()
     return sorted(((int(e) + 1, float(share[e])) for e in np.flatnonzero(share >= 1e-4)), key=lambda s: (-s[1], s[0]))
 
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nanochat import reading
+from nanochat import finding, reading
 from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, Norm, Stretch, norm, rotary, wide
 from nanochat.state import CHUNK, Traces
 
@@ -253,6 +253,7 @@ class THENGPT(GPT):
         self.index_k = nn.ModuleList([Linear(config.gist_dim, config.index_dim) for b in self.blocks
                                       if b.attn.kind == "dsa"])
         self.reader = reading.ReadingHead(config)
+        self.finder = finding.FindingHead(config)
 
     @torch.no_grad()
     def init_weights(self):
@@ -270,6 +271,7 @@ class THENGPT(GPT):
             elif attn.kind == "dsa":
                 nn.init.zeros_(attn.sink)
         self.reader.init_weights()
+        self.finder.init_weights()
 
     def parameter_table(self):
         count = lambda *ms: sum(p.numel() for m in ms for p in m.parameters())

@@ -315,7 +315,7 @@ class HybridTHENAttention(CausalSelfAttention):
         dense = memory["training"] is not None or len(traces) <= self.config.read_topk
         if dense:   # every slot sees the traces of its row: gists are not repeated for its blocks
             # (B, N, H, d)
-            mk, mv = self.memory_kv(traces.gist, x.dtype)
+            mk, mv = self.memory_kv(traces.gist[:, :], x.dtype)
             far = torch.einsum("bthd,bnhd->bhtn", q_plain.reshape(B, T, H, d),
                                mk).masked_fill(~memory["visible"](0)[:, None], float("-inf"))
             far = far.unflatten(2, (-1, S)).transpose(1, 2).flatten(0, 1)

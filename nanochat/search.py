@@ -18,6 +18,8 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 
+from nanochat.record import BITS, quantise
+
 NEG, LEAST = float("-inf"), -1e30   # no score, and what is below every score
 BLOCK = 1 << 21      # bytes of a block of codes and its products: they stay in the cache
 GROUP = 64           # scores whose greatest bound stands for all of them
@@ -72,8 +74,7 @@ class Keys:
         """Puts codes (m, P, d) int8 in the place of the zeros of vectors at … at + m - 1."""
         codes = codes.transpose(0, 1).to(self.codes.device)
         m, half = codes.shape[1], self.codes.shape[1]
-        square = (codes.float() ** 2).sum(-1)
-        self.scale[:, at:at + m] = torch.where(square > 0, self.length / square.sqrt(), 0)   # as record.dequantise
+        self.scale[:, at:at + m] = unit_scale(codes, self.length)
         if self.bits == 8:
             self.codes[:, at:at + m] = codes
             return
@@ -120,9 +121,19 @@ class Keys:
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         if function is not torch.cat:
             return NotImplemented
-        out = copy(args[0][0])
-        out.tail = torch.cat([out.tail, *args[0][1:]], dim=1)
+        return args[0][0].appended(*args[0][1:])
+
+    def appended(self, *more):
+        """With tensors (1, n, …) after the rest."""
+        out = copy(self)
+        out.tail = torch.cat([out.tail, *more], dim=1)
         return out
+
+    def flatten(self, *_):
+        return self   # one row: (1, N, …) and (N, …) have the same rows
+
+    def index_select(self, dim, index):
+        return self.values(index).view(-1, *self.like.shape[2:])
 
     def scan(self, q, weight=None):
         """
@@ -166,6 +177,24 @@ class Keys:
                 out[:, self.n:] = heads((q / step) @ tail[:, 0].T, out.new_ones(()))
         return out
 
+    def cosines(self, q):
+        """
+        The cosines (N,) float32 with q (d,), rounded to 8 bits, of vectors of one part. Integers are multiplied: a
+        vector has the same one in any memory, stored or appended.
+        """
+        code = (q.float() / q.abs().max().clamp(min=1e-30) * LEVELS).round().to(torch.int8)[None]
+        out = torch.empty(self.shape[1], device=q.device)
+        rows, half = max(BLOCK // (4 * code.shape[1]), 1024), self.codes.shape[1]
+        spare = torch.empty(rows, code.shape[1], dtype=torch.int8, device=q.device)
+        for at in range(0, half, rows):
+            dots = self.dots(code, self.codes[0, at:at + rows], spare)
+            for begin, unit, part in zip((at, half + at), (1, 1 / 16), dots):
+                here = slice(begin, min(begin + part.shape[1], self.n))
+                out[here] = unit * part[0, :here.stop - begin] * self.scale[0, here]
+        tail = quantise(self.tail[0].view(-1, code.shape[1]), self.bits)
+        out[self.n:] = products(code, tail)[0] * unit_scale(tail, self.length) if len(tail) else out[self.n:]
+        return out / (self.length * code.float().norm())
+
     def dots(self, q, block, spare):
         """
         Products of q (m, d) int8 with a block of codes (n, d), exact: of 8 bits [(m, n)], of 4 bits those of the first
@@ -175,6 +204,22 @@ class Keys:
             return [products(q, block)]
         first, second = products(q, torch.bitwise_and(block, 15, out=spare[:len(block)])), products(q, block)
         return [first - 8 * q.float().sum(1, keepdim=True), second.sub_(first)]
+
+
+def unit_scale(codes, length):
+    """What integers (…, d) are to be multiplied by to have the length, as record.dequantise does."""
+    square = (codes.float() ** 2).sum(-1)
+    return torch.where(square > 0, length / square.sqrt(), 0)
+
+
+def cosines(vectors, q):
+    """
+    The cosines (N,) with q (d,) of Keys, or of a tensor (1, N, d) that was read from records or will be: see
+    Keys.cosines.
+    """
+    if not isinstance(vectors, Keys):
+        vectors = Keys(0, (1, len(q)), BITS["gist"], len(q) ** 0.5, vectors[:, :0]).appended(vectors)
+    return vectors.cosines(q)
 
 
 def products(q, k):

@@ -1,7 +1,7 @@
 """
 A memory larger than RAM: what every query scans is held, the rest stays in the file until it is selected.
 
-    held        index keys of every trace as the integers of its record (search.Keys);                  on the model's
+    held        index keys and gist of every trace as the integers of its record (search.Keys);         on the model's
     device
                 its words, episode, position and number of tokens
     cached      records that were selected, the oldest given up first                                  in RAM, what the
@@ -10,7 +10,7 @@ A memory larger than RAM: what every query scans is held, the rest stays in the 
     position, checked each time
 
 What fits the budget whole is held whole, the rest of a trace then as tensors. Otherwise a Column stands in a Traces
-where a tensor would: the model only ever gathers from ids and gists, or appends to them.
+where a tensor would: the model only ever gathers from ids, or appends to them.
 """
 from dataclasses import replace
 
@@ -21,9 +21,9 @@ from nanochat.common import UserError
 from nanochat.search import Keys
 from nanochat.state import Traces
 
-KEYS = ("index",)
+KEYS = ("index", "gist")
 NUMBERS = ("words", "episode", "position", "valid")
-REST = ("ids", "gist")
+REST = ("ids",)
 SCRATCH = 32         # bytes a trace that a question needs meanwhile: bounds of its scores, flags
 LEAST_CACHE = 1024   # records: a question that selects more than are cached would read them twice
 

@@ -31,7 +31,7 @@ def lived(tmp_path_factory):
     return model, facts, path
 
 
-@pytest.mark.parametrize("capacity", [1, 7, 250])
+@pytest.mark.parametrize("capacity", [1, 7, 100])
 @pytest.mark.parametrize("length", [9, 16, 40])
 def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity, length):
     model, facts, path = lived
@@ -86,9 +86,9 @@ def test_damage_is_found_when_it_is_read(lived, tmp_path, monkeypatch):
         data = bytearray(copy.with_suffix(".traces").read_bytes())
         data[-3] ^= 1
         copy.with_suffix(".traces").write_bytes(data)
-        traces.gist.index_select(0, torch.arange(299))
+        traces.ids.index_select(0, torch.arange(299))
         with pytest.raises(UserError, match="checksum of record 299"):
-            traces.gist.index_select(0, torch.tensor([299]))
+            traces.ids.index_select(0, torch.tensor([299]))
 
 
 def test_sizes():

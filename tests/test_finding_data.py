@@ -1,0 +1,60 @@
+"""nanochat/finding_data.py and dev/find.py: what finding is learned from, and that it learns."""
+import json
+import random
+
+import pytest
+import torch
+
+from dev import find
+from nanochat import finding_data, reading_data
+from nanochat.engine import lexicon, load_model
+
+ROOT_MODEL = "data/then-d6"
+THINGS = ["harbour", "lantern", "walnut", "violin", "saddle", "kettle", "anchor", "ladder"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model(ROOT_MODEL, "cpu", "fp32")
+
+
+def memories(first, count):
+    return [{"src": "made", "sents": [f"The {thing} of number {first + i} stands by the door." for thing in THINGS],
+             "qas": [{"q": f"Where is the {thing} of number {first + i}?", "a": "by the door",
+                      "evidence": [at]} for at, thing in enumerate(THINGS)]} for i in range(count)]
+
+
+def hunting(loaded, tmp_path, **sizes):
+    model, tokenizer, _ = loaded
+    path = tmp_path / "made.jsonl"
+    path.write_text("\n".join(map(json.dumps, memories(0, 12))))
+    sources = reading_data.load([path], lexicon(model, tokenizer))
+    return finding_data.Hunting(reading_data.Asked(sources, tokenizer), tokenizer, **sizes)
+
+
+def test_a_hunt_knows_which_line_answers_and_scores_as_each_question_alone(loaded, tmp_path):
+    model, tokenizer, _ = loaded
+    hunt = hunting(loaded, tmp_path, lines=(24,), questions=6)(random.Random(0))
+    rows = sorted(row for rows, _ in hunt.grids for row in rows.tolist())
+    assert rows == list(range(len(hunt.said[0].length))) and len(rows) >= 24 and len(hunt.evidence) == 6
+    with torch.no_grad():
+        scores = finding_data.ranked(model, hunt)
+    assert scores.shape == (6, len(rows))
+    assert [int(row.argmax()) for row in scores] == [evidence[0] for evidence in hunt.evidence]   # BM25 is enough here
+    want = sum(torch.log_softmax(row, 0)[e[0]] for row, e in zip(scores, hunt.evidence)) / -6
+    torch.testing.assert_close(finding_data.loss(model, hunt).detach(), want)
+
+
+def test_it_learns_and_the_rest_stays_as_it_was(loaded, tmp_path, capsys):
+    for name, first in (("train", 0), ("measure", 50)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, memories(first, 6))))
+    argv = ["--model-path", ROOT_MODEL, "--minutes", "0.02", "--number", "10"]
+    assert find.main([*argv, "--train", str(tmp_path / "train.jsonl"), "--measure",
+                      str(tmp_path / "measure.jsonl")]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:3] == ["made", "10", "48"] and all(0 <= float(x) <= 100 for x in row[3:] if x != "/")
+    model, tokenizer, _ = load_model(ROOT_MODEL, "cpu", "fp32")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.03, 2e-3, 0)
+    changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed <= {"finder", "gist_value", "gist_gate", "gist_slot"} and "finder" in changed
