@@ -104,8 +104,8 @@ class Deaf(Told):
 
 def swapped(lives):
     """Each life's questions, put to the next one's lines."""
-    return [replace(told, asked=[replace(q, evidence=()) for q in asked.asked]) for asked,
-            told in zip(lives, lives[1:] + lives[:1])]
+    return [replace(told, asked=[replace(q, evidence=()) for q in asked.asked])
+            for asked, told in zip(lives, lives[1:] + lives[:1])]
 
 
 def measure(model, tokenizer, arm, sets, control=None):

@@ -297,8 +297,8 @@ def export_model(
             weights[name] = tensor.to(dtype) if convert else tensor
     meta = dict(source["meta"], **({"note": note} if note else {}))
     if "args" in meta:   # where files lay on one machine says nothing on another
-        meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value for name,
-                        value in meta["args"].items()}
+        meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value
+                        for name, value in meta["args"].items()}
     target = directory / "model.pt"
     tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=meta)
     publish_file(tmp, _beside(target))

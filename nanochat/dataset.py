@@ -297,8 +297,8 @@ def main(argv=None):
             ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    said = ", ".join(f"{found.count(how)} {what}" for how,
-                     what in (("here", "there before"), ("checked", "checked by SHA-256"),
+    said = ", ".join(f"{found.count(how)} {what}"
+                     for how, what in (("here", "there before"), ("checked", "checked by SHA-256"),
                               ("unchecked", "with no checksum to check"))
                      if how in found)
     print(f"{args.num_shards} shards in {args.output_dir}: {said}", file=sys.stderr)

@@ -42,8 +42,8 @@ class Said:
 @dataclass
 class Asks:
     """
-    What Q questions, read alone, want to find: weight (Q, T) of their tokens, vector (Q, G), near (Q, 2), age (Q, AGES
-    + 1).
+    What Q questions, read alone, want to find: weight (Q, T) of their tokens, vector (Q, G), near (Q, 2) of the
+    neighbours, age (Q, len(AGES) + 1).
     """
     weight: torch.Tensor
     vector: torch.Tensor
@@ -74,6 +74,13 @@ def occurrences(asked, said, episode, length):
     return Said(*(np.concatenate(column) for column in zip(*parts)), length)
 
 
+def told(lines):
+    """What `occurrences` wants of a memory whose episodes are words.Line: their stems, whose each is, their lengths."""
+    owner = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
+    length = np.array([len(line) + 2 for line in lines])   # with <|bos|> and <|end|>
+    return np.concatenate([line.stem for line in lines]), owner, length
+
+
 class FindingHead(nn.Module):
     """What is learned of finding, from the hidden states of a question that is read alone."""
     def __init__(self, config):
@@ -99,9 +106,9 @@ class FindingHead(nn.Module):
 
 def scores(numbers, asks, said, cosine, owner):
     """
-    The scores (Q, count) float32 of all episodes of one memory, for Q questions. numbers: see BM25; said: the Said of
-    each; cosine (Q, M): of their vectors with the gists of all traces; owner (M,) int64: whose each trace is, 0 … count
-    - 1.
+    The scores (Q, count) float32 of all episodes of one memory, for Q questions. numbers: see BM25; asks: their Asks;
+    said: the Said of each; cosine (Q, M): of their vectors with the gists of all traces; owner (M,) int64: whose each
+    trace is, 0 … count - 1.
     """
     count, Q, device = len(said[0].length), len(said), cosine.device
     k, b, scale = numbers[0].exp(), numbers[1].sigmoid(), numbers[2]

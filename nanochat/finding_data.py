@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nanochat import reading
-from nanochat.finding import Said, occurrences, scores
+from nanochat.finding import occurrences, scores, told
 from nanochat.state import CHUNK
 
 LINE = 96   # tokens of an episode that are read, with its begin and its end
@@ -30,10 +30,8 @@ def alone(questions, tokenizer):
 
 def hunt(questions, lines, evidence, tokenizer):
     """A Hunt: questions and lines are words.Line, evidence lists of indices of lines."""
-    stems = np.concatenate([line.stem for line in lines])
-    owner, length = np.repeat(np.arange(len(lines)),
-                              [len(line) for line in lines]), np.array([len(x) + 2 for x in lines])
-    said = [occurrences(q.stem[:reading.QUESTION], stems, owner, length) for q in questions]
+    memory = told(lines)
+    said = [occurrences(q.stem[:reading.QUESTION], *memory) for q in questions]
     grids, shapes = [], {}
     for row, line in enumerate(lines):
         shapes.setdefault(min(-(-(len(line) + 2) // CHUNK), LINE // CHUNK), []).append(row)
@@ -56,16 +54,16 @@ class Hunting:
 
     def __call__(self, r):
         memories = self.asked.sources[r.choices(list(self.asked.sources), self.asked.shares)[0]]
-        most, lines, told = r.choice(self.lines), [], []
+        most, lines, pairs = r.choice(self.lines), [], []
         for memory in r.sample(memories, min(len(memories), most)):
-            told += [(r.choice(q.forms), [i + len(lines) for i in q.evidence]) for q in memory.questions if q.evidence]
+            pairs += [(r.choice(q.forms), [i + len(lines) for i in q.evidence]) for q in memory.questions if q.evidence]
             lines += memory.lines
             if len(lines) >= most:
                 break
-        told = r.sample(told, min(len(told), self.questions))
-        if not told:
+        pairs = r.sample(pairs, min(len(pairs), self.questions))
+        if not pairs:
             return None
-        return hunt([form for form, _ in told], lines, [evidence for _, evidence in told], self.tokenizer)
+        return hunt([form for form, _ in pairs], lines, [evidence for _, evidence in pairs], self.tokenizer)
 
 
 def gists(model, grids):

@@ -253,7 +253,8 @@ class THENGPT(GPT):
         self.index_k = nn.ModuleList([Linear(config.gist_dim, config.index_dim) for b in self.blocks
                                       if b.attn.kind == "dsa"])
         self.reader = reading.ReadingHead(config)
-        self.finder = finding.FindingHead(config)
+        # it learns apart (dev/find.py): with the rest it would have no gradient, which ranks wait for
+        self.finder = finding.FindingHead(config).requires_grad_(False)
 
     @torch.no_grad()
     def init_weights(self):

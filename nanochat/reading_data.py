@@ -116,10 +116,7 @@ def held_out(sources, tokenizer, count):
 
 def find(question, lines):
     """The order in which lines are found for a question by a model that has not learned to find, best first."""
-    owner = np.repeat(np.arange(len(lines)), [len(line) for line in lines])
-    length = np.array([len(line) + 2 for line in lines])   # with its begin and its end, as traces have them
-    said = finding.occurrences(question.stem, np.concatenate([line.stem for line in lines]), owner, length)
-    return finding.rank(finding.plain(said)).tolist()
+    return finding.rank(finding.plain(finding.occurrences(question.stem, *finding.told(lines)))).tolist()
 
 
 def copied(line, begin, first, last):
@@ -147,8 +144,8 @@ class Asked:
         """
         self.sources, self.tokenizer, self.budgets, self.withheld, self.others = (sources, tokenizer, budgets, withheld,
                                                                                   others)
-        self.every = {name: [(memory, q) for memory in memories for q in memory.questions] for name,
-                      memories in sources.items()}
+        self.every = {name: [(memory, q) for memory in memories for q in memory.questions]
+                      for name, memories in sources.items()}
         self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
 
     def __call__(self, r):

@@ -138,8 +138,8 @@ class Layout:
         deleting one changes no other.
         """
         N = len(records)
-        columns = {f: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for f,
-                   t in like.as_dict().items()}
+        columns = {f: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device)
+                   for f, t in like.as_dict().items()}
         stored = {name: column for name, column in columns.items() if name not in ("episode", "position")}
         for at in range(0, N, BLOCK):
             self.fill(stored, at, records[at:at + BLOCK])

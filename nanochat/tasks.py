@@ -377,8 +377,8 @@ def unknown(steps=(1000,), seeds=(1, 2, 3), questions=120):
                      for u, topic in rng.sample(sorted(told), min(len(told), each))]
             for q in ask_timeline(records, 2 * each, seed):
                 asked.append(Question(q.text, q.answer, where[records[q.evidence]["text"]], "known"))
-            asked += [Question(WHICH_CHOICE.format(u=u, n=topic), REFUSAL, kind="taste") for u,
-                      topic in rng.sample(silent, min(len(silent), each))]
+            asked += [Question(WHICH_CHOICE.format(u=u, n=topic), REFUSAL, kind="taste")
+                      for u, topic in rng.sample(silent, min(len(silent), each))]
             asked += [Question(WHICH_CHOICE.format(u=rng.choice(strangers), n=rng.choice(topics)), REFUSAL,
                                kind="stranger") for _ in range(each)]
             asked += [Question(rng.choice(PARAPHRASES[a] + BEFORE[a]).format(t=rng.randint(2 * n, 9 * n)), REFUSAL,

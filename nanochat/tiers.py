@@ -41,8 +41,8 @@ def held_bytes(layout, like):
 
 def keys_of(layout, like, n):
     """The Keys of n traces, to be filled, with the device and dtypes of the empty Traces `like`."""
-    return {name: Keys(n, (count, dim), bits, length, getattr(like, name)) for name,
-            (count, dim, bits, length) in layout.vectors.items() if name in KEYS}
+    return {name: Keys(n, (count, dim), bits, length, getattr(like, name))
+            for name, (count, dim, bits, length) in layout.vectors.items() if name in KEYS}
 
 
 def nothing(layout, like):
@@ -58,12 +58,12 @@ def tiered(store, like, budget=None):
     """
     N, layout = len(store.content.checks), store.layout
     held, rest = (N * size for size in held_bytes(layout, like))
-    columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name,
-               t in like.as_dict().items() if name in NUMBERS}
+    columns = {name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device)
+               for name, t in like.as_dict().items() if name in NUMBERS}
     columns.update(keys_of(layout, like, N))
     if budget is None or held + rest <= budget:
-        columns.update({name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device) for name,
-                        t in like.as_dict().items() if name in REST})
+        columns.update({name: torch.empty(1, N, *t.shape[2:], dtype=t.dtype, device=t.device)
+                        for name, t in like.as_dict().items() if name in REST})
     else:
         held += 4 * N
         capacity = (budget - held) // (layout.stride + 8)

@@ -147,8 +147,8 @@ def main(argv=None):
     output = state_path(parser, args, "output_path", make=True)
     files = find_files(args.data_path)
     check_output(output, [path for path, _, _ in files] + [p for p in [resolve_input(args.model_path)] if p.exists()])
-    found = [(text, name, line) for text, name in read_texts(files) for text,
-             line in split_episodes(text, args.episode)]
+    found = [(text, name, line) for text, name in read_texts(files)
+             for text, line in split_episodes(text, args.episode)]
     if not found:
         raise UserError(f"nothing to remember: {', '.join(args.data_path)} "
                         f"{'is empty or' if len(files) == 1 else 'hold nothing but'} white space")

@@ -26,8 +26,8 @@ def life(r):
     things = r.sample(["jug", "barrel", "lamp", "ladder", "drum", "chest", "bench", "kettle", "mirror", "anchor"], 10)
     rooms = [f"{r.choice(['red', 'blue', 'old', 'long'])} {r.choice(['room', 'hall', 'shed', 'attic'])}"
              for _ in things]
-    return [(f"The {thing} is in the {room}.", f"Where is the {thing}?", f"the {room}") for thing,
-            room in zip(things, rooms)]
+    return [(f"The {thing} is in the {room}.", f"Where is the {thing}?", f"the {room}")
+            for thing, room in zip(things, rooms)]
 
 
 @pytest.fixture

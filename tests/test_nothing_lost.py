@@ -415,8 +415,8 @@ def test_the_sound_records_are_known_one_by_one(tmp_path, monkeypatch):
         keep = np.ones(5, bool)
         keep[np.array(store.damaged()) - 1] = False
         assert b"".join(rows.tobytes()
-                        for rows in store.blocks(keep)) == b"".join(episode(seed)[0].tobytes() for seed,
-                                                                    k in zip([1, 2, 3, 4, 5], keep) if k)
+                        for rows in store.blocks(keep)) == b"".join(episode(seed)[0].tobytes()
+                                                                    for seed, k in zip([1, 2, 3, 4, 5], keep) if k)
 
 
 # what is forgotten ----------------------------------------------------------------------------------------------------
@@ -443,6 +443,6 @@ def test_what_is_forgotten_is_kept_until_its_file_is_removed(call, here):
     for path in sorted(here.glob("S.forgotten-*.jsonl")):
         assert call(memory, "import", path.name, *STATE, "--model-path", MODEL)[0] == 0
     back = [(e["text"], e["source"], e["line"], e["time"]) for e in listed(call)]
-    assert sorted(back) == sorted((line.strip(), "data.txt", i, "2024-05-01T12:00:00+00:00") for i,
-                                  line in enumerate(LINES, 1))
+    assert sorted(back) == sorted((line.strip(), "data.txt", i, "2024-05-01T12:00:00+00:00")
+                                  for i, line in enumerate(LINES, 1))
     assert call(memory, "wipe", *YES, "--no-export")[0] == 0 and len(kept(here)) == 3
