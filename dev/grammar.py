@@ -203,8 +203,8 @@ class World:
         """
         found = [fact for key in keys for fact in self.facts.get(key, ())]
         found = found if pick is None else found[pick:][:1]
-        values = [fact.value for fact in found]
-        if 0 < len(values) < len(keys) or len(set(values)) < len(values) or len(values) > MOST_VALUES:
+        values = [fact.value for fact in found if fact.value != ME or ME in fact.line.text.split()]   # not "for me"
+        if not len(found) == len(values) == len(set(values)) <= MOST_VALUES or 0 < len(values) < len(keys):
             return None
         q = self.expand(f"${rule}", slots).strip()
         if self.rng.random() < 0.9:     # people also ask without capitals and marks
