@@ -249,8 +249,7 @@ def found(model, tokenizer, state, question):
     where = owner.cpu().numpy()
     said = finding.occurrences(question.stem, traces.words[0].cpu().numpy(), where,
                                np.bincount(where, valid, minlength=count))
-    alone = reading.batch([reading.lay_out(question, [], [], tokenizer)[0]]).to(owner.device)
-    asks = model.finder(reading.read(model, alone).hidden, alone.ordinal == -1)
+    asks = model.asks(reading.alone([question], tokenizer).to(owner.device))
     score = finding.scores(model.finder.numbers, asks, [said], cosines(traces.gist, asks.vector[0])[None],
                            owner)[0].cpu().numpy()
     return (finding.rank(score, FOUND) + 1).tolist(), score

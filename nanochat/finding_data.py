@@ -23,11 +23,6 @@ class Hunt:
     evidence: list            # of lists of episodes, one a question
 
 
-def alone(questions, tokenizer):
-    """The window (see reading) of questions without anything found. questions: words.Line."""
-    return reading.batch([reading.lay_out(q, [], [], tokenizer)[0] for q in questions])
-
-
 def hunt(questions, lines, evidence, tokenizer):
     """A Hunt: questions and lines are words.Line, evidence lists of indices of lines."""
     memory = told(lines)
@@ -41,7 +36,7 @@ def hunt(questions, lines, evidence, tokenizer):
             ids = [tokenizer.bos_id, *lines[row].ids, tokenizer.end_id][:chunks * CHUNK]
             at[:len(ids)] = ids
         grids.append((np.array(rows), torch.from_numpy(grid)))
-    return Hunt(alone(questions, tokenizer), said, grids, evidence)
+    return Hunt(reading.alone(questions, tokenizer), said, grids, evidence)
 
 
 class Hunting:
@@ -78,8 +73,7 @@ def gists(model, grids):
 
 def ranked(model, hunt):
     """The scores (Q, episodes) of a Hunt."""
-    read = reading.read(model, hunt.window)
-    asks, (gist, owner) = model.finder(read.hidden, hunt.window.ordinal == -1), gists(model, hunt.grids)
+    asks, (gist, owner) = model.asks(hunt.window), gists(model, hunt.grids)
     return scores(model.finder.numbers, asks, hunt.said, asks.vector @ gist.float().T * gist.shape[-1] ** -0.5, owner)
 
 

@@ -438,6 +438,10 @@ class THENGPT(GPT):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
+    def asks(self, window):
+        """The finding.Asks of questions in a window of their own, see reading.alone."""
+        return self.finder(reading.read(self, window).hidden, window.ordinal == -1)
+
     def reading_losses(self, window, answer):
         """See reading.losses."""
         return reading.losses(self, window, answer)

@@ -152,6 +152,11 @@ def batch(columns):
     return Window(**out)
 
 
+def alone(questions, tokenizer):
+    """The Window of questions (words.Line) without anything found."""
+    return batch([lay_out(question, [], [], tokenizer)[0] for question in questions])
+
+
 class ReadingHead(nn.Module):
     """What reading needs beside the blocks: features of the window's tokens, the copy, its gate."""
     def __init__(self, config):
