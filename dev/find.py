@@ -50,8 +50,8 @@ def train(model, asked, tokenizer, minutes, rate, seed):
         p.requires_grad_(True)
     groups = [{"params": [p for p in learned if p.ndim > 1]}, {"params": [p for p in learned if p.ndim < 2]}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
-    make, r, begin, budget = finding_data.Hunting(asked,
-                                                  tokenizer), random.Random(seed), time.perf_counter(), 60 * minutes
+    make, r = finding_data.Hunting(asked, tokenizer), random.Random(seed)
+    begin, budget = time.perf_counter(), 60 * minutes
     with tqdm(total=round(budget), unit="s") as bar:
         while (spent := time.perf_counter() - begin) < budget:
             hunt = make(r)
