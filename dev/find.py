@@ -1,24 +1,28 @@
 """What finding learns on frozen blocks, against BM25, which it begins as.
 
-    python -m dev.find --model-path data/then-d6 --train train.jsonl nq_train.jsonl --measure dev.jsonl --minutes 9
+    python -m dev.find --model-path base_checkpoints/then-d6 --train train.jsonl nq_train.jsonl --output-path data/then-d6
 
 Only the finding head and the gists learn, by AdamW, from questions whose evidence is known (nanochat/finding_data.py).
-The table: all memories of a source in one, the best rank of the evidence of so many of its questions, within 1, 5, 10,
-in per cent. Nothing is saved.
+--measure prints a table: all memories of a source in one, the best rank of the evidence of so many of its questions,
+within 1, 5, 10, in per cent. --output-path is where the model is shipped with what was learned; without, nothing is
+saved.
 """
 import argparse
 import random
 import sys
 import time
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from nanochat import finding_data, reading_data
-from nanochat.common import Help, UserError, flag, run_main
+from nanochat.checkpoint_manager import export_model
+from nanochat.common import Help, UserError, flag, run_main, run_record, settings
 from nanochat.engine import lexicon, load_model
 from nanochat.finding import rank
 from nanochat.optim import lr_multiplier
+from scripts.export_model import check_output
 
 TOP = (1, 5, 10)
 
@@ -44,11 +48,12 @@ def measured(model, tokenizer, sources, number):
 
 
 def train(model, asked, tokenizer, minutes, rate, seed):
-    """The finding head and the gists learn; the rest of the model is frozen."""
-    learned = [p for name, p in model.named_parameters() if name.startswith(("finder.", "gist_"))]
-    for p in learned:
+    """The finding head and the gists learn, returned as {name: tensor}; the rest of the model is frozen."""
+    learned = {name: p for name, p in model.named_parameters() if name.startswith(("finder.", "gist_"))}
+    for p in learned.values():
         p.requires_grad_(True)
-    groups = [{"params": [p for p in learned if p.ndim > 1]}, {"params": [p for p in learned if p.ndim < 2]}]
+    groups = [{"params": [p for p in learned.values() if keep(p.ndim)]}
+              for keep in (lambda ndim: ndim > 1, lambda ndim: ndim < 2)]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     make, r = finding_data.Hunting(asked, tokenizer), random.Random(seed)
     begin, budget = time.perf_counter(), 60 * minutes
@@ -65,13 +70,17 @@ def train(model, asked, tokenizer, minutes, rate, seed):
             optimizer.zero_grad()
             bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
             bar.update(round(spent) - bar.n)
+    return {name: p.requires_grad_(False) for name, p in learned.items()}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", required=True)
     flag(parser, "--train", nargs="+", required=True, metavar="FILE", help="of questions, see nanochat/reading_data.py")
-    flag(parser, "--measure", nargs="+", required=True, metavar="FILE", help="of the same form")
+    flag(parser, "--share", action="append", default=[], metavar="SOURCE=SHARE", help="as for scripts.base_train")
+    flag(parser, "--measure", nargs="+", default=[], metavar="FILE", help="of the same form")
+    flag(parser, "--output-path", metavar="DIR", help="where the model is shipped")
+    flag(parser, "--replace", action="store_true", help="write over a model that was shipped there")
     flag(parser, "--minutes", type=float, default=9, help="of training")
     flag(parser, "--number", type=int, default=200, help="of questions that are asked, a source")
     flag(parser, "--rate", type=float, default=2e-3, help="of matrices; five times as much for the three numbers")
@@ -82,9 +91,17 @@ def main(argv=None):
     torch.manual_seed(args.seed)
     model, tokenizer, _ = load_model(args.model_path)
     words = lexicon(model, tokenizer)
-    sources, asked = (reading_data.load(files, words) for files in (args.measure, args.train))
+    if args.output_path:
+        check_output(Path(args.output_path), args.replace)
+    sources = reading_data.load(args.measure, words) if args.measure else {}
+    asked = reading_data.Asked(reading_data.load(args.train, words), tokenizer, shares=settings(args.share))
     before = measured(model, tokenizer, sources, args.number)
-    train(model, reading_data.Asked(asked, tokenizer), tokenizer, args.minutes, args.rate, args.seed)
+    learned = train(model, asked, tokenizer, args.minutes, args.rate, args.seed)
+    if args.output_path:
+        how = {**vars(args), "train": [Path(file).name for file in args.train]}
+        made = {name: value for name, value in how.items() if name not in ("model_path", "measure", "output_path")}
+        export_model(args.model_path, args.output_path, dtype=torch.bfloat16, learned=learned,
+                     made={"finding": {"args": made, "run": run_record()}})
     after = measured(model, tokenizer, sources, args.number)
     show = lambda shares: " / ".join(f"{share:5.1f}" for share in shares)
     print(f"{'source':20s} questions   lines   {'before':>21s}   {'after':>21s}")

@@ -265,16 +265,22 @@ def export_model(
     reading: dict | None = None,
     average: str | os.PathLike | None = None,
     note: str = "",
+    learned: dict[str, Tensor] | None = None,
+    made: dict | None = None,
 ) -> dict:
     """
     Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
     manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are
     kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
     `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both
-    (of one before and after it was trained further, Wortsman et al. 2021). Raises UserError as `load_model_file`, for a
+    (of one before and after it was trained further, Wortsman et al. 2021); `learned`, weights that take the place of
+    those of the same names, or are new; `made`, more fields of its `meta`. Raises UserError as `load_model_file`, for a
     field that the model does not have, and for two models of different shapes.
     """
     source, directory = load_model_file(path), Path(directory)
+    for name in learned or {}:
+        source["model"].pop(name + SCALE, None)
+    source["model"].update(learned or {})
     if average is not None:
         shape = lambda weights: {name: tensor.shape for name, tensor in weights.items()}
         other = load_model_file(average)["model"]
@@ -295,7 +301,7 @@ def export_model(
         else:
             convert = dtype and tensor.is_floating_point() and not name.endswith(SCALE)
             weights[name] = tensor.to(dtype) if convert else tensor
-    meta = dict(source["meta"], **({"note": note} if note else {}))
+    meta = {**source["meta"], **({"note": note} if note else {}), **(made or {})}
     if "args" in meta:   # where files lay on one machine says nothing on another
         meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value
                         for name, value in meta["args"].items()}
