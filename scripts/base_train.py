@@ -38,7 +38,7 @@ LIMITS = (
     (("word_vectors",), lambda x: x >= 0, "at least 0"),
     (("withheld",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
     (("eval_every", "save_every"), lambda x: x >= -1, "above 0, or 0 or -1 for the end only"),
-    (("train_memory", "eval_questions", "resume"), lambda x: x >= 0, "at least 0"),
+    (("train_memory", "eval_questions", "resume", "lora_rank"), lambda x: x >= 0, "at least 0"),
     ((*RATES, "text_loss_weight"), lambda x: 0 <= x < math.inf, "a number, at least 0"),
     (("tokens_per_parameter", "peak_tflops"), lambda x: 0 < x < math.inf, "a number above 0"),
     (("warmdown",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
@@ -115,6 +115,8 @@ def build_parser():
         help="go on from this step; latest: from the last one, if there is any")
     add("--init-from", metavar="MODEL",
         help="begin with these weights: data/then-d6, a checkpoint or, for a GPT, an open model")
+    add("--lora-rank", type=int, default=0, metavar="R",
+        help="of a THENGPT from an open model: its weights are frozen, adapters of rank R learn; 0 = all learns")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2,
@@ -182,18 +184,17 @@ def open_model(args, ranks):
     The nanochat.base.Base that the run begins with, None where it begins otherwise. UserError (code 2) for flags of a
     model that is made here.
     """
-    if not args.init_from:
-        return None
     from nanochat import base
-    if ranks.first:
+    if ranks.first and args.init_from:
         base.find(args.init_from)   # what is on the hub is fetched once
     ranks.wait()
-    if base.find(args.init_from) is None:
+    if not args.init_from or base.find(args.init_from) is None:
+        if args.lora_rank:
+            raise UserError("--lora-rank is for an open model, whose weights it leaves as they are: give its name with "
+                            "--init-from", code=2)
         return None
-    if args.model_class != "GPT":
-        raise UserError(f"--init-from {args.init_from} is an open model, which has no memory: "
-                        "--model-class GPT trains it further", code=2)
-    made = {"--depth": args.depth is not None, "--set": args.set, "--word-vectors": args.word_vectors}
+    made = {"--depth": args.depth is not None, "--set": args.set and args.model_class == "GPT",
+            "--word-vectors": args.word_vectors, "--lora-rank": args.lora_rank and args.model_class == "GPT"}
     if given := [name for name, is_given in made.items() if is_given]:
         raise UserError(f"{given[0]} is of a model that is made here: leave it out, {args.init_from} says itself what "
                         "it is", code=2)
@@ -239,9 +240,11 @@ def question_data(args, model, tokenizer, ranks):
     lexicon = Lexicon(tokenizer, model.reader.words())
     sources = reading_data.load(reading_data.question_files(args.data_dir), lexicon)
     held = reading_data.held_out(sources, tokenizer, args.eval_questions)
-    make = reading_data.Asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share))
+    asked = reading_data.Together if tokenizer.asks_last else reading_data.Asked
+    make = asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share))
     seed = f"{args.seed} {ranks.rank}"
-    return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position))), held
+    return (lambda position: reading_data.Batches(make, tokenizer, seed, args.window_tokens,
+                                                  position=tuple(position))), held
 
 
 def dry_run(args, model, plan, window):
@@ -410,7 +413,12 @@ def train(args, device, why_device, ranks):
         raise UserError(str(error)) from error
     train_shards = shards[:-1] or shards   # the last one is for measurements elsewhere
     place = torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device
-    model = opened.model(place, dtype) if opened else build_model(args, tokenizer, place, dtype)
+    if not opened:
+        model = build_model(args, tokenizer, place, dtype)
+    elif args.model_class == "GPT":
+        model = opened.model(place, dtype)
+    else:
+        model, tokenizer = opened.with_memory(place, dtype, lora_rank=args.lora_rank, **settings(args.set))
     if args.init_from and not opened and not args.dry_run:
         begun = load_model_file(args.init_from)
         if new := load_weights(model, begun["model"], f"--init-from {args.init_from}", fresh=LATER):
@@ -475,7 +483,8 @@ def train(args, device, why_device, ranks):
 
     def save(lived=None):
         ends = {"ends": asdict(tokenizer.ends)} if opened else {}
-        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **ends}, lived, args.keep)
+        base = {"base": {"name": args.init_from, "digest": opened.digest}} if model.borrowed else {}
+        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **ends, **base}, lived, args.keep)
         note(f"saved {directory}/model_{run.steps:06d}.pt")
 
     def progress(further=0.0):
