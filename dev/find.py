@@ -1,6 +1,6 @@
 """What finding learns on frozen blocks, against BM25, which it begins as.
 
-    python -m dev.find --model-path base_checkpoints/then-d6 --train train.jsonl nq_train.jsonl --output-path data/then-d6
+    python -m dev.find --model-path base_checkpoints/then-d6 --train train.jsonl --output-path data/then-d6
 
 Only the finding head and the gists learn, by AdamW, from questions whose evidence is known (nanochat/finding_data.py).
 --measure prints a table: all memories of a source in one, the best rank of the evidence of so many of its questions,

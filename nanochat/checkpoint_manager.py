@@ -259,7 +259,7 @@ def save_checkpoint(
 
 
 def export_model(
-    path: str | os.PathLike,
+    path: str | os.PathLike | dict,
     directory: str | os.PathLike,
     dtype: torch.dtype | None = None,
     reading: dict | None = None,
@@ -269,15 +269,15 @@ def export_model(
     made: dict | None = None,
 ) -> dict:
     """
-    Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
-    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are
-    kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
+    Copies the model of a checkpoint (its path, or what load_model_file gave) into `directory` as `model.pt` and
+    `model.json`, to be shipped, and returns its manifest. `dtype` converts floating-point weights (bf16 halves the
+    file), but for the matrices of LARGE, which are kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
     `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both
     (of one before and after it was trained further, Wortsman et al. 2021); `learned`, weights that take the place of
     those of the same names, or are new; `made`, more fields of its `meta`. Raises UserError as `load_model_file`, for a
     field that the model does not have, and for two models of different shapes.
     """
-    source, directory = load_model_file(path), Path(directory)
+    source, directory = path if isinstance(path, dict) else load_model_file(path), Path(directory)
     for name in learned or {}:
         source["model"].pop(name + SCALE, None)
     source["model"].update(learned or {})

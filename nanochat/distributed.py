@@ -166,8 +166,8 @@ class whole:
 
 def full_weights(model):
     """
-    The state_dict with whole tensors, without weights that are another model's; of an FSDP model, on the first rank only
-    and on the CPU (an empty one on the others). All ranks must call.
+    The state_dict with whole tensors, without weights that are another model's; of an FSDP model, on the first rank
+    only and on the CPU (an empty one on the others). All ranks must call.
     """
     if hasattr(model, "unshard"):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict

@@ -108,7 +108,8 @@ class Adapter(nn.Module):
     """LoRA (Hu et al. 2021): what a frozen matrix is changed by, of low rank. It counts where `on` is set."""
     def __init__(self, n_in, n_out, rank):
         super().__init__()
-        self.down, self.up, self.on = nn.Parameter(torch.empty(rank, n_in)), nn.Parameter(torch.empty(n_out, rank)), False
+        self.down, self.up = nn.Parameter(torch.empty(rank, n_in)), nn.Parameter(torch.empty(n_out, rank))
+        self.on = False
 
     def init_weights(self):
         nn.init.normal_(self.down, std=self.down.shape[1] ** -0.5)

@@ -4,10 +4,10 @@ Reading: a question and what was found for it stand in one window, and the block
     <|user|> question <|bos|> episode 1 <|bos|> episode 2 …   |   <|assistant|> answer <|end|>
 
 The window sees itself in both directions; the answer sees the window and what it has said so far. An open model is
-causal, and reads the question last: <|bos|> episode 1 <|bos|> episode 2 … <|user|> question | <|assistant|> answer. Each token of the
-answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a learned gate
-(pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that going on with a
-copy is one match of vectors.
+causal, and reads the question last: <|bos|> episode 1 <|bos|> episode 2 … <|user|> question | <|assistant|> answer.
+Each token of the answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a
+learned gate (pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that
+going on with a copy is one match of vectors.
 """
 from dataclasses import dataclass, fields
 

@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nanochat.common import Help, UserError, flag, run_main, settings
+from nanochat.common import Help, UserError, atomic_write, flag, read_small, run_main, settings
 
 READING = ("read_topk",)   # fields of a configuration that need not be as they were in training
 
@@ -36,6 +36,8 @@ def main(argv=None):
          help="how the memory is read, other than in training: read_topk=128")
     flag(parser, "--average", metavar="MODEL",
          help="the mean of the weights and of these: of a model before and after it was trained further")
+    flag(parser, "--merge", action="store_true",
+         help="of an adapter to an open model: ship the whole model, with the adapter added to its weights")
     flag(parser, "--note", default="", metavar="TEXT",
          help="what else model.json is to say of how they were made: the data and its licences")
     flag(parser, "--replace", action="store_true", help="write over a model that was shipped in this directory")
@@ -48,8 +50,19 @@ def main(argv=None):
     check_output(Path(args.output_path), args.replace)
     import torch
 
-    from nanochat.checkpoint_manager import export_model
-    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading,
+    from nanochat import base
+    from nanochat.checkpoint_manager import export_model, load_model_file
+    source = load_model_file(args.model_path)
+    if args.merge and "base" not in source["meta"]:
+        raise UserError(f"--merge: {args.model_path} is no adapter to an open model", code=2)
+    if "ends" in source["meta"] and (args.merge or "base" not in source["meta"]):   # without its open model
+        if args.merge:
+            source, text = base.merged(args.model_path, source)
+        else:
+            text = read_small(source["path"].parent / "tokenizer.json", base.TOKENIZER_BYTES).decode("utf-8")
+        Path(args.output_path).mkdir(exist_ok=True)
+        atomic_write(Path(args.output_path) / "tokenizer.json", lambda file: file.write(text.encode("utf-8")))
+    manifest = export_model(source, args.output_path, dtype=torch.bfloat16, reading=reading,
                             average=args.average, note=args.note)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0

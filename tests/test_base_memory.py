@@ -14,6 +14,7 @@ from nanochat.checkpoint_manager import checkpoint_dir, load_checkpoint, load_mo
 from nanochat.common import UserError, run_main
 from nanochat.reading_data import Asked, Together, branches, collate
 from nanochat.words import Lexicon
+from scripts.export_model import main as export
 from tests.test_base import copied, data, smol, train  # noqa: F401, fixtures
 
 LINES = ["Amina works at the library.", "The cat sleeps on the roof.", "Tom bought 12 apples.", "It rains in Cairo."]
@@ -149,6 +150,15 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
     answer = engine.answer(model, tokenizer, state, "Where does Amina work?", max_tokens=4)
     assert answer.text and all(1 <= e.id <= len(LINES) for e in answer.episodes)
     assert engine.found(model, tokenizer, state, engine.asked(model, tokenizer, "Where does Amina work?"))[0][0] == 1
+    # shipped as it is, and whole, without what it was an adapter to
+    question = reading.alone([engine.asked(model, tokenizer, "Where does Amina work?")], tokenizer)
+    for name, flags in (("adapter", []), ("merged", ["--merge"])):
+        flags = ["--output-path", str(tmp_path / name), *flags]
+        assert export(["--model-path", str(checkpoint_dir("whole")), *flags]) == 0
+        shipped = engine.load_model(tmp_path / name)[0]
+        assert bool(shipped.adapters) == (name == "adapter") == ("base" in load_model_file(tmp_path / name)["meta"])
+        read = [reading.read(one, question).hidden for one in (shipped, model)]
+        assert (read[0] - read[1]).norm() < 0.05 * read[1].norm()   # in bf16, and its largest matrices in 8 bits
     # another model of that name
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "rope_theta": 2e5, "rope_parameters": None}))
@@ -163,6 +173,7 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
     (copied / "config.json").unlink()
     with pytest.raises(UserError, match="is an adapter to"):
         engine.load_model(checkpoint_dir("whole"))
+    assert engine.load_model(tmp_path / "merged")[1].decode(tokenizer.encode("the end")) == "the end"
 
 
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(smol, questions):  # noqa: F811
