@@ -8,6 +8,7 @@ within 1, 5, 10, in per cent. --output-path is where the model is shipped with w
 saved.
 """
 import argparse
+import json
 import random
 import sys
 import time
@@ -101,7 +102,7 @@ def main(argv=None):
         how = {**vars(args), "train": [Path(file).name for file in args.train]}
         made = {name: value for name, value in how.items() if name not in ("model_path", "measure", "output_path")}
         export_model(args.model_path, args.output_path, dtype=torch.bfloat16, learned=learned,
-                     made={"finding": {"args": made, "run": run_record()}})
+                     made={"finding": {"args": made, "run": json.loads(json.dumps(run_record()))}})
     after = measured(model, tokenizer, sources, args.number)
     show = lambda shares: " / ".join(f"{share:5.1f}" for share in shares)
     print(f"{'source':20s} questions   lines   {'before':>21s}   {'after':>21s}")

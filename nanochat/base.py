@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanochat.checkpoint_manager import build_model, check_shapes, load_model_file, load_weights
+from nanochat.checkpoint_manager import TOKENIZER_BYTES, build_model, check_shapes, load_model_file, load_weights
 from nanochat.common import (
     Help,
     UserError,
@@ -64,7 +64,6 @@ PACKAGE, ON_HUB = re.compile(r"[\w.-]+"), re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a name in an index: it stays in the directory
 CONFIG_BYTES = 2**20
 INDEX_BYTES = 2**22  # of an index of shards
-TOKENIZER_BYTES = 2**25  # Llama 3's has 17 MB
 TABLE_BYTES = 2**24  # of a safetensors header
 HEADER_BYTES = 2**26  # of a GGUF header, which holds the tokenizer; that of Llama 3 has 8 MB
 ENTRIES, TOKENS = 2**16, 2**20  # of a GGUF header, and of a list in it: as objects they take more than there
@@ -576,7 +575,7 @@ class BaseTokenizer:
 
     def with_memory(self):
         """The MemoryTokenizer of this one."""
-        return MemoryTokenizer(self.text, self.vocab_size, self.ends, "the tokenizer")
+        return MemoryTokenizer(self)
 
 
 # special tokens of a model that remembers, after all of an open model's: their name, and what stands for it there
@@ -591,14 +590,14 @@ class MemoryTokenizer(BaseTokenizer):
 
     asks_last = True
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, plain):
+        vars(self).update(vars(plain))   # parsed once
         self.ordinary = self.vocab_size
         self.vocab_size += len(MARKS)
         marks = {f"<|{name}|>": self.ordinary + i for i, name in enumerate(MARKS)}
         self.bos_id, self.end_id, self.user_id, self.assistant_id, self.pad_id = marks.values()
         self.special_tokens, self._names = marks, {id: name for name, id in marks.items()}
-        self._bytes = [super(MemoryTokenizer, self).token_bytes(id) for id in range(self.ordinary)] + [b""] * len(marks)
+        self._bytes = [plain.token_bytes(id) for id in range(self.ordinary)] + [b""] * len(marks)
         self.within = np.array([b"\x80" <= token[:1] < b"\xc0" for token in self._bytes])
 
     def token_bytes(self, index):
@@ -816,8 +815,8 @@ def remembering(path, saved, fresh):
 @torch.no_grad()
 def merged(path, saved):
     """
-    The same checkpoint (see `remembering`) as a whole model, to which its adapters are added, and the text of its
-    tokenizer.json. It reads as before; its stream is then that of the adapted model.
+    The same checkpoint (see `remembering`) as a whole model, to which its adapters are added, with its tokenizer.json.
+    It reads as before; its stream is then that of the adapted model.
     """
     model, tokenizer = remembering(path, saved, ())
     weights = {name: tensor for name, tensor in model.state_dict().items() if ".adapter." not in name}
@@ -826,7 +825,7 @@ def merged(path, saved):
             weights[name.removesuffix("adapter") + "weight"] += part.change()
     meta = {key: value for key, value in saved["meta"].items() if key != "base"}
     config = {**meta["config"], "config": {**meta["config"]["config"], "lora_rank": 0}}
-    return {**saved, "model": weights, "meta": {**meta, "config": config}}, tokenizer.text
+    return {**saved, "model": weights, "meta": {**meta, "config": config}, "tokenizer": tokenizer.text.encode("utf-8")}
 
 
 @torch.no_grad()

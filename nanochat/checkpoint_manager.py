@@ -52,6 +52,7 @@ PARTS = {"model": ("step", "model", "meta"), "optim": ("step", "optimizer"), "st
 MANIFEST = re.compile(r"meta_(\d{6,})\.json")
 LISTED = re.compile(r"(?:shards_\d{6,}/)?\w[\w.]*")  # a name in a manifest: it stays in the directory
 MANIFEST_BYTES = 2**22
+TOKENIZER_BYTES = 2**25  # of tokenizer.json beside a model; Llama 3's has 17 MB
 LOOK_BACK = 2**13  # slots, of a model that is read: what it carries along grows with them, its weights do not
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
 LEFTOVER = re.compile(
@@ -305,6 +306,9 @@ def export_model(
     if "args" in meta:   # where files lay on one machine says nothing on another
         meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value
                         for name, value in meta["args"].items()}
+    if "ends" in meta and "base" not in meta:   # an open model has a tokenizer of its own
+        text = source.get("tokenizer") or read_small(source["path"].parent / "tokenizer.json", TOKENIZER_BYTES)
+        atomic_write(directory / "tokenizer.json", lambda file: file.write(text))
     target = directory / "model.pt"
     tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=meta)
     publish_file(tmp, _beside(target))

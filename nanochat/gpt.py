@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 from nanochat import finding, reading
 from nanochat.layers import (
-    MLP, Adapter, CausalSelfAttention, HybridTHENAttention, Linear, Norm, Stretch, norm, rotary, wide
+    MLP, Adapter, CausalSelfAttention, Embedding, HybridTHENAttention, Linear, Norm, Stretch, norm, rotary, wide
 )
 from nanochat.state import CHUNK, Traces
 
@@ -156,7 +156,7 @@ class GPT(nn.Module):
         """Builds the modules only (meta device works); call init_weights afterwards."""
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList([Block(config, i, self.attention_class) for i in range(config.n_layer)])
         self.norm = Norm(config)
         self.lm_head = None if config.tied else Linear(config.n_embd, config.vocab_size)
@@ -285,7 +285,7 @@ class THENGPT(GPT):
         c, special = self.config, self.config.vocab_size - self.config.n_ordinary
         if special < 1:
             raise ValueError(f"n_ordinary is {c.n_ordinary}, which leaves no special token of {c.vocab_size}")
-        self.wte = nn.Embedding(c.n_ordinary, c.n_embd)
+        self.wte = Embedding(c.n_ordinary, c.n_embd)
         if self.lm_head is not None:
             self.lm_head = Linear(c.n_embd, c.n_ordinary)
         self.special = nn.Parameter(torch.empty(special, c.n_embd))

@@ -129,9 +129,17 @@ class Linear(nn.Linear):
         super().__init__(n_in, n_out, bias=bias)
         self.adapter = None
 
+    def reset_parameters(self):
+        """The model's init_weights does that."""
+
     def forward(self, x):
         y = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
         return y if self.adapter is None or not self.adapter.on else y + self.adapter(x)
+
+
+class Embedding(nn.Embedding):
+    def reset_parameters(self):
+        """As for Linear. On the meta device it would take a second and draw nothing."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nanochat.layers import Linear, norm, wide
+from nanochat.layers import Embedding, Linear, norm, wide
 from nanochat.text import lived
 
 WINDOW = 512       # tokens of a window at most
@@ -173,7 +173,7 @@ class ReadingHead(nn.Module):
         # an open model reads the words alone
         self.featured = config.family != "llama"
         if self.featured:
-            self.match, self.rank, self.age = (nn.Embedding(n, D) for n in (MATCHES, PLACES, PLACES))
+            self.match, self.rank, self.age = (Embedding(n, D) for n in (MATCHES, PLACES, PLACES))
             self.word = Linear(config.word_dim, D)
         self.register_buffer("word_vectors", torch.zeros(config.word_vectors, config.word_dim, dtype=torch.int8))
         # the words of rows 1, 2, …, in UTF-8, a line each

@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nanochat.common import Help, UserError, atomic_write, flag, read_small, run_main, settings
+from nanochat.common import Help, UserError, flag, run_main, settings
 
 READING = ("read_topk",)   # fields of a configuration that need not be as they were in training
 
@@ -55,14 +55,7 @@ def main(argv=None):
     source = load_model_file(args.model_path)
     if args.merge and "base" not in source["meta"]:
         raise UserError(f"--merge: {args.model_path} is no adapter to an open model", code=2)
-    if "ends" in source["meta"] and (args.merge or "base" not in source["meta"]):   # without its open model
-        if args.merge:
-            source, text = base.merged(args.model_path, source)
-        else:
-            text = read_small(source["path"].parent / "tokenizer.json", base.TOKENIZER_BYTES).decode("utf-8")
-        Path(args.output_path).mkdir(exist_ok=True)
-        atomic_write(Path(args.output_path) / "tokenizer.json", lambda file: file.write(text.encode("utf-8")))
-    manifest = export_model(source, args.output_path, dtype=torch.bfloat16, reading=reading,
+    manifest = export_model(base.merged(args.model_path, source) if args.merge else source, args.output_path, dtype=torch.bfloat16, reading=reading,
                             average=args.average, note=args.note)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0
