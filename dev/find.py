@@ -104,6 +104,8 @@ def main(argv=None):
         export_model(args.model_path, args.output_path, dtype=torch.bfloat16, learned=learned,
                      made={"finding": {"args": made, "run": json.loads(json.dumps(run_record()))}})
     after = measured(model, tokenizer, sources, args.number)
+    if not sources:
+        return 0
     show = lambda shares: " / ".join(f"{share:5.1f}" for share in shares)
     print(f"{'source':20s} questions   lines   {'before':>21s}   {'after':>21s}")
     for name, (n, lines, shares) in before.items():
