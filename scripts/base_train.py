@@ -114,7 +114,7 @@ def build_parser():
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP",
         help="go on from this step; latest: from the last one, if there is any")
     add("--init-from", metavar="MODEL",
-        help="begin with these weights: data/then-d6, a checkpoint or, for a GPT, an open model")
+        help="begin with these weights: data/then-d6, a checkpoint, or an open model")
     add("--lora-rank", type=int, default=0, metavar="R",
         help="of a THENGPT from an open model: its weights are frozen, adapters of rank R learn; 0 = all learns")
     add("--dry-run", action="store_true", help="")
@@ -181,24 +181,31 @@ def other_flags(args, directory, step):
 
 def open_model(args, ranks):
     """
-    The nanochat.base.Base that the run begins with, None where it begins otherwise. UserError (code 2) for flags of a
-    model that is made here.
+    What the run begins with: a nanochat.base.Base, or None; and a checkpoint (of load_model_file), or None. An adapter
+    is both. UserError (code 2) for flags of a model that is made here.
     """
     from nanochat import base
+    from nanochat.checkpoint_manager import load_model_file
     if ranks.first and args.init_from:
         base.find(args.init_from)   # what is on the hub is fetched once
     ranks.wait()
-    if not args.init_from or base.find(args.init_from) is None:
+    begun = opened = None
+    if args.init_from and base.find(args.init_from) is None:
+        begun = load_model_file(args.init_from)
+        opened = base.adapted(args.init_from, begun["meta"]) if "base" in begun["meta"] else None
+    elif args.init_from:
+        opened = base.open_base(args.init_from)
+    if opened is None:
         if args.lora_rank:
             raise UserError("--lora-rank is for an open model, whose weights it leaves as they are: give its name with "
                             "--init-from", code=2)
-        return None
+        return None, begun
     made = {"--depth": args.depth is not None, "--set": args.set and args.model_class == "GPT",
             "--word-vectors": args.word_vectors, "--lora-rank": args.lora_rank and args.model_class == "GPT"}
     if given := [name for name, is_given in made.items() if is_given]:
         raise UserError(f"{given[0]} is of a model that is made here: leave it out, {args.init_from} says itself what "
                         "it is", code=2)
-    return base.open_base(args.init_from)
+    return opened, begun
 
 
 def build_model(args, tokenizer, device, dtype):
@@ -379,7 +386,7 @@ def train(args, device, why_device, ranks):
     import torch
 
     from nanochat import fp8
-    from nanochat.checkpoint_manager import checkpoint_dir, load_model_file, load_weights
+    from nanochat.checkpoint_manager import checkpoint_dir, load_weights
     from nanochat.dataloader import StreamLoader
     from nanochat.dataset import ShardError, list_shards
     from nanochat.distributed import total_norm, whole
@@ -400,7 +407,7 @@ def train(args, device, why_device, ranks):
         raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
     if args.fsdp and dtype == torch.float16:
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
-    opened = open_model(args, ranks)
+    opened, begun = open_model(args, ranks)
     args.depth = opened.config.n_layer if opened else args.depth or DEPTH
     name = Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"
     directory = checkpoint_dir(args.tag or name)
@@ -419,8 +426,7 @@ def train(args, device, why_device, ranks):
         model = opened.model(place, dtype)
     else:
         model, tokenizer = opened.with_memory(place, dtype, lora_rank=args.lora_rank, **settings(args.set))
-    if args.init_from and not opened and not args.dry_run:
-        begun = load_model_file(args.init_from)
+    if begun and not args.dry_run:
         if new := load_weights(model, begun["model"], f"--init-from {args.init_from}", fresh=LATER):
             note(f"--init-from {args.init_from}: is from before a model had {', '.join(new)}: new ones")
         if begun["meta"]["tokenizer"] != tokenizer.fingerprint:
@@ -483,7 +489,7 @@ def train(args, device, why_device, ranks):
 
     def save(lived=None):
         ends = {"ends": asdict(tokenizer.ends)} if opened else {}
-        base = {"base": {"name": args.init_from, "digest": opened.digest}} if model.borrowed else {}
+        base = {"base": {"name": opened.name, "digest": opened.digest}} if model.borrowed else {}
         run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **ends, **base}, lived, args.keep)
         note(f"saved {directory}/model_{run.steps:06d}.pt")
 

@@ -15,7 +15,7 @@ from nanochat.common import UserError, run_main
 from nanochat.reading_data import Asked, Together, branches, collate
 from nanochat.words import Lexicon
 from scripts.export_model import main as export
-from tests.test_base import copied, data, smol, train  # noqa: F401, fixtures
+from tests.test_base import TEXTS, VOCAB, byte_level, copied, data, smol, tokenizers, train  # noqa: F401, fixtures
 
 LINES = ["Amina works at the library.", "The cat sleeps on the roof.", "Tom bought 12 apples.", "It rains in Cairo."]
 ASKED = [("Where does Amina work?", "library", 0), ("What sleeps on the roof?", "cat", 1),
@@ -41,6 +41,26 @@ def item(n=0):
 
 def ids_of(tokenizer, text, length):
     return torch.tensor([(tokenizer.encode(text) * length)[:length]])
+
+
+@pytest.mark.parametrize("options", [{}, {"normalizer": tokenizers.normalizers.NFC()}])
+def test_its_tokens_are_those_of_the_open_model_and_five_more(options):
+    plain = base.BaseTokenizer(byte_level(**options).to_str(), VOCAB, base.Ends(VOCAB - 2, VOCAB - 1, VOCAB - 1), "here")
+    made = plain.with_memory()
+    lexicon = Lexicon(made)
+    for text in [*TEXTS, "cafe\u0301 no", "\ud800 x"]:
+        ids = made.encode(text)
+        assert ids == plain.encode(text) and made.decode(ids) == plain.decode(ids)
+        assert made.decode_bytes(ids).decode() == b"".join(map(made.token_bytes, ids)).decode() == plain.decode(ids)
+        line, shown = lexicon.line(text), made.stream_decoder()
+        said = line.text.encode()
+        assert [said[a:b] for a, b in zip(line.start, line.end)] == [made.token_bytes(i) for i in ids]
+        assert "".join(map(shown.feed, ids)) + shown.flush() == plain.decode(ids)
+    ids = [made.bos_id, *made.encode("a"), made.end_id, made.pad_id]
+    assert made.decode(ids) == "<|bos|>a<|end|><|pad|>" and made.decode(ids, skip_special=True) == "a"
+    assert len({*made.special_tokens.values()}) == 5 and min(made.special_tokens.values()) == plain.vocab_size
+    with pytest.raises(ValueError):
+        made.decode([made.vocab_size])
 
 
 def test_it_changes_no_logit_before_it_has_learned(smol):  # noqa: F811
@@ -159,6 +179,13 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
         assert bool(shipped.adapters) == (name == "adapter") == ("base" in load_model_file(tmp_path / name)["meta"])
         read = [reading.read(one, question).hidden for one in (shipped, model)]
         assert (read[0] - read[1]).norm() < 0.05 * read[1].norm()   # in bf16, and its largest matrices in 8 bits
+    # trained further, at a rate of 0: the same
+    begun = ["--lr-scale", "0", "--tag", "further", "--num-iterations", "1"]
+    assert train([*questions, "--init-from", str(tmp_path / "adapter"), *begun]) == 0
+    again, shipped = (load_model_file(path) for path in (checkpoint_dir("further"), tmp_path / "adapter"))
+    assert again["meta"]["base"] == shipped["meta"]["base"] and not torch.isnan(again["model"]["special"]).any()
+    assert all(torch.equal(again["model"][name], t.float()) for name, t in shipped["model"].items()
+               if "adapter" in name)
     # another model of that name
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "rope_theta": 2e5, "rope_parameters": None}))
