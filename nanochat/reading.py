@@ -341,8 +341,8 @@ def greedy(model, window, max_tokens=32):
     a copy begins where one does, and goes on to its end. No answer is empty, or holds a special token.
     """
     reading, device = read(model, window), window.ids.device
-    ids, source = torch.full((len(window.ids), 1), model.config.assistant_id,
-                             device=device), torch.full((len(window.ids), 1), -1, device=device)
+    column = lambda value: torch.full((len(window.ids), 1), value, device=device)
+    ids, source = column(model.config.assistant_id), column(-1)
     past, T = reading.past, window.ids.shape[1]
     places, within, begins = torch.arange(T, device=device), window.within > 0, window.ids == model.config.bos_id
     special = torch.arange(model.config.vocab_size, device=device) >= model.config.n_ordinary
@@ -352,9 +352,8 @@ def greedy(model, window, max_tokens=32):
         said = torch.log_softmax(model.head(y[:, 0]), dim=-1) + F.logsigmoid(-gate)
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
-        place = ((((((place[:, 0]
-                      + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following) | begins,
-                                                        -1e9))))))
+        closed = torch.where(must, ~following, within & ~following) | begins
+        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(closed, -1e9)
         copies = must | (gate >= 0) & (place > -1e8).any(1, keepdim=True)
         log_p, choice = torch.cat([place.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)],
                                   dim=1).max(1, keepdim=True)
@@ -398,12 +397,11 @@ def log_likelihood(model, window, answers):
     for answer in answers:
         ids, source, past, total = model.config.assistant_id, -1, reading.past, 0.0
         for at, token in enumerate([*answer, model.config.end_id]):
-            y, past = say(model, reading, *(torch.tensor([[i]], device=window.ids.device) for i in (ids, source)), at,
-                          past)
+            told = (torch.tensor([[i]], device=window.ids.device) for i in (ids, source))
+            y, past = say(model, reading, *told, at, past)
             place, gate = model.reader.copy(y, reading)
-            copied = (place[0, 0] + F.logsigmoid(gate[0,
-                                                      0])).masked_fill((window.ids[0] != token) | ~reading.open[0],
-                                                                       -1e9)
+            others = (window.ids[0] != token) | ~reading.open[0]
+            copied = (place[0, 0] + F.logsigmoid(gate[0, 0])).masked_fill(others, -1e9)
             said = torch.log_softmax(model.head(y[0, 0]), dim=-1)[token] + F.logsigmoid(-gate[0, 0])
             total += float(torch.logaddexp(copied.logsumexp(0), said))
             ids, source = token, int(copied.argmax()) if copied.max() > said else -1
