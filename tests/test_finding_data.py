@@ -51,8 +51,9 @@ def test_it_learns_and_the_rest_stays_as_it_was(loaded, tmp_path, capsys):
     argv = ["--model-path", ROOT_MODEL, "--minutes", "0.02", "--number", "10"]
     assert find.main([*argv, "--train", str(tmp_path / "train.jsonl"), "--measure",
                       str(tmp_path / "measure.jsonl")]) == 0
-    row = capsys.readouterr().out.splitlines()[1].split()
-    assert row[:3] == ["made", "10", "48"] and all(0 <= float(x) <= 100 for x in row[3:] if x != "/")
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:4] for row in rows] == [["made", when, "10", "48"] for when in ("before", "after")]
+    assert all(0 <= float(x) <= 100 for row in rows for x in row[4:])
     model, tokenizer, _ = load_model(ROOT_MODEL, "cpu", "fp32")
     before = {name: p.clone() for name, p in model.named_parameters()}
     find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.03, 2e-3, 0)
