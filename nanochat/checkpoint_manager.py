@@ -52,6 +52,7 @@ PARTS = {"model": ("step", "model", "meta"), "optim": ("step", "optimizer"), "st
 MANIFEST = re.compile(r"meta_(\d{6,})\.json")
 LISTED = re.compile(r"(?:shards_\d{6,}/)?\w[\w.]*")  # a name in a manifest: it stays in the directory
 MANIFEST_BYTES = 2**22
+TOKENIZER_BYTES = 2**25  # of tokenizer.json beside a model; Llama 3's has 17 MB
 LOOK_BACK = 2**13  # slots, of a model that is read: what it carries along grows with them, its weights do not
 OURS = re.compile(r"(?:model|optim|state)_(\d{6,})(?:\.\d+)?\.pt|shards_(\d{6,})")
 LEFTOVER = re.compile(
@@ -259,7 +260,7 @@ def save_checkpoint(
 
 
 def export_model(
-    path: str | os.PathLike,
+    path: str | os.PathLike | dict,
     directory: str | os.PathLike,
     dtype: torch.dtype | None = None,
     reading: dict | None = None,
@@ -269,15 +270,15 @@ def export_model(
     made: dict | None = None,
 ) -> dict:
     """
-    Copies the model of a checkpoint into `directory` as `model.pt` and `model.json`, to be shipped, and returns its
-    manifest. `dtype` converts floating-point weights (bf16 halves the file), but for the matrices of LARGE, which are
-    kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
+    Copies the model of a checkpoint (its path, or what load_model_file gave) into `directory` as `model.pt` and
+    `model.json`, to be shipped, and returns its manifest. `dtype` converts floating-point weights (bf16 halves the
+    file), but for the matrices of LARGE, which are kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
     `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both
     (of one before and after it was trained further, Wortsman et al. 2021); `learned`, weights that take the place of
     those of the same names, or are new; `made`, more fields of its `meta`. Raises UserError as `load_model_file`, for a
     field that the model does not have, and for two models of different shapes.
     """
-    source, directory = load_model_file(path), Path(directory)
+    source, directory = path if isinstance(path, dict) else load_model_file(path), Path(directory)
     for name in learned or {}:
         source["model"].pop(name + SCALE, None)
     source["model"].update(learned or {})
@@ -305,6 +306,9 @@ def export_model(
     if "args" in meta:   # where files lay on one machine says nothing on another
         meta["args"] = {name: Path(value).name if name in ("data_dir", "init_from") and value else value
                         for name, value in meta["args"].items()}
+    if "ends" in meta and "base" not in meta:   # an open model has a tokenizer of its own
+        text = source.get("tokenizer") or read_small(source["path"].parent / "tokenizer.json", TOKENIZER_BYTES)
+        atomic_write(directory / "tokenizer.json", lambda file: file.write(text))
     target = directory / "model.pt"
     tmp, entry = _stage_part(target, "model", step=source["step"], model=weights, meta=meta)
     publish_file(tmp, _beside(target))
@@ -357,7 +361,7 @@ def check_shapes(
     """
     there = {name: tensor.shape for name, tensor in weights.items() if not name.endswith(SCALE)}
     scales = {name.removesuffix(SCALE): tensor.shape for name, tensor in weights.items() if name.endswith(SCALE)}
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in model.borrowed}
     missing = [name for name in wanted if name not in there and name.startswith(fresh)]
     fit = there == {name: shape for name, shape in wanted.items() if name not in missing}
     # a scale of any other shape, or of what is no matrix, would be multiplied out

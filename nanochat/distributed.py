@@ -166,13 +166,15 @@ class whole:
 
 def full_weights(model):
     """
-    The state_dict with whole tensors; of an FSDP model, on the first rank only and on the CPU (an empty one on the
-    others). All ranks must call.
+    The state_dict with whole tensors, without weights that are another model's; of an FSDP model, on the first rank
+    only and on the CPU (an empty one on the others). All ranks must call.
     """
-    if not hasattr(model, "unshard"):
-        return model.state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if hasattr(model, "unshard"):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+        weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    else:
+        weights = model.state_dict()
+    return {name: tensor for name, tensor in weights.items() if name not in model.borrowed}
 
 
 def total_norm(tensors):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nanochat import finding, reading
+from nanochat import base, finding, reading
 from nanochat.checkpoint_manager import build_model, load_model_file, weights_digest
 from nanochat.common import UserError, choose_device, choose_dtype
 from nanochat.distributed import Ranks
@@ -53,16 +53,19 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
         raise UserError(f"{path}: damaged, it does not say what model and tokenizer it is of ({error})") from error
     if found != model_class:
         raise UserError(f"{path} is a {found}; a {model_class} is needed")
-    try:
-        here = Path(path) / "tokenizer"
-        tokenizer = Tokenizer.load(here if here.is_dir() else None)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
-    if made_with != tokenizer.fingerprint:
-        raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here "
-                        f"{tokenizer.fingerprint[:12]}…)")
-    cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
-    model = build_model(cls, config, fields, saved["model"], path, LATER)
+    if "ends" in meta:   # it began with an open model
+        model, tokenizer = base.remembering(path, saved, LATER)
+    else:
+        try:
+            here = Path(path) / "tokenizer"
+            tokenizer = Tokenizer.load(here if here.is_dir() else None)
+        except (ValueError, OSError) as error:
+            raise UserError(str(error)) from error
+        if made_with != tokenizer.fingerprint:
+            raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here "
+                            f"{tokenizer.fingerprint[:12]}…)")
+        cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
+        model = build_model(cls, config, fields, saved["model"], path, LATER)
     model = model.to(device).requires_grad_(False)
     model.dtype = dtype
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})",

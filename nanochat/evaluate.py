@@ -4,7 +4,6 @@ from dataclasses import replace
 import torch
 
 from nanochat import reading
-from nanochat.reading_data import collate
 
 AT_ONCE = 16   # windows
 
@@ -20,7 +19,7 @@ def reading_accuracy(model, examples, device):
     examples = sorted(examples, key=lambda e: len(e[0]["ids"]))
     for at in range(0, len(examples), AT_ONCE):
         part = examples[at:at + AT_ONCE]
-        window = collate(part)[0].to(device)
+        window = reading.batch([columns for columns, _ in part]).to(device)
         hidden = replace(window, ordinal=torch.where(window.ordinal >= 0, -2, window.ordinal))
         wanted = [[token for token, _ in tokens[:-1]] for _, tokens in part]
         for control, laid in (("", window), ("_empty", hidden)):

@@ -19,6 +19,7 @@ A question is answered by reading: what finding.py finds is laid out with the qu
 read it (reading.py).
 """
 import math
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -26,17 +27,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat import finding, reading
-from nanochat.layers import MLP, CausalSelfAttention, HybridTHENAttention, Linear, Norm, Stretch, norm, rotary, wide
+from nanochat.layers import (
+    MLP, Adapter, CausalSelfAttention, Embedding, HybridTHENAttention, Linear, Norm, Stretch, norm, rotary, wide
+)
 from nanochat.state import CHUNK, Traces
 
 
 INDEX_POSITIONS = 8   # of a row, at which the indexers are trained
 
 
-MAY_BE_ZERO = ("nearby", "word_bytes", "n_ordinary", "head_dim", "mlp_dim")
+MAY_BE_ZERO = ("nearby", "word_bytes", "n_ordinary", "head_dim", "mlp_dim", "lora_rank")
 ABOVE_ZERO = ("norm_eps", "rope_base", "rope_stretch", "rope_low", "rope_high")
 CHOICES = {"family": ("nanochat", "llama"), "write_mixer": ("swa", "kda"), "gist_pool": ("gated", "mean")}
-# fields that only a plain GPT can have
+# fields of a model of the Llama family
 OPEN_MODELS = ("family", "head_dim", "mlp_dim", "norm_eps", "rope_base", "rope_stretch", "rope_low", "rope_high",
                "rope_reach", "tied", "qkv_bias")
 
@@ -119,11 +122,17 @@ class THENConfig(GPTConfig):
     word_vectors: int = 1        # rows of the word vectors, an input of reading; row 0 is zero
     word_dim: int = 50
     word_bytes: int = 0          # of the list of their words
+    lora_rank: int = 0           # of an open model, whose own weights are frozen; 0: they are not
 
     def __post_init__(self):
         super().__post_init__()
-        if changed := [name for name in OPEN_MODELS if getattr(self, name) != getattr(GPTConfig, name)]:
-            raise ValueError(f"{changed[0]} is {getattr(self, changed[0])}, which only a GPT can have")
+        changed = [name for name in OPEN_MODELS if getattr(self, name) != getattr(GPTConfig, name)]
+        if changed and self.family != "llama":
+            raise ValueError(f"{changed[0]} is {getattr(self, changed[0])}, which only an open model can have")
+        if self.lora_rank and self.family != "llama":
+            raise ValueError(f"lora_rank is {self.lora_rank}, which only an open model can have")
+        if self.family == "llama" and (self.write_mixer != "swa" or self.nearby or self.both_ways):
+            raise ValueError("an open model has write_mixer swa, nearby 0 and both_ways false")
 
 
 def config_from_depth(model_class, depth, **overrides):
@@ -147,7 +156,7 @@ class GPT(nn.Module):
         """Builds the modules only (meta device works); call init_weights afterwards."""
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList([Block(config, i, self.attention_class) for i in range(config.n_layer)])
         self.norm = Norm(config)
         self.lm_head = None if config.tied else Linear(config.n_embd, config.vocab_size)
@@ -203,17 +212,28 @@ class GPT(nn.Module):
             groups += [dict(kind="adamw", params=[self.wte.weight], lr=embedding_lr * scale),
                        dict(kind="adamw", params=[self.lm_head.weight], lr=head_lr * scale)]
         taken = {id(p) for group in groups for p in group["params"]}
-        rest = [p for p in self.parameters() if id(p) not in taken]
+        groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+        rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         for lr, params in ((table_lr, [p for p in rest if p.ndim > 1]), (scalar_lr, [p for p in rest if p.ndim <= 1])):
-            groups += [dict(kind="adamw", params=params, lr=lr)] if params else []
-        return groups
+            groups += [dict(kind="adamw", params=params, lr=lr)]
+        return [group for group in groups if group["params"]]
 
     @property
     def head_dim(self):
         return self.config.head_width
 
+    borrowed = frozenset()   # names of weights that are those of an open model, and not saved with this one
+
     def embed(self, idx):
         return self.wte(idx).to(self.dtype)
+
+    def enter(self, x):
+        """What the blocks are given of embeddings (…, D)."""
+        return x if self.config.family == "llama" else norm(x)
+
+    def rotary(self, position):
+        """layers.rotary of positions, with the frequencies of this model."""
+        return rotary(position, self.head_dim, self.dtype, self.config.rope_base, self.config.stretch)
 
     def head(self, x):
         """(…, D) normalised final hidden state -> (…, V) fp32 logits; nanochat's are soft-capped at +-15."""
@@ -226,10 +246,8 @@ class GPT(nn.Module):
 
     def forward(self, idx, targets=None):
         """idx (B, T) int64 -> logits (B, T, V); with targets (B, T), -1 = ignore, the mean loss."""
-        c, x = self.config, self.embed(idx)
-        x = x if c.family == "llama" else norm(x)
-        position = torch.arange(idx.shape[1], device=idx.device)[None]
-        cos, sin = rotary(position, self.head_dim, self.dtype, c.rope_base, c.stretch)
+        x = self.enter(self.embed(idx))
+        cos, sin = self.rotary(torch.arange(idx.shape[1], device=idx.device)[None])
         for block in self.blocks:
             x = x + block.attn(block.attn_norm(x), cos, sin, self.backend)
             x = x + block.mlp(block.mlp_norm(x))
@@ -250,15 +268,85 @@ class THENGPT(GPT):
         if config.gist_pool == "gated":
             self.gist_gate = Linear(config.n_embd, config.gist_dim)
             self.gist_slot = nn.Parameter(torch.empty(CHUNK, config.gist_dim))
-        self.index_k = nn.ModuleList([Linear(config.gist_dim, config.index_dim) for b in self.blocks
-                                      if b.attn.kind == "dsa"])
+        reading_layers = {b.attn.read_layer for b in self.blocks if b.attn.kind == "dsa"}
+        self.index_k = nn.ModuleList([Linear(config.gist_dim, config.index_dim) for _ in reading_layers])
         self.reader = reading.ReadingHead(config)
         # it learns apart (dev/find.py): with the rest it would have no gradient, which ranks wait for
         self.finder = finding.FindingHead(config).requires_grad_(False)
+        self.special, self.adapters = None, []
+        if config.family == "llama":
+            self.borrow()
+
+    def borrow(self):
+        """
+        The blocks are those of an open model. Its embedding gets rows for special tokens, its matrices get adapters
+        that count in reading alone, so that the stream is what the open model makes of it.
+        """
+        c, special = self.config, self.config.vocab_size - self.config.n_ordinary
+        if special < 1:
+            raise ValueError(f"n_ordinary is {c.n_ordinary}, which leaves no special token of {c.vocab_size}")
+        self.wte = Embedding(c.n_ordinary, c.n_embd)
+        if self.lm_head is not None:
+            self.lm_head = Linear(c.n_embd, c.n_ordinary)
+        self.special = nn.Parameter(torch.empty(special, c.n_embd))
+        if not c.lora_rank:
+            return
+        theirs = [(f"blocks.{i}.{part}.{name}", linear) for i, block in enumerate(self.blocks)
+                  for part, names in (("attn", "q k v proj"), ("mlp", "fc up proj")) for name in names.split()
+                  for linear in [getattr(getattr(block, part), name)]]
+        for _, linear in theirs:
+            linear.adapter = Adapter(linear.in_features, linear.out_features, c.lora_rank)
+            self.adapters.append(linear.adapter)
+        own = {f"{name}.{kind}" for name, _ in theirs for kind in ("weight", "bias")}
+        own |= {"wte.weight", "lm_head.weight", "norm.weight"}
+        self.borrowed = frozenset(name for name, p in self.named_parameters() if name in own or "_norm." in name)
+        for name in self.borrowed:
+            self.get_parameter(name).requires_grad_(False)
+
+    @contextmanager
+    def adapted(self):
+        """Within it adapters count."""
+        for adapter in self.adapters:
+            adapter.on = True
+        try:
+            yield
+        finally:
+            for adapter in self.adapters:
+                adapter.on = False
+
+    def embed(self, idx):
+        if self.special is None:
+            return super().embed(idx)
+        n = self.config.n_ordinary
+        own = self.special[(idx - n).clamp(min=0)]
+        return torch.where((idx < n)[..., None], self.wte(idx.clamp(max=n - 1)), own).to(self.dtype)
+
+    def rows(self, idx):
+        """(…, D): the rows of the head for tokens: their logits are the products with a final hidden state."""
+        if self.lm_head is None:
+            return self.embed(idx)
+        n = self.config.n_ordinary
+        own = self.special[(idx - n).clamp(min=0)]
+        return torch.where((idx < n)[..., None], self.lm_head.weight[idx.clamp(max=n - 1)], own).to(self.dtype)
+
+    def head(self, x):
+        ordinary = super().head(x)
+        if self.special is None:
+            return ordinary
+        return torch.cat([ordinary, F.linear(x, self.special.to(x.dtype)).to(ordinary.dtype)], dim=-1)
 
     @torch.no_grad()
     def init_weights(self):
         super().init_weights()
+        self.init_memory()
+
+    @torch.no_grad()
+    def init_memory(self):
+        """What an open model does not bring."""
+        if self.special is not None:
+            nn.init.normal_(self.special, std=0.02)
+        for adapter in self.adapters:
+            adapter.init_weights()
         for module in [self.gist_value, *self.index_k]:
             nn.init.normal_(module.weight, std=module.in_features ** -0.5)
         if self.config.gist_pool == "gated":
@@ -271,6 +359,10 @@ class THENGPT(GPT):
                 nn.init.uniform_(attn.dt_bias, -6.0, -1.0)           # decay per token from 0.988 to 0.26
             elif attn.kind == "dsa":
                 nn.init.zeros_(attn.sink)
+                if attn.memory_gate is not None:
+                    nn.init.zeros_(attn.memory_gate)
+                    for module in (attn.memory_k, attn.memory_v, attn.index_q, attn.index_w):
+                        nn.init.normal_(module.weight, std=module.in_features ** -0.5)
         self.reader.init_weights()
         self.finder.init_weights()
 
@@ -280,6 +372,8 @@ class THENGPT(GPT):
         parts = [m for m in (self.gist_value, getattr(self, "gist_gate", None), self.index_k) if m is not None]
         rows.insert(-1, ("traces", count(*parts) + (self.gist_slot.numel() if self.config.gist_pool == "gated" else 0)))
         rows.insert(-1, ("reading head", count(self.reader)))
+        if self.adapters:
+            rows.insert(-1, ("adapters", count(*self.adapters)))
         return rows
 
     def empty_state(self, batch_size=1):
@@ -355,16 +449,16 @@ class THENGPT(GPT):
         """
         r = state["recurrent"]
         local, episode, position = self.local_context(idx, state)
-        x = norm(self.embed(idx))
+        x = self.enter(self.embed(idx))
         layers = []
 
         def run(x, blocks, memory=None):
             for block in blocks:
-                y, carry = block.attn(norm(x), local, r["layers"][len(layers)], memory,
+                y, carry = block.attn(block.attn_norm(x), local, r["layers"][len(layers)], memory,
                                       begin if block is self.blocks[-1] else 0)
                 layers.append(carry)
                 x = x + y
-                x = x + block.mlp(norm(x))
+                x = x + block.mlp(block.mlp_norm(x))
             return x
 
         x = run(x, self.blocks[:self.trunk])
@@ -379,7 +473,7 @@ class THENGPT(GPT):
         state = {"traces": traces, "buffer": idx[:, :0], "episode": episode[:, -1], "position": position[:, -1] + 1,
                  "recurrent": {"layers": layers + r["layers"][len(layers):],
                                "window": local["slots"][:, -self.config.window:], "asking": local["asking"][:, -1]}}
-        return state if trunk_only else (norm(x), state)
+        return state if trunk_only else (self.norm(x), state)
 
     def local_context(self, idx, state):
         """
@@ -402,7 +496,7 @@ class THENGPT(GPT):
         mask = (own.view(B, -1, S, 1) == slots.unfold(1, W + S, S)[:, :, None]) & (distance >= 0) & (distance < W)
         # padding sees itself: no empty rows
         mask = (mask | (distance == 0)).flatten(0, 1)[:, None]
-        cos, sin = rotary(position[:, slot // CHUNK] * CHUNK + slot % CHUNK, self.head_dim, self.dtype)
+        cos, sin = self.rotary(position[:, slot // CHUNK] * CHUNK + slot % CHUNK)
         # a question turn is not remembered
         asks = F.pad((starts & (idx[:, 1::CHUNK] == c.user_id)), (1, 0))
         asks[:, 0] = state["recurrent"]["asking"]

@@ -13,6 +13,9 @@ from nanochat.kda import kda_chunk, kda_gate, short_conv
 from nanochat.search import Keys, best
 
 
+ADAPTED = 2.0   # the scale of an adapter, alpha / rank
+
+
 class RMSNorm(torch.autograd.Function):
     """
     x * scale, computed in fp32 and rounded once: a rounded scale would make a whole row too long or too short. The
@@ -101,13 +104,42 @@ def masked_mean(x, mask):
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
+class Adapter(nn.Module):
+    """LoRA (Hu et al. 2021): what a frozen matrix is changed by, of low rank. It counts where `on` is set."""
+    def __init__(self, n_in, n_out, rank):
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.empty(rank, n_in)), nn.Parameter(torch.empty(n_out, rank))
+        self.on = False
+
+    def init_weights(self):
+        nn.init.normal_(self.down, std=self.down.shape[1] ** -0.5)
+        nn.init.zeros_(self.up)
+
+    def change(self):
+        """(n_out, n_in): what the matrix is changed by."""
+        return ADAPTED * self.up @ self.down
+
+    def forward(self, x):
+        return F.linear(F.linear(x, self.down.to(x.dtype)), ADAPTED * self.up.to(x.dtype))
+
+
 class Linear(nn.Linear):
     """No bias, unless asked for; weights are kept in fp32 and cast to the activations' dtype."""
     def __init__(self, n_in, n_out, bias=False):
         super().__init__(n_in, n_out, bias=bias)
+        self.adapter = None
+
+    def reset_parameters(self):
+        """The model's init_weights does that."""
 
     def forward(self, x):
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        y = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return y if self.adapter is None or not self.adapter.on else y + self.adapter(x)
+
+
+class Embedding(nn.Embedding):
+    def reset_parameters(self):
+        """As for Linear. On the meta device it would take a second and draw nothing."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +264,10 @@ class HybridTHENAttention(CausalSelfAttention):
             self.dt_bias = nn.Parameter(torch.empty(H, d))
             self.out_gate = nn.Sequential(Linear(D, d), Linear(d, D))
         elif self.kind == "dsa":
-            self.read_layer = layer // (config.ratio + 1)   # which of the routing keys in a trace is this layer's
+            # which of the routing keys in a trace is this layer's: an open model, of many layers, has one for all
+            self.read_layer = 0 if config.family == "llama" else layer // (config.ratio + 1)
+            # an open model begins as it was: what it reads in memory is added, times this
+            self.memory_gate = nn.Parameter(torch.empty(self.n_head)) if config.family == "llama" else None
             self.memory_k = Linear(config.gist_dim, self.n_kv_head * d)
             self.memory_v = Linear(config.gist_dim, self.n_kv_head * d)
             self.sink = nn.Parameter(torch.empty(H, d))   # a key with value zero: a head may read nothing
@@ -300,8 +335,9 @@ class HybridTHENAttention(CausalSelfAttention):
 
     def dsa(self, x, q, q_plain, k, v, local, memory, begin):
         """
-        One joint softmax over [window | gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); q,
-        q_plain, k and v in blocks of S queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
+        One joint softmax over [window | gists | sink], in an open model one over [window] and a gated one over
+        [gists | sink]. Rotary inside the window, none towards memory. x (B, T, D); q, q_plain, k and v in blocks of S
+        queries, (B*T/S, S, …), as in forward. Returns (B*T/S, S, H*d).
         """
         rows, S, H, d = q.shape
         (B, T, _), mask = x.shape, local["mask"]
@@ -309,6 +345,8 @@ class HybridTHENAttention(CausalSelfAttention):
         near = torch.einsum("bthd,bshd->bhts", q, k).masked_fill(~mask, float("-inf"))
         none = torch.einsum("bthd,hd->bht", q_plain, self.sink.to(x.dtype))[..., None]
         if memory is None or len(memory["traces"]) == 0:
+            if self.memory_gate is not None:
+                return torch.einsum("bhts,bshd->bthd", torch.softmax(near * d ** -0.5, dim=-1), v).flatten(2)
             p = torch.softmax(torch.cat([near, none], dim=-1) * d ** -0.5, dim=-1)
             return torch.einsum("bhts,bshd->bthd", p[..., :-1], v).flatten(2)
         traces = memory["traces"]
@@ -326,7 +364,11 @@ class HybridTHENAttention(CausalSelfAttention):
                                                  local["valid"][:, begin:]))
             mk, mv = (t.view(rows, S, -1, H, d) for t in self.memory_kv(gather_traces(traces.gist, select), x.dtype))
             far = torch.einsum("bthd,btkhd->bhtk", q_plain, mk).masked_fill(~seen.view(rows, 1, S, -1), float("-inf"))
-        p = torch.softmax(torch.cat([near, far, none], dim=-1) * d ** -0.5, dim=-1)
+        if self.memory_gate is None:
+            p = torch.softmax(torch.cat([near, far, none], dim=-1) * d ** -0.5, dim=-1)
+        else:
+            p = torch.cat([torch.softmax(part * d ** -0.5, dim=-1)
+                           for part in (near, torch.cat([far, none], dim=-1))], dim=-1)
         if memory["training"] is not None:
             memory["training"]["losses"].append(self.index_loss(x, p, memory))
         near, far = p.split([near.shape[-1], far.shape[-1], 1], dim=-1)[:2]
@@ -336,6 +378,8 @@ class HybridTHENAttention(CausalSelfAttention):
                                mv).reshape(y.shape)
         else:
             far = torch.einsum("bhtk,btkhd->bthd", far, mv)
+        if self.memory_gate is not None:
+            far = torch.tanh(self.memory_gate).to(far.dtype)[:, None] * far
         return (y + far).flatten(2)
 
     def select(self, x, traces, visible, valid):

@@ -3,10 +3,11 @@ Reading: a question and what was found for it stand in one window, and the block
 
     <|user|> question <|bos|> episode 1 <|bos|> episode 2 …   |   <|assistant|> answer <|end|>
 
-The window sees itself in both directions; the answer sees the window and what it has said so far. Each token of the
-answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a learned gate
-(pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that going on with a
-copy is one match of vectors.
+The window sees itself in both directions; the answer sees the window and what it has said so far. An open model is
+causal, and reads the question last: <|bos|> episode 1 <|bos|> episode 2 … <|user|> question | <|assistant|> answer.
+Each token of the answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a
+learned gate (pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that
+going on with a copy is one match of vectors.
 """
 from dataclasses import dataclass, fields
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nanochat.layers import Linear, norm, rotary, wide
+from nanochat.layers import Embedding, Linear, norm, wide
 from nanochat.text import lived
 
 WINDOW = 512       # tokens of a window at most
@@ -53,11 +54,15 @@ class Window:
 @dataclass
 class Answer:
     """
-    What is to be said, of B questions, padded with ids -1: ids (B, A) int64, `source` (B, A, G) int64 the places of the
-    window that a token may be copied from, padded with -1; where all are -1 it is to be generated.
+    What is to be said after B windows, (B, A) int64: `given`, the tokens that are read, and `ids`, what is to follow
+    each of them, -1 = nothing that counts. `source` (B, A, G): the places of the window that a token of `ids` may be
+    copied from, padded with -1; where all are -1 it is to be generated. `branch` (B, A): several questions may be asked
+    of one window, apart from each other; -1 is padding.
     """
+    given: torch.Tensor
     ids: torch.Tensor
     source: torch.Tensor
+    branch: torch.Tensor
 
     def to(self, device):
         return Answer(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -99,7 +104,7 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     """
     The columns of a window {name: (T,) int array}, the hash of each token's word among them, and {index of a line:
     where its first token stands}. question, lines: words.Line; order: indices of lines, best first. What is too long is
-    cut at the end.
+    cut at the end. tokenizer.asks_last: the question stands last.
     """
     q = slice(0, min(QUESTION, budget // 2))
     kept = select(order, [len(line) for line in lines], budget - len(question.ids[q]) - 1)
@@ -122,6 +127,9 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     for name, values in (("rank", [place[i] for i in kept]), ("age", range(len(kept), 0, -1))):
         columns[name] = np.concatenate([np.zeros(head, int), np.repeat(bucket(np.array(values, int), STEPS), lengths)])
     columns["ordinal"] = np.concatenate([np.full(head, -1), np.repeat(np.array(kept, int), lengths)])
+    if tokenizer.asks_last:
+        columns = {name: np.roll(column, -head) for name, column in columns.items()}
+        begin = {line: at - head for line, at in begin.items()}
     return columns, begin
 
 
@@ -162,11 +170,14 @@ class ReadingHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         D = config.n_embd
-        self.match, self.rank, self.age = nn.Embedding(MATCHES, D), nn.Embedding(PLACES, D), nn.Embedding(PLACES, D)
+        # an open model reads the words alone
+        self.featured = config.family != "llama"
+        if self.featured:
+            self.match, self.rank, self.age = (Embedding(n, D) for n in (MATCHES, PLACES, PLACES))
+            self.word = Linear(config.word_dim, D)
         self.register_buffer("word_vectors", torch.zeros(config.word_vectors, config.word_dim, dtype=torch.int8))
         # the words of rows 1, 2, …, in UTF-8, a line each
         self.register_buffer("word_list", torch.zeros(config.word_bytes, dtype=torch.uint8))
-        self.word = Linear(config.word_dim, D)
         # to the next token of the answer: what stands where the last one was copied from
         self.copied = Linear(D, D)
         self.query, self.key, self.key_before = (Linear(D, D) for _ in range(3))
@@ -178,10 +189,15 @@ class ReadingHead(nn.Module):
     def init_weights(self):
         self.word_vectors.zero_()   # a module built on the meta device holds anything
         self.word_list.zero_()
-        for table in (self.match, self.rank, self.age):
-            nn.init.normal_(table.weight, std=0.5)
-        for module in (self.word, self.copied, self.query, self.key, self.key_before):
+        if self.featured:
+            for table in (self.match, self.rank, self.age):
+                nn.init.normal_(table.weight, std=0.5)
+            nn.init.normal_(self.word.weight, std=self.word.in_features ** -0.5)
+        for module in (self.copied, self.query, self.key, self.key_before):
             nn.init.normal_(module.weight, std=module.in_features ** -0.5)
+        if not self.featured:   # it copies as it would generate, until it has learned more
+            for module in (self.copied, self.key, self.key_before):
+                nn.init.zeros_(module.weight)
         nn.init.zeros_(self.gate.weight)
         for weight in self.nearby:
             nn.init.zeros_(weight)
@@ -199,15 +215,18 @@ class ReadingHead(nn.Module):
         """(B, T, D) keys of a window's final hidden states: what a place holds, and what stands before it."""
         return self.key(x) + self.key_before(F.pad(x, (0, 0, 1, 0))[:, :-1])
 
-    def copy(self, y, keys, open):
+    def copy(self, y, reading):
         """
-        Log-probabilities over the places of the window (B, A, T) for final hidden states y (B, A, D), and the gate's
-        logit (B, A). open (B, T): what may be copied.
+        Log-probabilities over the places of a Reading (B, A, T) for final hidden states y (B, A, D), and the gate's
+        logit (B, A). What an open model would generate counts for what it copies.
         """
-        score = torch.matmul(self.query(y), keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
-        closed = ~open[:, None]
+        z = y if self.featured else norm(y)
+        score = torch.matmul(self.query(z), reading.keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
+        if reading.rows is not None:
+            score = score + torch.matmul(y, reading.rows.transpose(1, 2)).to(score.dtype)
+        closed = ~reading.open[:, None]
         return torch.log_softmax(score.masked_fill(closed, -1e9),
-                                 dim=-1).masked_fill(closed, -1e9), self.gate(y).squeeze(-1).to(wide(y.dtype))
+                                 dim=-1).masked_fill(closed, -1e9), self.gate(z).squeeze(-1).to(wide(y.dtype))
 
 
 @dataclass
@@ -218,6 +237,7 @@ class Reading:
     open: torch.Tensor      # (B, T) bool, what may be copied: the episodes
     seen: torch.Tensor      # (B, 1, 1, T) additive mask of padding
     past: list              # of (k, v) of each block
+    rows: torch.Tensor      # (B, T, D), what the head of an open model has for each token; None: not counted
 
 
 def mix(x, weight, there, reach):
@@ -238,49 +258,56 @@ def through(model, x, cos, sin, mask, past, there=None):
     and the past of what follows. there (B, T, 1) of a window: where it is no padding; None = x is an answer.
     """
     after, reach = [], model.config.nearby // 2
-    for i, (block, kv) in enumerate(zip(model.blocks, past)):
-        if there is not None and model.config.nearby:
-            x = mix(x, model.reader.nearby[i] if model.config.both_ways else model.reader.nearby[i][:reach + 1], there,
-                    reach)
-        y, kv = block.attn.over(norm(x), cos, sin, mask, kv)
-        after.append(kv)
-        x = x + y
-        x = x + block.mlp(norm(x))
-    return norm(x), after
+    with model.adapted():
+        for i, (block, kv) in enumerate(zip(model.blocks, past)):
+            if there is not None and model.config.nearby:
+                x = mix(x, model.reader.nearby[i] if model.config.both_ways else model.reader.nearby[i][:reach + 1],
+                        there, reach)
+            y, kv = block.attn.over(block.attn_norm(x), cos, sin, mask, kv)
+            after.append(kv)
+            x = x + y
+            x = x + block.mlp(block.mlp_norm(x))
+    return model.norm(x), after
 
 
 def read(model, window):
     """The Reading of a Window by a THENGPT."""
     x = model.embed(window.ids)
-    x = norm(x + model.reader.features(window, x.dtype))
+    x = model.enter(x + model.reader.features(window, x.dtype) if model.reader.featured else x)
     there = window.ordinal != -2
     seen = torch.zeros(there.shape, dtype=x.dtype, device=x.device).masked_fill_(~there, float("-inf"))[:, None, None]
-    cos, sin = rotary(torch.arange(x.shape[1], device=x.device)[None], model.head_dim, x.dtype)
+    cos, sin = model.rotary(torch.arange(x.shape[1], device=x.device)[None])
     mask = seen
     if not model.config.both_ways:
         order = torch.arange(x.shape[1], device=x.device)
         mask = seen.masked_fill(order > order[:, None], float("-inf"))
     x, past = through(model, x, cos, sin, mask, [None] * len(model.blocks), there[..., None])
-    return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past)
+    x, rows = (x, None) if model.reader.featured else (norm(x), model.rows(window.ids))
+    return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past, rows)
 
 
-def say(model, reading, ids, source, at, past):
+def say(model, reading, ids, source, at, past, branch=None):
     """
-    Final hidden states (B, A, D) of answer tokens ids (B, A), each copied from the place `source` (B, A) of the window,
+    Final hidden states (B, A, D) of tokens ids (B, A) after a window, each copied from the place `source` (B, A) of it,
     -1 = from none, which stand at … at + A - 1 of the answer; and the past for the tokens that follow. past:
-    reading.past, or what the call before returned.
+    reading.past, or what the call before returned. branch (B, A), where at is 0: see Answer.
     """
     B, A = ids.shape
     x = model.embed(ids)
     place = source[..., None].expand(-1, -1, x.shape[-1])
     told = reading.hidden.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
-    x = norm(x + model.reader.copied(told))
+    x = model.enter(x + model.reader.copied(told))
     order = torch.arange(at + A, device=ids.device)
-    later = torch.zeros(A, at + A, dtype=x.dtype, device=x.device).masked_fill_(order > order[at:, None], float("-inf"))
-    mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later.expand(B, 1, -1, -1)], dim=-1)
+    hidden, position = (order > order[at:, None])[None], order[at:].expand(B, A)
+    if branch is not None:
+        apart = branch[:, 1:] != branch[:, :-1]
+        position = position - F.pad(order[1:] * apart, (1, 0)).cummax(1).values
+        hidden = hidden | (branch[:, None] != branch[:, :, None])
+    later = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
+    mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later[:, None].expand(B, 1, -1, -1)], dim=-1)
     # after its own window: the padding of others is none of its places
     length = (reading.seen == 0).sum(-1).view(B, 1)
-    cos, sin = rotary(length + order[at:], model.head_dim, x.dtype)
+    cos, sin = model.rotary(length + position)
     return through(model, x, cos, sin, mask, past)
 
 
@@ -290,21 +317,19 @@ def losses(model, window, answer):
     that are right.
     """
     reading = read(model, window)
-    first = torch.full_like(answer.ids[:, :1], model.config.assistant_id)
-    ids = torch.cat([first, answer.ids[:, :-1].clamp(min=0)], dim=1)
     source = F.pad(answer.source[:, :-1, 0], (1, 0), value=-1)
-    y, _ = say(model, reading, ids, source, 0, reading.past)
-    place, gate = model.reader.copy(y, reading.keys, reading.open)
+    y, _ = say(model, reading, answer.given, source, 0, reading.past, answer.branch)
+    place, gate = model.reader.copy(y, reading)
     wanted = answer.source >= 0
     copied = place.gather(2, answer.source.clamp(min=0)).masked_fill(~wanted, -1e9).logsumexp(-1) + F.logsigmoid(gate)
     copies, counts = wanted.any(-1), answer.ids >= 0
     says = counts & ~copies     # the vocabulary is large, and few tokens are generated
     said = -F.cross_entropy(model.head(y[says]), answer.ids[says], reduction="sum") + F.logsigmoid(-gate)[says].sum()
     log_p = copied[copies].sum() + said
-    right = (place[:, 0].argmax(-1, keepdim=True) == answer.source[:, 0]).any(-1) & (gate[:, 0] > 0)
-    begins = copies[:, 0]
-    return {"read": -log_p / len(ids)}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1),
-                                         "gate": ((gate[:, 0] > 0) == begins).float().mean()}
+    first = counts & (answer.given == model.config.assistant_id)
+    right, begins = (place.argmax(-1, keepdim=True) == answer.source).any(-1) & (gate > 0), first & copies
+    return {"read": -log_p / first.sum()}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1),
+                                            "gate": ((gate > 0) == copies)[first].float().mean()}
 
 
 @torch.no_grad()
@@ -316,20 +341,19 @@ def greedy(model, window, max_tokens=32):
     a copy begins where one does, and goes on to its end. No answer is empty, or holds a special token.
     """
     reading, device = read(model, window), window.ids.device
-    ids, source = torch.full((len(window.ids), 1), model.config.assistant_id,
-                             device=device), torch.full((len(window.ids), 1), -1, device=device)
+    column = lambda value: torch.full((len(window.ids), 1), value, device=device)
+    ids, source = column(model.config.assistant_id), column(-1)
     past, T = reading.past, window.ids.shape[1]
     places, within, begins = torch.arange(T, device=device), window.within > 0, window.ids == model.config.bos_id
     special = torch.arange(model.config.vocab_size, device=device) >= model.config.n_ordinary
     for at in range(max_tokens):
         y, past = say(model, reading, ids, source, at, past)
-        place, gate = model.reader.copy(y, reading.keys, reading.open)
+        place, gate = model.reader.copy(y, reading)
         said = torch.log_softmax(model.head(y[:, 0]), dim=-1) + F.logsigmoid(-gate)
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
-        place = ((((((place[:, 0]
-                      + F.logsigmoid(gate)).masked_fill(torch.where(must, ~following, within & ~following) | begins,
-                                                        -1e9))))))
+        closed = torch.where(must, ~following, within & ~following) | begins
+        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(closed, -1e9)
         copies = must | (gate >= 0) & (place > -1e8).any(1, keepdim=True)
         log_p, choice = torch.cat([place.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)],
                                   dim=1).max(1, keepdim=True)
@@ -373,12 +397,11 @@ def log_likelihood(model, window, answers):
     for answer in answers:
         ids, source, past, total = model.config.assistant_id, -1, reading.past, 0.0
         for at, token in enumerate([*answer, model.config.end_id]):
-            y, past = say(model, reading, *(torch.tensor([[i]], device=window.ids.device) for i in (ids, source)), at,
-                          past)
-            place, gate = model.reader.copy(y, reading.keys, reading.open)
-            copied = (place[0, 0] + F.logsigmoid(gate[0,
-                                                      0])).masked_fill((window.ids[0] != token) | ~reading.open[0],
-                                                                       -1e9)
+            told = (torch.tensor([[i]], device=window.ids.device) for i in (ids, source))
+            y, past = say(model, reading, *told, at, past)
+            place, gate = model.reader.copy(y, reading)
+            others = (window.ids[0] != token) | ~reading.open[0]
+            copied = (place[0, 0] + F.logsigmoid(gate[0, 0])).masked_fill(others, -1e9)
             said = torch.log_softmax(model.head(y[0, 0]), dim=-1)[token] + F.logsigmoid(-gate[0, 0])
             total += float(torch.logaddexp(copied.logsumexp(0), said))
             ids, source = token, int(copied.argmax()) if copied.max() > said else -1

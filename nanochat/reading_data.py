@@ -7,7 +7,7 @@ stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from nanochat import finding
 from nanochat.common import UserError
 from nanochat.dataset import read_lines
-from nanochat.reading import Answer, batch, dated, lay_out, said_before
+from nanochat.reading import QUESTION, Answer, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
 from nanochat.text import json_line
 
@@ -150,18 +150,13 @@ class Asked:
         self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
 
     def __call__(self, r):
-        name = r.choices(list(self.every), self.shares)[0]
-        memory, question = r.choice(self.every[name])
-        form, lines, parts, evidence = r.choice(question.forms), memory.lines, question.parts, question.evidence
-        for other in r.choices(self.sources[name], k=r.randint(0, self.others)):
-            if other is not memory and r.random() < 0.5:
-                lines = lines + other.lines
-            elif other is not memory:
-                n, lines = len(other.lines), other.lines + lines
-                parts, evidence = [(i + n, a, b) for i, a, b in parts], [i + n for i in evidence]
+        name, memory, question = self.drawn(r)
+        lines, n = self.beside(r, name, memory)
+        form, parts, evidence = r.choice(question.forms), moved(question.parts, n), [i + n for i in question.evidence]
         composed = question.composed
         if evidence and r.random() < self.withheld:
-            lines, parts, evidence, composed = without(lines, parts, evidence), [], [], ""
+            lines = [lines[i] for i in without(lines, parts, evidence)]
+            parts, evidence, composed = [], [], ""
         order, budget = find(form, lines) if lines else [], r.choice(self.budgets)
         columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
         if not begin.keys() >= set(evidence):    # in training the evidence is always there
@@ -170,6 +165,60 @@ class Asked:
             if not begin.keys() >= set(evidence):
                 return None
         return example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
+
+    def drawn(self, r):
+        """(source, memory, question)."""
+        name = r.choices(list(self.every), self.shares)[0]
+        return name, *r.choice(self.every[name])
+
+    def beside(self, r, name, memory):
+        """The lines of a memory with those of others of its source before and after it, and how many stand before."""
+        lines, n = memory.lines, 0
+        for other in r.choices(self.sources[name], k=r.randint(0, self.others)):
+            if other is not memory and r.random() < 0.5:
+                lines = lines + other.lines
+            elif other is not memory:
+                n, lines = n + len(other.lines), other.lines + lines
+        return lines, n
+
+
+class Together(Asked):
+    """
+    Examples for a model that reads the question last: several questions about one memory, which is read once. (columns
+    of a window that ends with <|user|>, [(ids of a question, answer tokens)]).
+    """
+    MOST = 12   # questions
+
+    def __call__(self, r):
+        name, memory, question = self.drawn(r)
+        lines, n = self.beside(r, name, memory)
+        others = [q for q in memory.questions if q is not question]
+        asked = [question, *r.sample(others, min(len(others), self.MOST - 1))]
+        place = {i: i for i in range(len(lines))}   # None: taken away
+        if question.evidence and r.random() < self.withheld:
+            kept = without(lines, moved(question.parts, n), [i + n for i in question.evidence])
+            place, lines = {i: k for k, i in enumerate(kept)}, [lines[i] for i in kept]
+        told = [[place.get(i + n) for i in q.evidence] for q in asked]
+        needed = dict.fromkeys(i for evidence in told for i in evidence if i is not None)
+        order = [*needed, *(i for i in find(r.choice(question.forms), lines) if i not in needed)] if lines else []
+        nothing = replace(question.forms[0], **{f: getattr(question.forms[0], f)[:0]
+                                                for f in ("ids", "word", "stem", "vector", "start", "end")})
+        columns, begin = lay_out(nothing, lines, order, self.tokenizer, r.choice(self.budgets))
+        branches = []
+        for q, evidence in zip(asked, told):
+            ids = r.choice(q.forms).ids[:QUESTION].tolist()
+            if None in evidence:
+                branches.append((ids, refused(self.tokenizer)))
+            elif begin.keys() >= set(evidence):
+                parts = [(place[i + n], a, b) for i, a, b in q.parts]
+                made = example(columns, begin, lines, parts, q.composed or REFUSAL, self.tokenizer)
+                branches += [(ids, made[1])] if made else []
+        return (columns, branches) if branches else None
+
+
+def moved(parts, n):
+    """The parts of an answer whose memory stands n lines later."""
+    return [(i + n, first, last) for i, first, last in parts]
 
 
 def source_shares(counts, shares):
@@ -182,9 +231,9 @@ def source_shares(counts, shares):
 
 
 def without(lines, parts, evidence):
-    """The lines without the evidence, and without whatever else says the answer."""
+    """The indices of lines without the evidence, and without whatever else says the answer."""
     said = {lines[i].text.encode("utf-8", "replace")[a:b].decode("utf-8", "replace").lower() for i, a, b in parts}
-    return [line for i, line in enumerate(lines) if i not in evidence and not any(v in line.text.lower() for v in said)]
+    return [i for i, line in enumerate(lines) if i not in evidence and not any(v in line.text.lower() for v in said)]
 
 
 def example(columns, begin, lines, parts, composed, tokenizer):
@@ -199,17 +248,32 @@ def example(columns, begin, lines, parts, composed, tokenizer):
     return columns, [*tokens, (tokenizer.end_id, [])]
 
 
-def collate(examples):
+def refused(tokenizer):
+    return [*generated(REFUSAL, tokenizer), (tokenizer.end_id, [])]
+
+
+def branches(example):
+    """Of an example, [(ids of a question that stands after the window, answer tokens)]."""
+    return example[1] if isinstance(example[1][0][0], list) else [([], example[1])]
+
+
+def size(example):
+    """The tokens of an example."""
+    return len(example[0]["ids"]) + sum(len(ids) + len(tokens) for ids, tokens in branches(example))
+
+
+def collate(examples, tokenizer):
     """A reading.Window and reading.Answer of several examples."""
-    longest = max(len(tokens) for _, tokens in examples)
-    most = max([len(at) for _, tokens in examples for _, at in tokens])
-    ids, source = np.full((len(examples), longest), -1,
-                          np.int64), np.full((len(examples), longest, max(most, 1)), -1, np.int64)
-    for b, (_, tokens) in enumerate(examples):
-        for t, (token, at) in enumerate(tokens):
-            ids[b, t] = token
-            source[b, t, :len(at)] = at
-    return batch([columns for columns, _ in examples]), Answer(torch.from_numpy(ids), torch.from_numpy(source))
+    rows = [[(given, token, at, n) for n, (ids, tokens) in enumerate(branches(example))
+             for given, (token, at) in zip([*ids, tokenizer.assistant_id, *(token for token, _ in tokens)],
+                                           [*((-1, []) for _ in ids), *tokens])] for example in examples]
+    longest, most = max(map(len, rows)), max(len(at) for row in rows for _, _, at, _ in row)
+    given, ids, branch = (np.full((len(rows), longest), fill, np.int64) for fill in (tokenizer.pad_id, -1, -1))
+    source = np.full((len(rows), longest, max(most, 1)), -1, np.int64)
+    for b, row in enumerate(rows):
+        for t, (read, token, at, n) in enumerate(row):
+            given[b, t], ids[b, t], branch[b, t], source[b, t, :len(at)] = read, token, n, at
+    return batch([columns for columns, _ in examples]), Answer(*map(torch.from_numpy, (given, ids, source, branch)))
 
 
 def drawn_by(make, r, count):
@@ -228,8 +292,8 @@ class Batches:
     Examples of like length are put together: `ahead` of them are drawn at once, by numbers of their own, sorted, cut,
     and dealt in random order.
     """
-    def __init__(self, make, seed, tokens=8192, ahead=512, position=(0, 0)):
-        self.make, self.seed, self.tokens, self.ahead = make, seed, tokens, ahead
+    def __init__(self, make, tokenizer, seed, tokens=8192, ahead=512, position=(0, 0)):
+        self.make, self.tokenizer, self.seed, self.tokens, self.ahead = make, tokenizer, seed, tokens, ahead
         (self.round, self.turn), self.dealt = position, None
 
     @property
@@ -241,7 +305,7 @@ class Batches:
 
     def __next__(self):
         self.dealt = self.dealt or self.deal()
-        out = collate(self.dealt[self.turn])
+        out = collate(self.dealt[self.turn], self.tokenizer)
         self.turn += 1
         if self.turn == len(self.dealt):
             self.round, self.turn, self.dealt = self.round + 1, 0, None
@@ -249,10 +313,10 @@ class Batches:
 
     def deal(self):
         r = random.Random(f"{self.seed} {self.round}")
-        drawn = sorted(drawn_by(self.make, r, self.ahead), key=lambda e: len(e[0]["ids"]))
+        drawn = sorted(drawn_by(self.make, r, self.ahead), key=size)
         cut, begin = [], 0
         for end in range(1, len(drawn) + 1):
-            if end == len(drawn) or len(drawn[end][0]["ids"]) * (end + 1 - begin) > self.tokens:
+            if end == len(drawn) or size(drawn[end]) * (end + 1 - begin) > self.tokens:
                 cut.append(drawn[begin:end])
                 begin = end
         r.shuffle(cut)

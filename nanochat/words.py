@@ -147,11 +147,9 @@ class Lexicon:
 
     def line(self, text):
         ids = np.array(self.tokenizer.encode(text), np.int32)
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:   # the tokens say something else in the place of lone surrogates
-            text = None
-        return self.of_ids(ids, text)
+        # the tokens say something else in the place of lone surrogates; that of an open model may change more
+        said = len(text.encode("utf-8", "ignore")) == self.lengths[ids].sum()
+        return self.of_ids(ids, text if said else None)
 
     def of_ids(self, ids, text=None):
         """The Line of ordinary token ids, an int array. text: what they say, where that is known."""

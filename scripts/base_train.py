@@ -38,7 +38,7 @@ LIMITS = (
     (("word_vectors",), lambda x: x >= 0, "at least 0"),
     (("withheld",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
     (("eval_every", "save_every"), lambda x: x >= -1, "above 0, or 0 or -1 for the end only"),
-    (("train_memory", "eval_questions", "resume"), lambda x: x >= 0, "at least 0"),
+    (("train_memory", "eval_questions", "resume", "lora_rank"), lambda x: x >= 0, "at least 0"),
     ((*RATES, "text_loss_weight"), lambda x: 0 <= x < math.inf, "a number, at least 0"),
     (("tokens_per_parameter", "peak_tflops"), lambda x: 0 < x < math.inf, "a number above 0"),
     (("warmdown",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
@@ -114,7 +114,9 @@ def build_parser():
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP",
         help="go on from this step; latest: from the last one, if there is any")
     add("--init-from", metavar="MODEL",
-        help="begin with these weights: data/then-d6, a checkpoint or, for a GPT, an open model")
+        help="begin with these weights: data/then-d6, a checkpoint, or an open model")
+    add("--lora-rank", type=int, default=0, metavar="R",
+        help="of a THENGPT from an open model: its weights are frozen, adapters of rank R learn; 0 = all learns")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2,
@@ -179,25 +181,31 @@ def other_flags(args, directory, step):
 
 def open_model(args, ranks):
     """
-    The nanochat.base.Base that the run begins with, None where it begins otherwise. UserError (code 2) for flags of a
-    model that is made here.
+    What the run begins with: a nanochat.base.Base, or None; and a checkpoint (of load_model_file), or None. An adapter
+    is both. UserError (code 2) for flags of a model that is made here.
     """
-    if not args.init_from:
-        return None
     from nanochat import base
-    if ranks.first:
+    from nanochat.checkpoint_manager import load_model_file
+    if ranks.first and args.init_from:
         base.find(args.init_from)   # what is on the hub is fetched once
     ranks.wait()
-    if base.find(args.init_from) is None:
-        return None
-    if args.model_class != "GPT":
-        raise UserError(f"--init-from {args.init_from} is an open model, which has no memory: "
-                        "--model-class GPT trains it further", code=2)
-    made = {"--depth": args.depth is not None, "--set": args.set, "--word-vectors": args.word_vectors}
+    begun = opened = None
+    if args.init_from and base.find(args.init_from) is None:
+        begun = load_model_file(args.init_from)
+        opened = base.adapted(args.init_from, begun["meta"]) if "base" in begun["meta"] else None
+    elif args.init_from:
+        opened = base.open_base(args.init_from)
+    if opened is None:
+        if args.lora_rank:
+            raise UserError("--lora-rank is for an open model, whose weights it leaves as they are: give its name with "
+                            "--init-from", code=2)
+        return None, begun
+    made = {"--depth": args.depth is not None, "--set": args.set and args.model_class == "GPT",
+            "--word-vectors": args.word_vectors, "--lora-rank": args.lora_rank and args.model_class == "GPT"}
     if given := [name for name, is_given in made.items() if is_given]:
         raise UserError(f"{given[0]} is of a model that is made here: leave it out, {args.init_from} says itself what "
                         "it is", code=2)
-    return base.open_base(args.init_from)
+    return opened, begun
 
 
 def build_model(args, tokenizer, device, dtype):
@@ -239,9 +247,11 @@ def question_data(args, model, tokenizer, ranks):
     lexicon = Lexicon(tokenizer, model.reader.words())
     sources = reading_data.load(reading_data.question_files(args.data_dir), lexicon)
     held = reading_data.held_out(sources, tokenizer, args.eval_questions)
-    make = reading_data.Asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share))
+    asked = reading_data.Together if tokenizer.asks_last else reading_data.Asked
+    make = asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share))
     seed = f"{args.seed} {ranks.rank}"
-    return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position))), held
+    return (lambda position: reading_data.Batches(make, tokenizer, seed, args.window_tokens,
+                                                  position=tuple(position))), held
 
 
 def dry_run(args, model, plan, window):
@@ -376,7 +386,7 @@ def train(args, device, why_device, ranks):
     import torch
 
     from nanochat import fp8
-    from nanochat.checkpoint_manager import checkpoint_dir, load_model_file, load_weights
+    from nanochat.checkpoint_manager import checkpoint_dir, load_weights
     from nanochat.dataloader import StreamLoader
     from nanochat.dataset import ShardError, list_shards
     from nanochat.distributed import total_norm, whole
@@ -397,7 +407,7 @@ def train(args, device, why_device, ranks):
         raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
     if args.fsdp and dtype == torch.float16:
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
-    opened = open_model(args, ranks)
+    opened, begun = open_model(args, ranks)
     args.depth = opened.config.n_layer if opened else args.depth or DEPTH
     name = Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"
     directory = checkpoint_dir(args.tag or name)
@@ -410,9 +420,13 @@ def train(args, device, why_device, ranks):
         raise UserError(str(error)) from error
     train_shards = shards[:-1] or shards   # the last one is for measurements elsewhere
     place = torch.device("meta") if args.dry_run else torch.device("cpu") if args.fsdp else device
-    model = opened.model(place, dtype) if opened else build_model(args, tokenizer, place, dtype)
-    if args.init_from and not opened and not args.dry_run:
-        begun = load_model_file(args.init_from)
+    if not opened:
+        model = build_model(args, tokenizer, place, dtype)
+    elif args.model_class == "GPT":
+        model = opened.model(place, dtype)
+    else:
+        model, tokenizer = opened.with_memory(place, dtype, lora_rank=args.lora_rank, **settings(args.set))
+    if begun and not args.dry_run:
         if new := load_weights(model, begun["model"], f"--init-from {args.init_from}", fresh=LATER):
             note(f"--init-from {args.init_from}: is from before a model had {', '.join(new)}: new ones")
         if begun["meta"]["tokenizer"] != tokenizer.fingerprint:
@@ -475,7 +489,8 @@ def train(args, device, why_device, ranks):
 
     def save(lived=None):
         ends = {"ends": asdict(tokenizer.ends)} if opened else {}
-        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **ends}, lived, args.keep)
+        base = {"base": {"name": opened.name, "digest": opened.digest}} if model.borrowed else {}
+        run.save({"tokenizer": tokenizer.fingerprint, "args": vars(args), **ends, **base}, lived, args.keep)
         note(f"saved {directory}/model_{run.steps:06d}.pt")
 
     def progress(further=0.0):

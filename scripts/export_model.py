@@ -36,6 +36,8 @@ def main(argv=None):
          help="how the memory is read, other than in training: read_topk=128")
     flag(parser, "--average", metavar="MODEL",
          help="the mean of the weights and of these: of a model before and after it was trained further")
+    flag(parser, "--merge", action="store_true",
+         help="of an adapter to an open model: ship the whole model, with the adapter added to its weights")
     flag(parser, "--note", default="", metavar="TEXT",
          help="what else model.json is to say of how they were made: the data and its licences")
     flag(parser, "--replace", action="store_true", help="write over a model that was shipped in this directory")
@@ -48,8 +50,12 @@ def main(argv=None):
     check_output(Path(args.output_path), args.replace)
     import torch
 
-    from nanochat.checkpoint_manager import export_model
-    manifest = export_model(args.model_path, args.output_path, dtype=torch.bfloat16, reading=reading,
+    from nanochat import base
+    from nanochat.checkpoint_manager import export_model, load_model_file
+    source = load_model_file(args.model_path)
+    if args.merge and "base" not in source["meta"]:
+        raise UserError(f"--merge: {args.model_path} is no adapter to an open model", code=2)
+    manifest = export_model(base.merged(args.model_path, source) if args.merge else source, args.output_path, dtype=torch.bfloat16, reading=reading,
                             average=args.average, note=args.note)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0

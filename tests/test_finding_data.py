@@ -7,6 +7,7 @@ import torch
 
 from dev import find
 from nanochat import finding_data, reading_data
+from nanochat.checkpoint_manager import load_model_file
 from nanochat.engine import lexicon, load_model
 
 ROOT_MODEL = "data/then-d6"
@@ -54,6 +55,10 @@ def test_it_learns_and_the_rest_stays_as_it_was(loaded, tmp_path, capsys):
     rows = [row.split() for row in capsys.readouterr().out.splitlines()[1:]]
     assert [row[:4] for row in rows] == [["made", when, "10", "48"] for when in ("before", "after")]
     assert all(0 <= float(x) <= 100 for row in rows for x in row[4:])
+    assert find.main([*argv, "--train", str(tmp_path / "train.jsonl"), "--output-path", str(tmp_path / "out")]) == 0
+    shipped, saved = load_model(tmp_path / "out", "cpu", "fp32")[0], load_model_file(tmp_path / "out")
+    assert shipped.finder.weight.weight.any() and not capsys.readouterr().out
+    assert saved["meta"]["finding"]["args"]["train"] == ["train.jsonl"] and saved["verified"]
     model, tokenizer, _ = load_model(ROOT_MODEL, "cpu", "fp32")
     before = {name: p.clone() for name, p in model.named_parameters()}
     find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.03, 2e-3, 0)

@@ -17,7 +17,7 @@ from .conftest import tiny
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
 # all that laying out needs of a tokenizer
-SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool))
+SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool), asks_last=False)
 ROWS = 9                                              # of word vectors
 
 
@@ -90,7 +90,8 @@ def padded(answers):
         for t, (token, places) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(places)] = torch.tensor(places, dtype=torch.int64)
-    return Answer(ids, source)
+    given = torch.cat([torch.full((len(answers), 1), ASSISTANT), ids[:, :-1].clamp(min=0)], 1)
+    return Answer(given, ids, source, torch.where(ids < 0, -1, 0))
 
 
 def losses(model, columns, answers):
@@ -100,9 +101,7 @@ def losses(model, columns, answers):
 def said(answers):
     """What a model is given that says these answers: (ids, source), each a token later."""
     a = padded(answers)
-    first = torch.full((len(answers), 1), ASSISTANT)
-    source = torch.cat([torch.full_like(first, -1), a.source[:, :-1, 0]], 1)
-    return torch.cat([first, a.ids[:, :-1].clamp(min=0)], 1), source
+    return a.given, torch.cat([torch.full((len(answers), 1), -1), a.source[:, :-1, 0]], 1)
 
 
 def step_by_step(model, window, tokens):
@@ -111,7 +110,7 @@ def step_by_step(model, window, tokens):
     past, last, source = read.past, ASSISTANT, -1
     for at, (token, places) in enumerate(tokens):
         y, past = reading.say(model, read, torch.tensor([[last]]), torch.tensor([[source]]), at, past)
-        place, gate = model.reader.copy(y, read.keys, read.open)
+        place, gate = model.reader.copy(y, read)
         yield place[0, 0].exp(), float(torch.sigmoid(gate[0, 0])), torch.softmax(model.head(y[0, 0]), -1)
         last, source = token, places[0] if places else -1
 
@@ -232,7 +231,7 @@ def test_windows_are_read_and_answered_alike_alone_and_in_a_padded_batch(mixer):
     answers = [some_answer(c, seed, n) for seed, (c, n) in enumerate(zip(columns, (5, 2, 6, 0)))]
     whole = reading.read(model, reading.batch(columns))
     ys, _ = reading.say(model, whole, *said(answers), 0, whole.past)
-    places, gates = model.reader.copy(ys, whole.keys, whole.open)
+    places, gates = model.reader.copy(ys, whole)
     total = 0
     for b, (c, tokens) in enumerate(zip(columns, answers)):
         T, A = len(c["ids"]), len(tokens)
@@ -240,7 +239,7 @@ def test_windows_are_read_and_answered_alike_alone_and_in_a_padded_batch(mixer):
         near(whole.hidden[b, :T], one.hidden[0])
         near(whole.keys[b, :T], one.keys[0])
         y, _ = reading.say(model, one, *said([tokens]), 0, one.past)
-        place, gate = model.reader.copy(y, one.keys, one.open)
+        place, gate = model.reader.copy(y, one)
         near(ys[b, :A], y[0])
         near(places[b, :A, :T], place[0])
         near(gates[b, :A], gate[0])
@@ -301,7 +300,7 @@ def test_only_episodes_are_copied_and_all_that_may_be_said_has_probability_one()
     read = reading.read(model, window)
     ids, source = said([some_answer(c, 3) for c in columns])
     y, _ = reading.say(model, read, ids, source, 0, read.past)
-    place, _ = model.reader.copy(y, read.keys, read.open)
+    place, _ = model.reader.copy(y, read)
     key = read.hidden @ model.reader.key.weight.T   # what a place holds, and what stands before it
     key[:, 1:] += read.hidden[:, :-1] @ model.reader.key_before.weight.T
     score = torch.einsum("bad,btd->bat", y @ model.reader.query.weight.T, key) / y.shape[-1] ** 0.5
@@ -427,7 +426,7 @@ def test_the_likelihood_of_an_answer_counts_each_way_in_which_a_token_may_come_a
             for at, token in enumerate([*answer, END]):
                 said = torch.tensor([[last]]), torch.tensor([[source]])
                 y, past = reading.say(model, read, *said, at, past or read.past)
-                place, gate = model.reader.copy(y, read.keys, read.open)
+                place, gate = model.reader.copy(y, read)
                 g, p = float(torch.sigmoid(gate)), place[0, 0].exp()
                 ways = {i: g * float(p[i]) for i in range(len(ids)) if ids[i] == token and columns["ordinal"][i] >= 0}
                 ways[-1] = (1 - g) * float(torch.softmax(model.head(y[0, 0]), -1)[token])

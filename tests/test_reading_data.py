@@ -187,7 +187,7 @@ def test_where_there_is_nothing_to_ask_one_line_says_so(tmp_path, lexicon, token
     with pytest.raises(UserError, match=r"a\.jsonl"):
         load([path], lexicon)
     with pytest.raises(UserError, match="hardly any"):
-        next(Batches(lambda r: None, 0, ahead=5))
+        next(Batches(lambda r: None, None, 0, ahead=5))
 
 
 # what is asked --------------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_what_is_held_out_is_not_learned_from_and_always_the_same(lexicon, token
 def test_examples_are_put_together_and_filled_up(lexicon, tokenizer):
     ask, r = Asked({"a": [memory_of(item(n), lexicon) for n in range(3)]}, tokenizer), random.Random(0)
     examples = [ask(r) for _ in range(12)]
-    window, answer = collate(examples)
+    window, answer = collate(examples, tokenizer)
     assert window.ids.dtype == answer.ids.dtype == answer.source.dtype == torch.int64
     assert answer.source.shape[:2] == answer.ids.shape == (len(examples), max(len(tokens) for _, tokens in examples))
     for b, (columns, tokens) in enumerate(examples):
@@ -347,7 +347,7 @@ def equal(a, b):
 
 def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, tokenizer):
     ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer)
-    start = lambda seed=5, position=(0, 0): Batches(ask, seed, tokens=700, ahead=10, position=position)
+    start = lambda seed=5, position=(0, 0): Batches(ask, tokenizer, seed, tokens=700, ahead=10, position=position)
     stream, positions, whole = start(), [], []
     assert iter(stream) is stream
     while stream.round < 3:

@@ -1,0 +1,29 @@
+# The data that reading is learned from, for pretrain_cpu.sh and pretrain_smollm2.sh, which source this after venv.sh:
+#
+#   PROSE       JSON lines {"text"}: English prose
+#   QUESTIONS   files of people's questions (form: nanochat/reading_data.py), several in one string
+#   DIALOGUES   a folder with sgd.jsonl, sgd_slots.json and restaurant8k.jsonl (.xz, too); without it, no dialogues
+#   DATA        where the data is made (default data/base); SEED
+
+# make_data MEMORIES: unless it is there already; so many memories of the grammar
+make_data() {
+    if [ -e "$DATA/complete" ]; then
+        return
+    fi
+    rm -rf "$DATA"
+    "$PY" dev/repackage_data_reference.py --input "${PROSE:?a file of prose}" --output "$DATA"
+    for file in ${QUESTIONS:?files of questions}; do
+        cp "$file" "$DATA/"
+    done
+    if [ -n "${DIALOGUES:-}" ]; then
+        find_one() { ls "$DIALOGUES/$1" "$DIALOGUES/$1.xz" 2>/dev/null | head -1; }
+        "$PY" dev/dialogue_questions.py --sgd "$(find_one sgd.jsonl)" --slots "$(find_one sgd_slots.json)" \
+            --restaurant "$(find_one restaurant8k.jsonl)" --output "$DATA/dialogues.jsonl" --seed "$SEED"
+    fi
+    "$PY" dev/grammar.py --seed "$SEED" --memories "$1" --output "$DATA/grammar.jsonl"
+    touch "$DATA/complete"
+}
+
+# glibc gives large tensors back to the system and gets them again, page by page: a step takes about a tenth less if it
+# keeps them
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456

@@ -1,0 +1,225 @@
+"""
+The memory of an open model: it changes no logit before it has learned, its adapters count in reading alone, several
+questions about one memory are learned as each would be alone, and a checkpoint is an adapter to one very model.
+"""
+import itertools
+import json
+import random
+
+import pytest
+import torch
+
+from nanochat import base, engine, reading, reading_data
+from nanochat.checkpoint_manager import checkpoint_dir, load_checkpoint, load_model_file
+from nanochat.common import UserError, run_main
+from nanochat.reading_data import Asked, Together, branches, collate
+from nanochat.words import Lexicon
+from scripts.export_model import main as export
+from tests.test_base import TEXTS, VOCAB, byte_level, copied, data, smol, tokenizers, train  # noqa: F401, fixtures
+
+LINES = ["Amina works at the library.", "The cat sleeps on the roof.", "Tom bought 12 apples.", "It rains in Cairo."]
+ASKED = [("Where does Amina work?", "library", 0), ("What sleeps on the roof?", "cat", 1),
+         ("How many apples did Tom buy?", "12", 2), ("Who rains?", "", None)]
+
+
+@pytest.fixture(scope="module")
+def made(smol):  # noqa: F811
+    """A model and its tokenizer, of which what is new is no longer as it began."""
+    model, tokenizer = base.open_base(str(smol)).with_memory(lora_rank=2, ratio=1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name not in model.borrowed and not name.startswith("finder."):
+                weight.add_(0.1 * torch.randn_like(weight))
+    return model.requires_grad_(False), tokenizer
+
+
+def item(n=0):
+    return {"src": "a", "sents": [f"{line} {n}" for line in LINES],
+            "qas": [{"q": q, "a": a, "evidence": [] if e is None else [e]} for q, a, e in ASKED]}
+
+
+def ids_of(tokenizer, text, length):
+    return torch.tensor([(tokenizer.encode(text) * length)[:length]])
+
+
+@pytest.mark.parametrize("options", [{}, {"normalizer": tokenizers.normalizers.NFC()}])
+def test_its_tokens_are_those_of_the_open_model_and_five_more(options):
+    plain = base.BaseTokenizer(byte_level(**options).to_str(), VOCAB, base.Ends(VOCAB - 2, VOCAB - 1, VOCAB - 1), "here")
+    made = plain.with_memory()
+    lexicon = Lexicon(made)
+    for text in [*TEXTS, "cafe\u0301 no", "\ud800 x"]:
+        ids = made.encode(text)
+        assert ids == plain.encode(text) and made.decode(ids) == plain.decode(ids)
+        assert made.decode_bytes(ids).decode() == b"".join(map(made.token_bytes, ids)).decode() == plain.decode(ids)
+        line, shown = lexicon.line(text), made.stream_decoder()
+        said = line.text.encode()
+        assert [said[a:b] for a, b in zip(line.start, line.end)] == [made.token_bytes(i) for i in ids]
+        assert "".join(map(shown.feed, ids)) + shown.flush() == plain.decode(ids)
+    ids = [made.bos_id, *made.encode("a"), made.end_id, made.pad_id]
+    assert made.decode(ids) == "<|bos|>a<|end|><|pad|>" and made.decode(ids, skip_special=True) == "a"
+    assert len({*made.special_tokens.values()}) == 5 and min(made.special_tokens.values()) == plain.vocab_size
+    with pytest.raises(ValueError):
+        made.decode([made.vocab_size])
+
+
+def test_it_changes_no_logit_before_it_has_learned(smol):  # noqa: F811
+    plain = base.open_base(str(smol)).model()
+    for rank in (0, 2):
+        model, tokenizer = base.open_base(str(smol)).with_memory(lora_rank=rank, ratio=1)
+        assert tokenizer.vocab_size == model.config.vocab_size == plain.config.vocab_size + 5
+        ids = ids_of(tokenizer, LINES[0], 37)
+        with torch.no_grad():
+            state = model(ids_of(tokenizer, LINES[1], 64))[1]
+            for before in (None, {**model.empty_state(1), "traces": state["traces"]}):   # of what it has read, nothing
+                got, want = model(ids, state=before)[0][..., :-5], plain(ids)
+                assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+@pytest.mark.parametrize("cut", [1, 5, 16, 40])
+def test_a_stream_is_the_same_in_any_pieces(made, cut):
+    model, tokenizer = made
+    ids = torch.cat([ids_of(tokenizer, line, 22).index_fill(1, torch.tensor([0]), tokenizer.bos_id)
+                     for line in LINES], 1)
+    whole, state = model(ids)
+    got, pieces = [], None
+    for part in ids.split(cut, dim=1):
+        logits, pieces = model(part, state=pieces)
+        got.append(logits)
+    torch.testing.assert_close(torch.cat(got, 1), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pieces["traces"].gist, state["traces"].gist, rtol=1e-4, atol=1e-4)
+    assert (whole - model(ids, read=False)[0]).abs().max() > 1e-3   # memory counts
+
+
+def test_adapters_count_in_reading_alone(made):
+    model, tokenizer = made
+    ids, line = ids_of(tokenizer, LINES[0], 20), Lexicon(tokenizer).line(LINES[0])
+    window = reading.alone([line], tokenizer)
+    before = model(ids)[0], reading.read(model, window).hidden
+    for adapter in model.adapters:
+        adapter.up.neg_()
+    after = model(ids)[0], reading.read(model, window).hidden
+    for adapter in model.adapters:
+        adapter.up.neg_()
+    assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
+
+
+def test_questions_about_one_memory_are_learned_as_each_alone(made):
+    model, tokenizer = made
+    memory = reading_data.memory_of(item(), Lexicon(tokenizer))
+    together = Together({"a": [memory]}, tokenizer, budgets=(256,))(random.Random(1))
+    assert len(together[1]) == len(ASKED)
+    with torch.no_grad():
+        whole = model.reading_losses(*collate([together], tokenizer))[0]["read"]
+        alone, ask = [], Asked({"a": [memory]}, tokenizer, budgets=(256,))
+        for question in memory.questions:
+            ask.every = {"a": [(memory, question)]}
+            one = ask(random.Random(0))
+            assert tokenizer.decode(one[0]["ids"]).endswith("<|user|>" + question.forms[0].text)
+            alone.append(model.reading_losses(*collate([one], tokenizer))[0]["read"])
+        # as a row of several, padded
+        rows = model.reading_losses(*collate([together, one], tokenizer))[0]["read"]
+    torch.testing.assert_close(whole, torch.stack(alone).mean(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rows, (sum(alone) + alone[-1]) / (len(alone) + 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("withheld", [0.0, 1.0])
+def test_each_answer_is_copied_from_where_it_stands(made, withheld):
+    _, tokenizer = made
+    lexicon, r = Lexicon(tokenizer), random.Random(0)
+    make = Together({"a": [reading_data.memory_of(item(n), lexicon) for n in range(3)]}, tokenizer, withheld=withheld)
+    refusals, refusal = [], [token for token, _ in reading_data.refused(tokenizer)]
+    for example in itertools.islice(filter(None, (make(r) for _ in range(60))), 40):
+        text = tokenizer.decode(example[0]["ids"])
+        assert text.endswith("<|user|>") and text.count("<|user|>") == 1
+        for ids, tokens in branches(example):
+            answer = next(a for q, a, _ in ASKED if q == tokenizer.decode(ids))
+            told = [token for token, _ in tokens]
+            refusals.append(bool(answer) and told == refusal)
+            assert told == refusal if not answer else told == refusal or tokenizer.decode(
+                told, skip_special=True).strip() == answer
+            assert all(example[0]["ids"][place] == token for token, at in tokens for place in at)
+    assert any(refusals) == (withheld > 0) and not all(refusals)
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def questions(data):  # noqa: F811
+    """The flags of a short run, with questions among the data."""
+    folder = data[data.index("--data-dir") + 1]
+    with open(f"{folder}/q.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(item(n)) + "\n" for n in range(8))
+    flags = data[:]
+    flags[flags.index("--model-class") + 1] = "THENGPT"
+    return [*flags, "--eval-questions", "2", "--window-tokens", "512", "--lora-rank", "2"]
+
+
+def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, capsys):  # noqa: F811
+    argv = [*questions, "--init-from", str(copied), "--num-iterations"]
+    assert train([*argv, "2", "--tag", "whole"]) == 0
+    assert train([*argv, "2", "--tag", "halved", "--save-every", "1", "--warmdown", "0"]) == 0
+    saved = load_model_file(checkpoint_dir("whole"))
+    assert not any(name.endswith(("attn.q.weight", "mlp.fc.weight", "wte.weight")) for name in saved["model"])
+    assert saved["meta"]["base"]["name"] == str(copied)
+    model, tokenizer, _ = engine.load_model(checkpoint_dir("whole"))
+    assert any(adapter.up.any() for adapter in model.adapters)
+    traces = engine.ingest(model, tokenizer, LINES)
+    state = {**model.empty_state(1), "traces": traces, "episode": torch.tensor([len(LINES)])}
+    answer = engine.answer(model, tokenizer, state, "Where does Amina work?", max_tokens=4)
+    assert answer.text and all(1 <= e.id <= len(LINES) for e in answer.episodes)
+    assert engine.found(model, tokenizer, state, engine.asked(model, tokenizer, "Where does Amina work?"))[0][0] == 1
+    # shipped as it is, and whole, without what it was an adapter to
+    question = reading.alone([engine.asked(model, tokenizer, "Where does Amina work?")], tokenizer)
+    for name, flags in (("adapter", []), ("merged", ["--merge"])):
+        flags = ["--output-path", str(tmp_path / name), *flags]
+        assert export(["--model-path", str(checkpoint_dir("whole")), *flags]) == 0
+        shipped = engine.load_model(tmp_path / name)[0]
+        assert bool(shipped.adapters) == (name == "adapter") == ("base" in load_model_file(tmp_path / name)["meta"])
+        read = [reading.read(one, question).hidden for one in (shipped, model)]
+        assert (read[0] - read[1]).norm() < 0.05 * read[1].norm()   # in bf16, and its largest matrices in 8 bits
+    # trained further, at a rate of 0: the same
+    begun = ["--lr-scale", "0", "--tag", "further", "--num-iterations", "1"]
+    assert train([*questions, "--init-from", str(tmp_path / "adapter"), *begun]) == 0
+    again, shipped = (load_model_file(path) for path in (checkpoint_dir("further"), tmp_path / "adapter"))
+    assert again["meta"]["base"] == shipped["meta"]["base"] and not torch.isnan(again["model"]["special"]).any()
+    assert all(torch.equal(again["model"][name], t.float()) for name, t in shipped["model"].items()
+               if "adapter" in name)
+    # another model of that name
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "rope_theta": 2e5, "rope_parameters": None}))
+    with pytest.raises(UserError, match="rope_base"):
+        engine.load_model(checkpoint_dir("whole"))
+    (copied / "config.json").write_text(json.dumps(config))
+    weights = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\1")
+    with pytest.raises(UserError, match="adapter to another"):
+        engine.load_model(checkpoint_dir("whole"))
+    (copied / "model.safetensors").unlink()
+    (copied / "config.json").unlink()
+    with pytest.raises(UserError, match="is an adapter to"):
+        engine.load_model(checkpoint_dir("whole"))
+    assert engine.load_model(tmp_path / "merged")[1].decode(tokenizer.encode("the end")) == "the end"
+
+
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(smol, questions):  # noqa: F811
+    argv = [*questions, "--init-from", str(smol), "--warmdown", "0", "--save-every", "2"]
+    assert train([*argv, "--num-iterations", "4", "--tag", "whole"]) == 0
+    assert train([*argv, "--num-iterations", "2", "--tag", "halved"]) == 0
+    assert train([*argv, "--num-iterations", "4", "--tag", "halved", "--resume", "latest"]) == 0
+    whole, halved = (load_checkpoint(checkpoint_dir(tag), 4).model for tag in ("whole", "halved"))
+    assert all(torch.equal(whole[name], halved[name]) for name in whole)
+
+
+def test_all_of_it_may_learn(smol, questions):  # noqa: F811
+    assert train([*questions[:-1], "0", "--init-from", str(smol), "--num-iterations", "1", "--tag", "full"]) == 0
+    model, tokenizer, _ = engine.load_model(checkpoint_dir("full"))
+    assert not model.adapters and tokenizer.asks_last
+    fresh = base.open_base(str(smol)).with_memory()[0]
+    assert not torch.equal(model.blocks[0].attn.q.weight, fresh.blocks[0].attn.q.weight)
+
+
+def test_a_rank_without_a_model_to_adapt_is_refused(questions, capsys):
+    assert run_main(lambda: train([*questions, "--num-iterations", "1"])) == 2
+    assert "--lora-rank" in capsys.readouterr().err
