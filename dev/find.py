@@ -3,9 +3,8 @@
     python -m dev.find --model-path base_checkpoints/then-d6 --train train.jsonl --output-path data/then-d6
 
 Only the finding head and the gists learn, by AdamW, from questions whose evidence is known (nanochat/finding_data.py).
---measure prints a table: all memories of a source in one, the best rank of the evidence of so many of its questions,
-within 1, 5, 10, in per cent. --output-path is where the model is shipped with what was learned; without, nothing is
-saved.
+--measure prints the table of scripts.memory_eval --task finding, before and after. --output-path is where the model is
+shipped with what was learned; without, nothing is saved.
 """
 import argparse
 import json
@@ -17,35 +16,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nanochat import finding_data, reading_data
+from nanochat import finding_data, peers, reading_data
 from nanochat.checkpoint_manager import export_model
 from nanochat.common import Help, UserError, flag, run_main, run_record, settings
 from nanochat.engine import lexicon, load_model
-from nanochat.finding import rank
 from nanochat.optim import lr_multiplier
+from nanochat.people import table
 from scripts.export_model import check_output
-
-TOP = (1, 5, 10)
-
-
-def measured(model, tokenizer, sources, number):
-    """{source: (questions, lines, [share within each of TOP])}."""
-    out = {}
-    for name, memories in sources.items():
-        lines, told = [], []
-        for memory in memories:
-            told += [(q.forms[0], [i + len(lines) for i in q.evidence]) for q in memory.questions if q.evidence]
-            lines += memory.lines
-        told = random.Random(0).sample(told, min(number, len(told)))
-        best = []
-        for at in range(0, len(told), 32):
-            some = told[at:at + 32]
-            hunt = finding_data.hunt([q for q, _ in some], lines, [evidence for _, evidence in some], tokenizer)
-            with torch.no_grad():
-                scores = finding_data.ranked(model, hunt).numpy()
-            best += [min(rank(row).tolist().index(e) for e in evidence) for row, evidence in zip(scores, hunt.evidence)]
-        out[name] = len(told), len(lines), [100 * sum(b < k for b in best) / max(len(best), 1) for k in TOP]
-    return out
 
 
 def train(model, asked, tokenizer, minutes, rate, seed):
@@ -94,22 +71,19 @@ def main(argv=None):
     words = lexicon(model, tokenizer)
     if args.output_path:
         check_output(Path(args.output_path), args.replace)
-    sources = reading_data.load(args.measure, words) if args.measure else {}
+    memories = peers.sought(args.measure, args.number)[0] if args.measure else []
+    measured = lambda when: peers.report(peers.measure({when: peers.memory(model, tokenizer)}, memories), memories)
     asked = reading_data.Asked(reading_data.load(args.train, words), tokenizer, shares=settings(args.share))
-    before = measured(model, tokenizer, sources, args.number)
+    before = measured("before")
     learned = train(model, asked, tokenizer, args.minutes, args.rate, args.seed)
     if args.output_path:
         how = {**vars(args), "train": [Path(file).name for file in args.train]}
         made = {name: value for name, value in how.items() if name not in ("model_path", "measure", "output_path")}
         export_model(args.model_path, args.output_path, dtype=torch.bfloat16, learned=learned,
                      made={"finding": {"args": made, "run": json.loads(json.dumps(run_record()))}})
-    after = measured(model, tokenizer, sources, args.number)
-    if not sources:
-        return 0
-    show = lambda shares: " / ".join(f"{share:5.1f}" for share in shares)
-    print(f"{'source':20s} questions   lines   {'before':>21s}   {'after':>21s}")
-    for name, (n, lines, shares) in before.items():
-        print(f"{name[:20]:20s} {n:9,d} {lines:7,d}   {show(shares)}   {show(after[name][2])}")
+    rows = sorted([*before, *measured("after")], key=lambda row: row["group"])
+    if rows:
+        print("\n".join(table(rows)))
     return 0
 
 

@@ -250,7 +250,7 @@ def found(model, tokenizer, state, question):
     traces, count = state["traces"], int(state["episode"])
     owner, valid = traces.episode[0].long() - 1, traces.valid[0].cpu().numpy()
     where = owner.cpu().numpy()
-    said = finding.occurrences(question.stem, traces.words[0].cpu().numpy(), where,
+    said = finding.occurrences(question.stem, question.joined, traces.words[0].cpu().numpy(), where,
                                np.bincount(where, valid, minlength=count))
     asks = model.asks(reading.alone([question], tokenizer).to(owner.device))
     score = finding.scores(model.finder.numbers, asks, [said], cosines(traces.gist, asks.vector[0])[None],

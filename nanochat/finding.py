@@ -11,6 +11,7 @@ scale are learned numbers. A head that has not been trained is BM25: weights 1, 
 """
 import math
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -51,10 +52,11 @@ class Asks:
     age: torch.Tensor
 
 
-def occurrences(asked, said, episode, length):
+def occurrences(asked, joined, said, episode, length):
     """
-    The Said of a question: asked (n,) stems of its tokens, 0 = none; said (N, …) stems of what is remembered; episode
-    (N,) whose each row is, 0 … count - 1, ascending; length (count,).
+    The Said of a question: asked (n,) stems of its tokens, 0 = none; joined (n,) bool, see words.Line; said (N, …)
+    stems of what is remembered; episode (N,) whose each row is, 0 … count - 1, ascending; length (count,). Two words
+    that are joined in the question are a word more, which is said where one follows on the other.
     """
     place = np.zeros(STEMS, np.int16)
     last = {int(stem): i for i, stem in enumerate(asked, 1) if stem}
@@ -62,11 +64,14 @@ def occurrences(asked, said, episode, length):
     which = place[said.reshape(-1)]
     there = np.flatnonzero(which)
     which, own = which[there], episode[there // max(said[0].size, 1) if len(said) else there]
-    # the tokens of one word are counted once
-    goes_on = (np.diff(there, prepend=-2) == 1) & (np.diff(which, prepend=0) == 0) & (np.diff(own, prepend=-1) == 0)
+    follows = (np.diff(there, prepend=-2) == 1) & (np.diff(own, prepend=-1) == 0)
+    before = np.append(0, which[:-1])
+    words = ((at, number, ~(follows & (before == number))) for number, at in enumerate(last.values(), 1))
+    pairs = {(place[asked[i - 1]], place[asked[i]]): last.get(int(asked[i])) for i in np.flatnonzero(joined[1:]) + 1}
+    both = ((at, number, follows & (before == one)) for (one, number), at in pairs.items() if 0 < one != number > 0)
     parts = [(np.zeros(0, np.int64),) * 3 + (np.zeros(0),)]
-    for number, at in enumerate(last.values(), 1):
-        mine = own[~goes_on & (which == number)]
+    for at, number, begun in chain(words, both):   # the tokens of one word are counted once
+        mine = own[begun & (which == number)]
         begins = np.flatnonzero(np.diff(mine, prepend=-1))
         rarity = math.log(1 + (len(length) - len(begins) + 0.5) / (len(begins) + 0.5))
         parts.append((np.full(len(begins), at), mine[begins], np.diff(np.append(begins, len(mine))),

@@ -26,7 +26,7 @@ class Hunt:
 def hunt(questions, lines, evidence, tokenizer):
     """A Hunt: questions and lines are words.Line, evidence lists of indices of lines."""
     memory = told(lines)
-    said = [occurrences(q.stem[:reading.QUESTION], *memory) for q in questions]
+    said = [occurrences(q.stem[:reading.QUESTION], q.joined[:reading.QUESTION], *memory) for q in questions]
     grids, shapes = [], {}
     for row, line in enumerate(lines):
         shapes.setdefault(min(-(-(len(line) + 2) // CHUNK), LINE // CHUNK), []).append(row)

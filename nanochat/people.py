@@ -18,7 +18,7 @@ from itertools import groupby
 from statistics import fmean, stdev
 
 from nanochat.common import UserError
-from nanochat.scoring import exact, f1, holds, refused, short, wilson, words
+from nanochat.scoring import exact, f1, holds, interval, refused, short, words
 from nanochat.task_data import REFUSAL
 from nanochat.text import LINE_END, json_line
 
@@ -45,19 +45,19 @@ class Life:
 
 def notes(data=None, questions=None, seed=0):
     """Lives of files like everyday.jsonl, with so many questions, drawn by the seed."""
-    return _some(_read(data, lambda row: _life(row["lines"], row["questions"], row.get("times"))), questions, seed)
+    return _some(read_rows(data, lambda row: _life(row["lines"], row["questions"], row.get("times"))), questions, seed)
 
 
 def passages(data=None, questions=None, seed=0, together=False):
     """Lives of files like qa/dev.jsonl, with so many questions of each source."""
-    lives = _read(data, lambda row: _life(row["sents"], row["qas"], source=str(row["src"])))
+    lives = read_rows(data, lambda row: _life(row["sents"], row["qas"], source=str(row["src"])))
     return _some(_together(lives) if together else lives, questions, seed)
 
 
 PEOPLE = {"everyday": notes, "cases": notes, "qa": passages}
 
 
-def _read(data, life):
+def read_rows(data, life):
     """life(row) of every line of JSON in the files (.xz, too)."""
     lives, number = [], 0
     for file in data or ():
@@ -174,10 +174,10 @@ def report(task, outcomes):
 def _row(group):
     n, share = len(group), lambda values: 100 * fmean(map(float, values)) if values else None
     mean = {name: share([o[name] for o in group]) for name in ("right", "f1", "guess", "guess_f1")}
-    half, middle = wilson(mean["right"] / 100, n), (mean["right"] + 50 * Z * Z / n) / (1 + Z * Z / n)
+    low, high = interval(mean["right"] / 100, n)
     given = [o for o in group if not o["refused"]]
-    return {"n": n, "right": mean["right"], "from": max(middle - half, 0.0), "to": min(middle + half, 100.0),
-            "f1": mean["f1"], "f1_error": 100 * Z * stdev(o["f1"] for o in group) / n ** 0.5 if n > 1 else None,
+    return {"n": n, "right": mean["right"], "from": low, "to": high, "f1": mean["f1"],
+            "f1_error": 100 * Z * stdev(o["f1"] for o in group) / n ** 0.5 if n > 1 else None,
             "guess": mean["guess"], "guess_f1": mean["guess_f1"], "refuse": share([not o["answerable"] for o in group]),
             "false_refusals": share([o["refused"] for o in group if o["answerable"]]),
             "grounded": share([o["grounded"] for o in given]),

@@ -52,8 +52,12 @@ def refused(text):
                     text.strip().lower().replace("’", "'")) is not None
 
 
+def interval(p, n, z=1.96):
+    """The ends, in per cent, of the 95 % interval of a share p of n (Wilson's)."""
+    half, middle = wilson(p, n, z), (100 * p + 50 * z * z / n) / (1 + z * z / n)
+    return max(middle - half, 0.0), min(middle + half, 100.0)
+
+
 def wilson(p, n, z=1.96):
-    """
-    Half the width, in per cent, of the 95 % interval of a share p of n (Wilson's, which is not zero where p is 0 or 1).
-    """
+    """Half the width, in per cent, of that interval, which is not zero where p is 0 or 1."""
     return 100 * z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)

@@ -196,15 +196,10 @@ def locomo(data=None, questions=200, rivals=9, seeds=(1,)):
     kind of the same chat; `gain` ranks by what memory adds to each. Questions without an answer (category 5) are left
     out.
     """
-    file = _files(data, "locomo*.json", "locomo")[0]
-    try:
-        chats = json.loads(Path(file).read_text(encoding="utf-8"))
-        loaded = [(chat["sample_id"], *locomo_story(chat), chat["qa"]) for chat in chats]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a LoCoMo file: {type(error).__name__} {error}") from error
+    loaded = locomo_chats(data)
     for seed in seeds:
         parts, rng = [], random.Random(f"locomo-{seed}")
-        for _, story, turns, qa in loaded:
+        for qa, story, turns in loaded:
             known = [q for q in qa if q.get("category") in LOCOMO_KINDS and "answer" in q]
             out = []
             for q in rng.sample(known, min(len(known), -(-questions // len(loaded)))):
@@ -215,6 +210,16 @@ def locomo(data=None, questions=200, rivals=9, seeds=(1,)):
                                     rivals=tuple(rng.sample(same, min(rivals, len(same))))))
             parts.append(Part(story, [q for q in out if q.rivals]))
         yield Cell({"chats": len(parts), "rivals": rivals, "seed": seed}, _other(parts), "chats")
+
+
+def locomo_chats(data):
+    """[(questions, story, turns)] of a LoCoMo file, or of the first one of a directory, see locomo_story; UserError."""
+    file = _files(data, "locomo*.json", "locomo")[0]
+    try:
+        chats = json.loads(Path(file).read_text(encoding="utf-8"))
+        return [(chat["qa"], *locomo_story(chat)) for chat in chats]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a LoCoMo file: {type(error).__name__} {error}") from error
 
 
 def locomo_story(chat):

@@ -2,6 +2,12 @@
 Words: what a text says, as finding and reading see it. A word is a run of letters and digits, a number with its inner
 marks ("7.9", "05:40", "48,200"), or one character of a script without spaces. Words are compared folded (NFKC, case,
 accents) and by their Snowball stem.
+
+Some things are looked for whole and by their parts, and a token has one stem. So they share out their tokens. In a
+compound ("C++", "#37", "src/app.py", "anna@example.com", "+3.2%") letters and digits have their own stem, and a mark
+that of a tail of it: the first of them that divides it most has that of all, see marks_of. In a number with its unit
+("10km") each has its own. That a word follows on the other with nothing between, there or in a script without spaces,
+is kept, and finding counts such pairs.
 """
 import unicodedata
 import zlib
@@ -20,6 +26,22 @@ LETTER = rf"(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}]"
 WORD = regex.compile(rf"[{SPACELESS}]|(?:{LETTER})+(?:(?<=\p{{N}})[.,:](?=\p{{N}})(?:{LETTER})+)*")
 STEMS = 2 ** 16   # a stem is kept as a hash below this, 0 = no word
 
+# "10km", but not "4th" and "90s", which are words
+UNIT = regex.compile(r"(\p{N}(?:[\p{N}.,:]*\p{N})?)((?!(?:st|nd|rd|th|s)$)\p{L}[\p{L}\p{M}]*)", regex.IGNORECASE)
+WIDTHS = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x2212: "-"}   # to the marks that compounds have
+ANY = r"[\p{L}\p{M}\p{N}]"
+RUN = rf"{ANY}++(?:(?<=\p{{N}})[.,:](?=\p{{N}}){ANY}++)*+"
+DIVIDES = set("/\\:@#")   # what a compound is divided by before its other marks
+JOIN = r"[/\\:@#_][/\\:@#_~.]*+"
+DOT = rf"(?<={ANY}{{2}})\.(?={ANY}{{2}})(?!(?<=\p{{Ll}}\.)\p{{Lu}})"   # "app.py"; not "e.g.", "done.Next"
+BEFORE = rf"(?<!{ANY})(?:[#@]|(?:~|\.{{0,2}})/\.?)|(?<![^\s\p{{Ps}}\p{{Pi}}\"'=])[-+±](?=\p{{N}})"
+AFTER = rf"\+\+|[+#](?!{ANY})|(?<=\p{{N}})[%‰°]"
+REST = rf"{RUN}(?:(?:{JOIN}|[.-]){RUN}){{0,30}}+(?:{AFTER})?"   # a longer one is several
+START = rf"(?<!{ANY}|{ANY}-)(?!(?<=\p{{N}}[.,:])\p{{N}}){RUN}(?:-{RUN})*+"
+COMPOUND = regex.compile(rf"(?:{BEFORE}){REST}|{START}(?:(?:{JOIN}|{DOT}){REST}|{AFTER})")
+MARKED = regex.compile(r"[/\\:@#_+±%‰°]|-\p{N}|[^\s.]\.[^\s.]")   # what has none of these has no compound
+GAP = regex.compile(rf"{RUN}(*SKIP)(*FAIL)|[^\p{{L}}\p{{M}}\p{{N}}]+")
+
 
 def fold(word):
     """A word as it is compared: NFKC, case-folded, without accents."""
@@ -27,6 +49,31 @@ def fold(word):
         return word.lower()
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", word).casefold())
     return unicodedata.normalize("NFC", "".join(c for c in plain if not unicodedata.combining(c)))
+
+
+def marks_of(compound):
+    """
+    [(first, last, what it stands for)] of the marks in a compound: one that divides it stands for what follows the one
+    before ("src/app.py"; of "/etc/ssh/config", whole, "etc/ssh/config" and "ssh/config"), another mark for the same
+    within its part ("app.py", "example.com").
+    """
+    gaps = [m.span() for m in GAP.finditer(compound)]
+    divides = [a for a, b in gaps if DIVIDES.intersection(compound[a:b])]
+    out, tail, part = [], 0, 0
+    for a, b in gaps:
+        if a in divides:
+            out.append((a, b, compound[tail:]))
+            tail = part = b
+        else:
+            end = next((at for at in divides if at > a), len(compound))
+            out.append((a, b, compound[part:end]))
+            part = b
+    return out
+
+
+def hashes(folded, stem):
+    """(hash of a folded word, hash of its stem below STEMS)."""
+    return zlib.crc32(folded.encode()) + 1, zlib.crc32(stem.encode()) % (STEMS - 1) + 1
 
 
 @lru_cache(maxsize=1)
@@ -54,15 +101,17 @@ def word_vectors(count, scale):
 @dataclass(frozen=True)
 class Line:
     """
-    A text of n tokens. Arrays are (n,), of the word that holds a token's last byte, 0 where that is none: `word` int64,
-    a hash of the folded word, `stem` int32, a hash of its stem below STEMS, `vector` int32, its row in the word
-    vectors; `start`, `end` int32, where the token is, in bytes of UTF-8.
+    A text of n tokens. Arrays are (n,), of the word that holds a token's last byte, or of a compound that has a mark in
+    the token, 0 where that is none: `word` int64, a hash of the folded word, `stem` int32, a hash of its stem below
+    STEMS, `vector` int32, its row in the word vectors; `joined` bool, nothing stands between it and the word before;
+    `start`, `end` int32, where the token is, in bytes of UTF-8.
     """
     text: str
     ids: np.ndarray
     word: np.ndarray
     stem: np.ndarray
     vector: np.ndarray
+    joined: np.ndarray
     start: np.ndarray
     end: np.ndarray
 
@@ -78,14 +127,23 @@ class Lexicon:
     def __init__(self, tokenizer, vectors=()):
         self.tokenizer, self.rows = tokenizer, {word: row for row, word in enumerate(vectors, 1)}
         self.lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int32)
-        self.known = lru_cache(maxsize=2 ** 18)(self.about)
+        self.known, self.marks = lru_cache(maxsize=2 ** 18)(self.pieces), lru_cache(maxsize=2 ** 14)(self.stand_for)
 
     def about(self, word):
         """(hash of the folded word, hash of its stem, row of its vector)."""
         folded = fold(word)
         stem = stemmer().stemWord(folded)
-        return (zlib.crc32(folded.encode()) + 1, zlib.crc32(stem.encode()) % (STEMS - 1) + 1, self.rows.get(folded)
-                or self.rows.get(stem, 0))
+        return *hashes(folded, stem), self.rows.get(folded) or self.rows.get(stem, 0)
+
+    def pieces(self, word):
+        """[(first, last, its hash, that of the stem, row of its vector)] of a word, or of a number and its unit."""
+        whole, unit = self.about(word), UNIT.fullmatch(word)
+        spans = [unit.span(1), unit.span(2)] if unit else [(0, len(word))]
+        return [(a, b, whole[0], self.about(word[a:b])[1], whole[2]) for a, b in spans]
+
+    def stand_for(self, compound):
+        """[(first, last, hashes of what it stands for)] of the marks in a compound."""
+        return [(a, b, *hashes(fold(text), fold(text))) for a, b, text in marks_of(compound)]
 
     def line(self, text):
         ids = np.array(self.tokenizer.encode(text), np.int32)
@@ -101,14 +159,28 @@ class Lexicon:
         # a byte for a byte
         whole = (text if "\ufffd" not in text
                  else self.tokenizer.decode_bytes(ids.tolist()).decode("utf-8", "surrogateescape"))
-        found = list(WORD.finditer(whole))
+        found = [(m.start() + a, m.start() + b, *known) for m in WORD.finditer(whole)
+                 for a, b, *known in self.known(m.group())]
         if not found or not len(ids):
-            return Line(text, ids, np.zeros(len(ids), np.int64), *np.zeros((2, len(ids)), np.int32), start, end)
-        first, last = np.array([m.span() for m in found]).T
+            return Line(text, ids, np.zeros(len(ids), np.int64), *np.zeros((2, len(ids)), np.int32),
+                        np.zeros(len(ids), bool), start, end)
+        plain, places = whole, range(len(whole) + 1)
         if not whole.isascii():
-            places = np.concatenate([[0], np.cumsum([len(c.encode("utf-8", "surrogateescape")) for c in whole])])
+            plain = whole.translate(WIDTHS)
+            places = np.cumsum([0, *(len(c.encode("utf-8", "surrogateescape")) for c in whole)])
+        first, last, *known = np.array(found).T
+        follows = np.append(False, first[1:] == last[:-1])
+        if not whole.isascii():
             first, last = places[first], places[last]
         at = np.searchsorted(first, end - 1, side="right") - 1
         inside = (at >= 0) & (end <= last[at])
-        word, stem, vector = np.where(inside, np.array([self.known(m.group()) for m in found])[at].T, 0)
-        return Line(text, ids, word, stem.astype(np.int32), vector.astype(np.int32), start, end)
+        word, stem, vector, joined = np.where(inside, np.array([*known, follows])[:, at], 0)
+        compounds = COMPOUND.finditer(plain) if MARKED.search(plain) else ()
+        marks = [(places[m.start() + a], places[m.start() + b], *marked) for m in compounds
+                 for a, b, *marked in self.marks(m.group())]
+        if marks:
+            first, last, *known = np.array(marks).T
+            at = (np.searchsorted(first, end, side="left") - 1).clip(min=0)   # the last that begins before its end
+            marked = (stem == 0) & (first[at] < end) & (last[at] > start)
+            word, stem = np.where(marked, np.array(known)[:, at], (word, stem))
+        return Line(text, ids, word, stem.astype(np.int32), vector.astype(np.int32), joined.astype(bool), start, end)

@@ -19,7 +19,7 @@ import tarfile
 from itertools import chain, groupby
 from pathlib import Path
 
-from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main
+from nanochat.common import Help, UserError, atomic_write, flag, open_file, run_main, shipped_dir
 from nanochat.text import UNKNOWN, iso, json_line, lived, printable, shortened
 from nanochat.users import add_user, moment, state_path
 
@@ -45,15 +45,17 @@ def build_parser():
         if writes:
             flag(sub, "--replace", action="store_true", help="write over the file, if this command wrote it")
         if model:
-            flag(sub, "--model-path", required=True, help="model file of a checkpoint, or its directory")
-            flag(sub, "--device", default="auto")
-            flag(sub, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+            add_model(sub, required=True)
         sub.set_defaults(run=run, parser=sub)
         return sub
 
     command("list", list_episodes, "every episode")
     command("show", show, "one episode, whole").add_argument("id", type=int, help="its number in the list")
-    command("search", search, "the episodes that hold a text, in any case").add_argument("text")
+    sub = command("search", search, "the episodes that a text is about, best first, found as for a question")
+    sub.add_argument("text")
+    flag(sub, "--most", type=positive, default=10, metavar="N", help="so many at most (default: 10)")
+    flag(sub, "--exact", action="store_true", help="all that hold the text, in any case, in order; needs no model")
+    add_model(sub, default=str(shipped_dir() / "data" / "then-d6"))
     sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed",
                   writes=True)
     flag(sub, "--out", metavar="FILE", default="memory.html", help="the page (default: memory.html)")
@@ -93,6 +95,19 @@ def build_parser():
 
 def add_export(parser):
     flag(parser, "--no-export", action="store_true", help="keep no dated file of what is deleted: it is gone at once")
+
+
+def add_model(parser, **how):
+    flag(parser, "--model-path", metavar="PATH", help="model file of a checkpoint, or its directory", **how)
+    flag(parser, "--device", default="auto")
+    flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
+
+
+def positive(text):
+    """For argparse: a whole number above 0; ValueError for another."""
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
 
 
 def filled(text):
@@ -137,11 +152,13 @@ def show_line(episode, as_json):
     if as_json:
         print(json.dumps(episode))
         return
+    score = f"{episode['score']:6.2f}  " if "score" in episode else ""
     line = "" if episode["line"] is None else f":{episode['line']}"
     source = f"  [{shortened(episode['source'], 200)}{line}]" if episode["source"] else ""
     when = lived(datetime.datetime.fromisoformat(episode["time"]).timestamp(), None) if episode["time"] else None
     when = f"{when.isoformat(' ', 'minutes')}  " if when else ""
-    print(printable(f"{episode['episode']:6d}  {when}{' '.join(episode['text'].split())}{source}", sys.stdout))
+    print(printable(f"{score}{episode['episode']:6d}  {when}{' '.join(episode['text'].split())}{source}",
+                    sys.stdout))
 
 
 def list_episodes(args, path):
@@ -163,13 +180,29 @@ def show(args, path):
 
 
 def search(args, path):
+    """Prints what is found, and returns 1 where that is nothing."""
     found = 0
     with open_store(path) as store:
-        for episode in episodes(store):
-            if args.text.casefold() in episode["text"].casefold():
-                show_line(episode, args.json)
-                found += 1
+        for found, episode in enumerate(holding(store, args.text) if args.exact else about(args, store), 1):
+            show_line(episode, args.json)
     return 0 if found else 1
+
+
+def holding(store, text):
+    return (episode for episode in episodes(store) if text.casefold() in episode["text"].casefold())
+
+
+def about(args, store):
+    """The episodes, each with its "score", that engine.found finds. One has the score 0 if nothing speaks for it."""
+    from nanochat import engine
+    from nanochat.memory import read_state
+    model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
+    store.expect(model, facts)
+    line = engine.asked(model, tokenizer, args.text)
+    order, score = engine.found(model, tokenizer, read_state(store, model), line) if len(store) else ([], [])
+    best = [ordinal for ordinal in order if score[ordinal - 1] != 0][:args.most]
+    for episode in episodes(store, best):
+        yield {**episode, "score": float(score[episode["episode"] - 1])}
 
 
 def view(args, path):

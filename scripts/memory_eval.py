@@ -2,7 +2,7 @@
 Does the frozen model recall what it ingested? A table, a line a cell and control: see docs/evaluation.md.
 
 Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong,
-ruler, keyvalue, longeval, locomo; people's questions: everyday, cases, qa.
+ruler, keyvalue, longeval, locomo; people's questions: everyday, cases, qa; finding alone, beside others: finding.
 """
 import argparse
 import contextlib
@@ -13,12 +13,22 @@ import sys
 from pathlib import Path
 
 from nanochat.common import Help, UserError, flag, run_main
+from nanochat.peers import PEERS, sought
 from nanochat.people import PEOPLE, ask, report, table
 from nanochat.task_data import KEYS
 from nanochat.tasks import ASKS, TASKS as OWN
 from nanochat.tasks_public import PUBLIC
 
-TASKS = {**OWN, **PUBLIC, **PEOPLE}
+TASKS = {**OWN, **PUBLIC, **PEOPLE, "finding": sought}
+
+
+def peers(text):
+    """For argparse: names of PEERS with commas between; ValueError for another."""
+    if unknown := set(names := text.split(",")) - set(PEERS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {', '.join(PEERS)}")
+    return list(dict.fromkeys(names))
+
+
 SEVERAL = dict(nargs="+", metavar="N")
 OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults, these are the tasks' own
     ("--seeds", dict(type=int, help="lives, or draws", **SEVERAL)),
@@ -49,6 +59,7 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
+    ("--peers", dict(type=peers, metavar="NAMES", help=f"finding: others beside it, with commas: {','.join(PEERS)}")),
     ("--rivals", dict(type=int, metavar="N", help="locomo: wrong answers to rank against")))
 
 
@@ -60,7 +71,7 @@ def build_parser():
                                      description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = lambda *names, **kw: flag(parser, *names, **kw)
     add("--model-path", required=True, metavar="MODEL")
-    add("--task", choices=TASKS, default="timeline", metavar="TASK")
+    add("--task", "--tasks", choices=TASKS, default="timeline", metavar="TASK")
     add("--control-questions", type=int, default=100, help="a cell and control; 0 leaves the controls out")
     add("--explain", action="store_true", help="every miss, and whether addressing, reading or writing failed")
     add("--heatmap", metavar="FILE.png", help="a picture of exact match by length and depth (needs matplotlib)")
@@ -187,17 +198,35 @@ def ask_people(args, lives):
     return 0
 
 
+def find_evidence(args, memories, finders):
+    """The task finding: where the evidence is found, by the model and by its peers."""
+    from tqdm import tqdm
+
+    from nanochat.engine import load_model
+    from nanochat.peers import measure, memory, report
+    model, tokenizer, facts = load_model(args.model_path, args.device, args.dtype)
+    print(f"device: {facts['device']} | dtype: {facts['dtype']}", file=sys.stderr)
+    finders = {"memory": memory(model, tokenizer), **finders}
+    with tqdm(total=len(finders) * sum(len(one.asked) for one in memories), unit=" questions", file=sys.stderr,
+              disable=None, leave=False) as bar:
+        rows = report(measure(finders, memories, bar.update), memories)
+    print("\n".join(map(json.dumps, rows) if args.json else table(rows)))
+    return 0
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.control_questions < 0:
         raise UserError("--control-questions must be at least 0", code=2)
-    for name, known in (("misses", args.task in PEOPLE), ("explain", args.task not in PEOPLE),
-                        ("heatmap", args.task not in PEOPLE)):
+    cells = args.task in OWN or args.task in PUBLIC
+    for name, known in (("misses", args.task in PEOPLE), ("explain", cells), ("heatmap", cells)):
         if getattr(args, name) and not known:
             raise UserError(f"--{name} means nothing to the task {args.task}", code=2)
     task = task_of(args)
     if args.task in PEOPLE:
         return ask_people(args, task(None))
+    if args.task == "finding":
+        return find_evidence(args, *task(None))
     if args.heatmap:   # it is drawn at the end of what may take hours
         if importlib.util.find_spec("matplotlib") is None:
             raise UserError("--heatmap needs matplotlib: pip install -r requirements-dev.txt")

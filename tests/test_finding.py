@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.finding import AGES, Asks, FindingHead, occurrences, plain, rank, scores
+from nanochat.finding import AGES, Asks, FindingHead, occurrences, plain, rank, scores, told
 from nanochat.reading_data import find
 from nanochat.words import STEMS, Lexicon
 
@@ -19,10 +19,11 @@ MEMORY = st.lists(st.lists(STEM, min_size=1, max_size=6), min_size=1, max_size=1
 SCORES = st.lists(st.integers(0, 3).map(float), max_size=14)
 
 
-def said(asked, memory):
+def said(asked, memory, joined=()):
     episode = np.repeat(np.arange(len(memory)), [len(stems) for stems in memory])
     stems = np.array([stem for one in memory for stem in one], np.int32)
-    return occurrences(np.array(asked, np.int32), stems, episode, np.array([len(one) for one in memory]))
+    return occurrences(np.array(asked, np.int32), np.isin(np.arange(len(asked)), joined), stems, episode,
+                       np.array([len(one) for one in memory]))
 
 
 def counted(stems):
@@ -100,7 +101,9 @@ def test_rows_of_traces_say_what_a_line_says(asked, memory):
     for row, stems in zip(rows, memory):
         row[:len(stems)] = stems
     length = np.array([len(stems) for stems in memory])
-    one, other = said(asked, memory), occurrences(np.array(asked, np.int32), rows, np.arange(len(memory)), length)
+    none = np.zeros(len(asked), bool)
+    one = said(asked, memory)
+    other = occurrences(np.array(asked, np.int32), none, rows, np.arange(len(memory)), length)
     for name in ("word", "episode", "times", "rarity"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
@@ -109,6 +112,23 @@ def test_a_rare_word_says_more_than_a_frequent_one():
     memory = [[1, 2], [1, 3], [1, 4], [1, 5], [2]]
     score = plain(said([1, 3], memory))
     assert plain(said([3], memory))[1] > plain(said([1], memory))[1] and rank(score)[0] == 1 and score[4] == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(asked=st.lists(STEM, min_size=1, max_size=6), memory=MEMORY, data=st.data())
+def test_joined_words_are_a_word_more_where_one_follows_on_the_other(asked, memory, data):
+    at = sorted(data.draw(st.sets(st.integers(0, len(asked) - 1))))
+    pairs = {(asked[i - 1], asked[i]) for i in at if i and asked[i - 1] != asked[i] and asked[i - 1] and asked[i]}
+    alone, got = said(asked, memory), said(asked, memory, at)
+    more = []
+    for e, stems in enumerate(memory):
+        for a, b in pairs:
+            times = sum(pair == (a, b) for pair in zip(stems, stems[1:]))
+            often = sum((a, b) in zip(one, one[1:]) for one in memory)
+            place = len(asked) - asked[::-1].index(b)
+            more += [(place, e, times, math.log(1 + (len(memory) - often + 0.5) / (often + 0.5)))] * (times > 0)
+    rows = lambda s: list(zip(s.word.tolist(), s.episode.tolist(), s.times.tolist(), s.rarity.tolist()))
+    assert sorted(rows(got)) == sorted(rows(alone) + more)
 
 
 def test_gradients_reach_all_that_is_learned():
@@ -140,10 +160,10 @@ def test_an_empty_memory_and_a_question_without_words():
     nothing = np.zeros(0, np.int32)
     for asked in (nothing, np.array([3, 0])):
         for stems in (nothing, np.zeros((0, 16), np.int32)):
-            score = plain(occurrences(asked, stems, nothing, nothing))
+            score = plain(occurrences(asked, asked > 0, stems, nothing, nothing))
             assert score.shape == (0,) and rank(score).tolist() == rank(score, 5).tolist() == []
     # episodes without words
-    assert plain(occurrences(np.array([1]), nothing, nothing, np.ones(3))).tolist() == [0, 0, 0]
+    assert plain(occurrences(np.array([1]), np.array([True]), nothing, nothing, np.ones(3))).tolist() == [0, 0, 0]
     for asked in ([], [0, 0]):
         assert plain(said(asked, [[1], [0], [1, 2]])).tolist() == [0, 0, 0]
 
@@ -156,3 +176,42 @@ def test_texts_are_found_by_their_words_in_any_form(tokenizer, question, best):
     lexicon = Lexicon(tokenizer)
     order = find(lexicon.line(question), [lexicon.line(text) for text in texts])
     assert order[0] == best
+
+
+CODE = ["I write C by hand.", "I write C++ by hand.", "I write C# by hand.", "Grade: C+ for the hand."]
+TICKETS = ["The ticket of 37 people.", "See ticket #37.", "See ticket #370.", "Room 37 #4"]
+PATHS = ["The app is in python and the source at home.", "Look into src/app.py first.", "Look into lib/app.py first.",
+         "nginx reads /etc/nginx/nginx.conf at start", "nginx.conf is not in /etc/ssh", "etc. etc."]
+PEOPLE = ["Write to anna@example.com", "Anna has an example on com", "Write to bob@example.com",
+          "It is at https://example.com/docs/page", "user:id is the key", "the id of a user"]
+NUMBERS = ["It was 5 degrees.", "It was -5 degrees.", "Up by 3.2 points", "Up by +3.2%", "Down by -3.2%",
+           "He ran 10km.", "He ran 12km.", "He has 10 hens."]
+SPACELESS = ["北京在下雨。", "京北有雪。", "北方和东京", "私は東京に住む"]
+
+
+@pytest.mark.parametrize("texts, question, best", [
+    (CODE, "who uses C++?", 1), (CODE, "who uses C#", 2), (CODE, "what did I write in C?", 0), (CODE, "Ｃ＋＋", 1),
+    (CODE, "C+", 3), (TICKETS, "what about #37?", 1), (TICKETS, "and (#370)?", 2), (TICKETS, "ticket 37", 1),
+    (PATHS, "what is in src/app.py?", 1), (PATHS, "lib/app.py", 2), (PATHS, "who reads /etc/nginx/nginx.conf?", 3),
+    (PATHS, "nginx/nginx.conf", 3), (PEOPLE, "anna@example.com", 0), (PEOPLE, "who is bob@example.com?", 2),
+    (PEOPLE, "https://example.com/docs/page", 3), (PEOPLE, "example.com/docs/page", 3),
+    (PEOPLE, "user:id", 4),
+    (NUMBERS, "when was it -5?", 1), (NUMBERS, "when was it −5?", 1), (NUMBERS, "when was it 5?", 0),
+    (NUMBERS, "+3.2%", 3), (NUMBERS, "who ran 10km?", 5), (NUMBERS, "10 km", 5),
+    (SPACELESS, "北京", 0), (SPACELESS, "京北", 1), (SPACELESS, "東京", 3)])
+def test_what_people_write_is_found_as_a_whole(tokenizer, texts, question, best):
+    lexicon = Lexicon(tokenizer)
+    assert find(lexicon.line(question), [lexicon.line(text) for text in texts])[0] == best
+
+
+@pytest.mark.parametrize("texts, question, those", [
+    (CODE, "C", {0, 1, 2, 3}), (TICKETS, "37", {0, 1, 3}), (PATHS, "app.py", {0, 1, 2}), (PATHS, "src", {1}),
+    (PATHS, "nginx", {3, 4}), (PATHS, "nginx.conf", {3, 4}), (PATHS, "etc", {3, 4, 5}), (PEOPLE, "ANNA", {0, 1}),
+    (PEOPLE, "example", {0, 1, 2, 3}), (PEOPLE, "docs page", {3}), (PEOPLE, "users", {4, 5}), (NUMBERS, "5", {0, 1}),
+    (NUMBERS, "3.2", {2, 3, 4}), (NUMBERS, "3.2%", {2, 3, 4}), (NUMBERS, "10", {5, 7}), (NUMBERS, "km", {5, 6}),
+    (SPACELESS, "京", {0, 1, 2, 3}), (SPACELESS, "東", {3})])
+def test_what_people_write_is_found_by_its_parts(tokenizer, texts, question, those):
+    lexicon = Lexicon(tokenizer)
+    line, lines = lexicon.line(question), [lexicon.line(text) for text in texts]
+    score = plain(occurrences(line.stem, line.joined, *told(lines)))
+    assert set(np.flatnonzero(score).tolist()) == those

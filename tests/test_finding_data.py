@@ -52,8 +52,9 @@ def test_it_learns_and_the_rest_stays_as_it_was(loaded, tmp_path, capsys):
     argv = ["--model-path", ROOT_MODEL, "--minutes", "0.02", "--number", "10"]
     assert find.main([*argv, "--train", str(tmp_path / "train.jsonl"), "--measure",
                       str(tmp_path / "measure.jsonl")]) == 0
-    row = capsys.readouterr().out.splitlines()[1].split()
-    assert row[:3] == ["made", "10", "48"] and all(0 <= float(x) <= 100 for x in row[3:] if x != "/")
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:4] for row in rows] == [["made", when, "10", "48"] for when in ("before", "after")]
+    assert all(0 <= float(x) <= 100 for row in rows for x in row[4:])
     assert find.main([*argv, "--train", str(tmp_path / "train.jsonl"), "--output-path", str(tmp_path / "out")]) == 0
     shipped, saved = load_model(tmp_path / "out", "cpu", "fp32")[0], load_model_file(tmp_path / "out")
     assert shipped.finder.weight.weight.any() and not capsys.readouterr().out

@@ -171,7 +171,42 @@ def test_nothing_is_forgotten_unasked(call, here, state):
 # what there is --------------------------------------------------------------------------------------------------------
 
 
-def test_list_show_search_stats_verify(call, here, state):
+def test_search_finds_what_a_question_finds_best_first(call, here):
+    ingested(call, here, [*MORE, "The clinic in Oslo, and its doctor: oslo@clinic.example, Oslo!"])
+    model, tokenizer, facts = engine.load_model(MODEL)
+    lines = [e["text"] for e in listed(call)]
+    for text in ("Where is the doctor in OSLO?", "oslo@clinic.example", "coffee"):
+        code, out, _ = call(memory, "search", text, *STATE, "--json", "--model-path", MODEL)
+        rows = [json.loads(line) for line in out.splitlines()]
+        state = load_state("S.pt", model, facts)[0]
+        order, score = engine.found(model, tokenizer, state, engine.asked(model, tokenizer, text))
+        assert code == 0 and [(r["episode"], r["score"]) for r in rows] == [(e, float(score[e - 1])) for e in order
+                                                                            if score[e - 1]]
+        assert [r["text"] for r in rows] == [lines[r["episode"] - 1] for r in rows] and len(rows) < len(lines)
+    code, out, _ = call(memory, "search", "the user in Oslo", *STATE, "--model_path", MODEL, "--most", "2")
+    assert code == 0 and out.count("\n") == 2 and float(out.split()[0]) > 0 and "Oslo" in out.splitlines()[0]
+
+
+def test_search_without_a_hit_and_what_it_refuses(call, here, state):
+    model = ("--model-path", MODEL)
+    assert call(memory, "search", "nowhere", *STATE, *model)[:2] == (1, "")
+    for flags, code, words in ((("", *STATE, *model), 2, "an empty question"), (("x", *STATE), 1, "another shape"),
+                               (("x", *STATE, "--model-path", "none.pt"), 1, "none.pt")):
+        got, out, err = call(memory, "search", *flags)
+        assert (got, out) == (code, "") and one_line(err, words)
+    assert call(memory, "search", "x", *STATE, *model, "--most", "0")[0] == 2
+    call(memory, "wipe", *STATE, "--yes")
+    assert call(memory, "search", "Oslo", *STATE, *model)[:2] == (1, "")
+
+
+def test_exact_search_is_for_a_text_as_it_stands_and_needs_no_model(call, here, state):
+    code, out, _ = call(memory, "search", "in OSLO, f", *STATE, "--exact", "--model-path", "none.pt")
+    assert code == 0 and out.count("\n") == 1 and "score" not in out
+    assert call(memory, "search", "user", *STATE, "--exact")[1].count("\n") == 3
+    assert call(memory, "search", "nowhere", *STATE, "--exact")[:2] == (1, "")
+
+
+def test_list_show_stats_verify(call, here, state):
     rows = listed(call)
     assert [r["text"] for r in rows] == TIMELINE and rows[2]["source"] == "data.txt" and rows[2]["line"] == 3
     assert rows[2]["episode"] == 3
@@ -180,9 +215,6 @@ def test_list_show_search_stats_verify(call, here, state):
     code, out, _ = call(memory, "show", "2", *STATE)
     assert code == 0 and TIMELINE[1] in out and "line: 2" in out
     assert json.loads(call(memory, "show", "2", *STATE, "--json")[1]) == rows[1]
-    code, out, _ = call(memory, "search", "OSLO", *STATE)
-    assert code == 0 and out.count("\n") == 1
-    assert call(memory, "search", "nowhere", *STATE)[:2] == (1, "")
     got = json.loads(call(memory, "stats", *STATE, "--json")[1])
     assert got["episodes"] == 3 and got["tokens"] == sum(r["tokens"] for r in rows)
     assert got["traces"] == sum(r["traces"] for r in rows)

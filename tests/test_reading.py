@@ -51,7 +51,8 @@ def a_line(ids, words, seed=0):
     words = np.array(words, np.int64)
     nothing = np.zeros(len(ids), np.int32)
     vectors = np.random.default_rng(seed).integers(0, ROWS, len(ids), np.int32)
-    return Line("", np.array(ids, np.int32), words, ((words + 1) // 2).astype(np.int32), vectors, nothing, nothing)
+    return Line("", np.array(ids, np.int32), words, ((words + 1) // 2).astype(np.int32), vectors, nothing > 0, nothing,
+                nothing)
 
 
 def some_line(rng, n):

@@ -5,7 +5,7 @@ import pytest
 
 from nanochat.common import UserError
 from nanochat.dataset import read_texts
-from nanochat.people import _read
+from nanochat.people import read_rows
 from nanochat.reading_data import load
 from nanochat.task_data import _chat, read_prose
 from nanochat.tasks_public import _rows
@@ -46,7 +46,7 @@ READERS = {   # a line that is good, and what reads files of them
     "prose": ({"text": "A paragraph of more than twenty characters."}, lambda path, _: list(read_prose(str(path)))),
     "chat": ({"user": "Ann", "text": "Hello."}, lambda path, _: _chat(path)),
     "benchmark": ({"input": "One."}, lambda path, _: _rows(path, "input")),
-    "people": (LIFE, lambda path, _: _read([str(path)], Known)),
+    "people": (LIFE, lambda path, _: read_rows([str(path)], Known)),
     "training": (LIFE, lambda path, tokenizer: load([path], Lexicon(tokenizer))),
     "requests": ({"user": "ann", "question": "?"},
                  lambda path, _: [read_item(line, 1, False) for line in path.read_bytes().splitlines()]),

@@ -78,7 +78,8 @@ def test_every_command_of_the_tutorial(run, tmp_path, monkeypatch, capsys):
     assert tuple(piped) == ("", "")
     assert "remembered as episode 5" in talked[1] and "I moved to Luxor.  [chat]" in talked[0]
     assert "1 episodes hold" in talked[1]
-    assert looked[0].count("\n") == 5 and "5 episodes" in looked[1]
+    assert looked[0].count("\n") == 5 + 1 and "I moved to Luxor." in looked[0].splitlines()[-1]
+    assert "5 episodes" in looked[1]
     assert "swordfish" in "".join(map(str.strip,
                                       sum((e[0] for e in data_of((tmp_path / "memory.html").read_text())["episodes"]),
                                           [])))

@@ -32,7 +32,8 @@ GENERATORS = [ROOT / "dev" / f"{name}.py" for name in ("grammar", "dialogue_ques
 SOURCES = [*GENERATORS, *sorted((ROOT / "dev").glob("grammar*.txt")), *sorted((ROOT / "dev").glob("*.sh")),
            # that one is the evaluation
            *(path for path in sorted((ROOT / "scripts").glob("*.py")) if path.name != "memory_eval.py")]
-EVALUATIONS = [f"nanochat.{name}" for name in ("tasks", "tasks_public", "task_data", "trials", "people", "evaluate")]
+EVALUATIONS = [f"nanochat.{name}" for name in ("tasks", "tasks_public", "task_data", "trials", "people", "peers",
+                                               "evaluate")]
 HARMLESS = "nanochat.task_data.REFUSAL"    # how one says that one doesn't know
 
 

@@ -2,6 +2,7 @@
 import sys
 import types
 import unicodedata
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import UserError
-from nanochat.words import STEMS, WORD, Lexicon, Line, fold, word_vectors
+from nanochat.words import COMPOUND, STEMS, UNIT, WIDTHS, WORD, Lexicon, Line, fold, marks_of, stemmer, word_vectors
 
-FIELDS = ("ids", "word", "stem", "vector", "start", "end")
+FIELDS = ("ids", "word", "stem", "vector", "joined", "start", "end")
 ANY = st.text(st.characters(exclude_categories=()), max_size=60)   # lone surrogates, too
-SHORT = st.text(st.sampled_from("aAeE\u0301éßİſ ﬁ1٣²7.,:'-日本かガが한ώДд\u0652عＡ\u200d🙂\n"), max_size=30)
+SHORT = st.text(st.sampled_from("aAeE\u0301éßİſ ﬁ1٣²7.,:'-日本かガが한ώДд\u0652عＡ\u200d🙂\n+#/@_%°＋"), max_size=30)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,31 @@ def test_what_is_a_word(lexicon, text, words):
     assert [row for t, row in enumerate(rows) if row[0] and (t == 0 or row != rows[t - 1])] == known
 
 
+def as_words(lexicon, text):
+    """What each byte says that stands in a word: as it was before there were compounds, but for numbers with units."""
+    owner = []
+    for word in regex.split(f"({WORD.pattern})", text):
+        known = lexicon.about(word) if WORD.fullmatch(word) else (0, 0, 0)
+        unit = UNIT.fullmatch(word)
+        for part in unit.groups() if unit else [word]:
+            stem = lexicon.about(part)[1] if unit else known[1]
+            owner += [(known[0], stem, known[2])] * len(part.encode("utf-8", "surrogateescape"))
+    return owner
+
+
+def as_marks(text):
+    """What each byte stands for that is a mark of a compound, "" for the others."""
+    at = [0]
+    for c in text:
+        at.append(at[-1] + len(c.encode("utf-8", "surrogateescape")))
+    out = [""] * at[-1]
+    for m in COMPOUND.finditer(text.translate(WIDTHS)):
+        for a, b, whole in marks_of(m.group()):
+            first, last = at[m.start() + a], at[m.start() + b]
+            out[first:last] = [whole] * (last - first)
+    return out
+
+
 def check(lexicon, line):
     """Against the plain way: byte by byte, over what the bytes of the tokens spell."""
     tokens = [lexicon.tokenizer.token_bytes(int(i)) for i in line.ids]
@@ -92,15 +118,18 @@ def check(lexicon, line):
     assert line.end.tolist() == ends and line.start.tolist() == [0, *ends][:len(ends)]
     assert all(data[a:b] == token for a, b, token in zip(line.start, line.end, tokens))
     assert line.text == data.decode("utf-8", "replace")
-    owner = []
-    for word in regex.split(f"({WORD.pattern})", data.decode("utf-8", "surrogateescape")):
-        known = lexicon.about(word) if WORD.fullmatch(word) else (0, 0, 0)
-        owner += [known] * len(word.encode("utf-8", "surrogateescape"))
+    whole = data.decode("utf-8", "surrogateescape")
+    owner = as_words(lexicon, whole)
     assert len(owner) == len(data)
     rows = list(zip(line.word.tolist(), line.stem.tolist(), line.vector.tolist()))
-    assert rows == [owner[end - 1] for end in ends]
+    marked = as_marks(whole)
+    for row, start, end in zip(rows, line.start, line.end):
+        marks = [mark for mark in marked[start:end] if mark]
+        assert row == owner[end - 1] if owner[end - 1][0] or not marks else row[2] == 0 and row in [
+            (lexicon.about(mark)[0], zlib.crc32(fold(mark).encode()) % (STEMS - 1) + 1, 0) for mark in marks]
     assert ((line.word > 0) == (line.stem > 0)).all() and (line.stem < STEMS).all() and line.word.min(initial=0) >= 0
-    assert [getattr(line, name).dtype for name in FIELDS[1:]] == [np.int64] + [np.int32] * 4
+    assert not (line.joined & (line.vector + line.word == 0)).any()
+    assert [getattr(line, name).dtype for name in FIELDS[1:]] == [np.int64] + [np.int32] * 2 + [bool] + [np.int32] * 2
     assert all(len(getattr(line, name)) == len(line) for name in FIELDS)
 
 
@@ -121,6 +150,71 @@ def test_tokens_of_which_characters_are_broken_off(lexicon, data):
     some = st.lists(st.sampled_from(single), max_size=3)
     before, text, after = data.draw(some), data.draw(SHORT), data.draw(some)
     check(lexicon, lexicon.of_ids(np.array(before + lexicon.tokenizer.encode(text) + after, np.int32)))
+
+
+PLAIN = st.lists(st.one_of(
+    st.from_regex(r"[A-Za-z]{1,8}", fullmatch=True), st.from_regex(r"[0-9]{1,4}([.,:][0-9]{1,3})?", fullmatch=True),
+    st.sampled_from("don't well-known (word) “Zoë” naïve, U.S. e.g. done.Next 4th 90s B2B $7.9, — … a--b 5-10 covid-19 "
+                    "7; Привет Αθήνα مرحبا 日本 ... end; 2024-05-15 12:30 f(x) I'm 'so' 1,2".split())), max_size=12)
+ENDS = st.sampled_from([" ", ". ", ", ", "? ", "! ", ": ", "; ", "\n", " - ", " / ", " & ", " + ", "... ", ") (",
+                        '" "'])
+
+
+@settings(max_examples=200)
+@given(words=PLAIN, ends=st.lists(ENDS, min_size=12, max_size=12))
+def test_ordinary_text_has_the_hashes_that_a_shipped_model_was_trained_on(lexicon, words, ends):
+    text = "".join(word + end for word, end in zip(words, ends))
+    line, owner = lexicon.line(text), []
+    for word in regex.split(f"({WORD.pattern})", text):
+        owner += [lexicon.about(word) if WORD.fullmatch(word) else (0, 0, 0)] * len(word.encode("utf-8"))
+    assert list(zip(line.word, line.stem, line.vector)) == [owner[end - 1] for end in line.end]
+
+
+def test_hashes_stay_as_they_were(lexicon):
+    recorded = {"The": (1011183079, 43564), "visited": (3302931525, 11449), "7.9": (2322049828, 13708),
+                "Zoë": (2040190508, 20423), "Привет": (779501135, 27845), "日": (3398581947, 2382),
+                "4th": (3558457799, 38369)}
+    assert {word: lexicon.about(word)[:2] for word in recorded} == recorded
+
+
+@pytest.mark.parametrize("text, compounds", [
+    ("I like C++, C# and F#.", ["C++", "C#", "F#"]), ("see #37 (#38) @anna", ["#37", "#38", "@anna"]),
+    ("in /etc/nginx/nginx.conf.", ["/etc/nginx/nginx.conf"]), ("src/app.py: ~/a.txt", ["src/app.py", "~/a.txt"]),
+    ("../up ./a.sh C:\\Users\\me x_y", ["../up", "./a.sh", "C:\\Users\\me", "x_y"]),
+    ("mail to first.last@example.com.", ["first.last@example.com"]), ("is user:id", ["user:id"]),
+    ("https://a-b.com/x/my-page.html?", ["https://a-b.com/x/my-page.html"]),
+    ("5°C and -5 +3.2%", ["5°", "-5", "+3.2%"]), ("example.com, app.py", ["example.com", "app.py"]),
+    ("(-5) ±2 C++17 50%", ["-5", "±2", "C++", "50%"]), ("5-10 2024-05-15 12:30-13:00 well-known", []),
+    ("End. Next, so? (word) \"quoted\": yes; no... e.g. U.S. p.m. done.Next a.b 7.9 don't + / # - a -- b", [])])
+def test_what_is_a_compound(text, compounds):
+    assert [m.group() for m in COMPOUND.finditer(text)] == compounds
+
+
+@pytest.mark.parametrize("compound, marks", [
+    ("C++", {"++": "C++"}), ("#37", {"#": "#37"}), ("-5", {"-": "-5"}), ("+3.2%", {"+": "+3.2%", "%": "3.2%"}),
+    ("src/app.py", {"/": "src/app.py", ".": "app.py"}), ("05:40/x", {"/": "05:40/x"}),
+    ("first.last@example.com", {".": "example.com", "@": "first.last@example.com"}),
+    ("https://a.com/b/c", {"://": "https://a.com/b/c", ".": "a.com", "/": "b/c"})])
+def test_a_mark_stands_for_a_tail_of_its_compound(compound, marks):
+    assert {compound[a:b]: text for a, b, text in marks_of(compound)} == marks   # of the same mark the last
+    assert compound in [text for _, _, text in marks_of(compound)]
+
+
+def test_a_number_and_its_unit_are_two_words_that_are_joined(lexicon):
+    line = lexicon.line("ran 10.5km on the 4th")
+    unit, number = lexicon.about("km")[1], lexicon.about("10.5")[1]
+    assert line.stem[[t for t in range(len(line)) if line.joined[t]]].tolist() == [unit]
+    assert (line.stem == number).sum() == len("10.5") and lexicon.about("4th")[1] in line.stem
+    assert set(line.word[(line.stem == number) | (line.stem == unit)]) == {lexicon.about("10.5km")[0]}
+    assert lexicon.line("日本 か").joined.any() and not lexicon.line("it's well-known, C++ a.b 7.9 日 本").joined.any()
+
+
+@settings(max_examples=100)
+@given(text=st.text(st.characters(categories=["Ll", "Lu", "Lo"]), min_size=1, max_size=8))
+def test_english_stems_leave_words_of_other_scripts_as_they_are(text):
+    folded = fold(text)
+    if not any(c.isascii() for c in folded):
+        assert stemmer().stemWord(folded) == folded
 
 
 def test_a_word_has_one_hash_wherever_it_stands(lexicon):
