@@ -272,11 +272,12 @@ def export_model(
     """
     Copies the model of a checkpoint (its path, or what load_model_file gave) into `directory` as `model.pt` and
     `model.json`, to be shipped, and returns its manifest. `dtype` converts floating-point weights (bf16 halves the
-    file), but for the matrices of LARGE, which are kept as 8-bit integers with a scale a row; `reading`, fields of its configuration that are other than in training;
-    `note`, what else is to be said of how they were made; `average`, another model: the weights are the mean of both
-    (of one before and after it was trained further, Wortsman et al. 2021); `learned`, weights that take the place of
-    those of the same names, or are new; `made`, more fields of its `meta`. Raises UserError as `load_model_file`, for a
-    field that the model does not have, and for two models of different shapes.
+    file), but for the matrices of LARGE, which are kept as 8-bit integers with a scale a row; `reading`, fields of its
+    configuration that are other than in training; `note`, what else is to be said of how they were made; `average`,
+    another model: the weights are the mean of both (of one before and after it was trained further, Wortsman et al.
+    2021); `learned`, weights that take the place of those of the same names, or are new; `made`, more fields of its
+    `meta`. Raises UserError as `load_model_file`, for a field that the model does not have, and for two models of
+    different shapes.
     """
     source, directory = path if isinstance(path, dict) else load_model_file(path), Path(directory)
     for name in learned or {}:

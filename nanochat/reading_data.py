@@ -7,7 +7,7 @@ stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
 import itertools
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -201,8 +201,8 @@ class Together(Asked):
         told = [[place.get(i + n) for i in q.evidence] for q in asked]
         needed = dict.fromkeys(i for evidence in told for i in evidence if i is not None)
         order = [*needed, *(i for i in find(r.choice(question.forms), lines) if i not in needed)] if lines else []
-        nothing = replace(question.forms[0], **{f: getattr(question.forms[0], f)[:0]
-                                                for f in ("ids", "word", "stem", "vector", "start", "end")})
+        nothing = replace(question.forms[0], **{f.name: getattr(question.forms[0], f.name)[:0]
+                                                for f in fields(question.forms[0])})
         columns, begin = lay_out(nothing, lines, order, self.tokenizer, r.choice(self.budgets))
         branches = []
         for q, evidence in zip(asked, told):

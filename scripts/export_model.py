@@ -55,8 +55,9 @@ def main(argv=None):
     source = load_model_file(args.model_path)
     if args.merge and "base" not in source["meta"]:
         raise UserError(f"--merge: {args.model_path} is no adapter to an open model", code=2)
-    manifest = export_model(base.merged(args.model_path, source) if args.merge else source, args.output_path, dtype=torch.bfloat16, reading=reading,
-                            average=args.average, note=args.note)
+    source = base.merged(args.model_path, source) if args.merge else source
+    manifest = export_model(source, args.output_path, dtype=torch.bfloat16, reading=reading, average=args.average,
+                            note=args.note)
     print(f"{args.output_path}: step {manifest['step']}, {manifest['files']['model']['bytes']:,} bytes")
     return 0
 

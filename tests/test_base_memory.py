@@ -45,7 +45,8 @@ def ids_of(tokenizer, text, length):
 
 @pytest.mark.parametrize("options", [{}, {"normalizer": tokenizers.normalizers.NFC()}])
 def test_its_tokens_are_those_of_the_open_model_and_five_more(options):
-    plain = base.BaseTokenizer(byte_level(**options).to_str(), VOCAB, base.Ends(VOCAB - 2, VOCAB - 1, VOCAB - 1), "here")
+    ends = base.Ends(VOCAB - 2, VOCAB - 1, VOCAB - 1)
+    plain = base.BaseTokenizer(byte_level(**options).to_str(), VOCAB, ends, "here")
     made = plain.with_memory()
     lexicon = Lexicon(made)
     for text in [*TEXTS, "cafe\u0301 no", "\ud800 x"]:
