@@ -362,7 +362,8 @@ def check_shapes(
     """
     there = {name: tensor.shape for name, tensor in weights.items() if not name.endswith(SCALE)}
     scales = {name.removesuffix(SCALE): tensor.shape for name, tensor in weights.items() if name.endswith(SCALE)}
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in model.borrowed}
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()
+              if name not in getattr(model, "borrowed", ())}
     missing = [name for name in wanted if name not in there and name.startswith(fresh)]
     fit = there == {name: shape for name, shape in wanted.items() if name not in missing}
     # a scale of any other shape, or of what is no matrix, would be multiplied out

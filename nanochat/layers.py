@@ -132,8 +132,11 @@ class Linear(nn.Linear):
     def reset_parameters(self):
         """The model's init_weights does that."""
 
+    def product(self, x):
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
     def forward(self, x):
-        y = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        y = self.product(x)
         return y if self.adapter is None or not self.adapter.on else y + self.adapter(x)
 
 

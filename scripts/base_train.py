@@ -113,10 +113,9 @@ def build_parser():
         help="save every N steps (default: at the end only), and keep the last K (default: all)")
     add("--resume", "--resume-from-step", dest="resume", type=resumed, metavar="STEP",
         help="go on from this step; latest: from the last one, if there is any")
-    add("--init-from", metavar="MODEL",
-        help="begin with these weights: data/then-d6, a checkpoint, or an open model")
+    add("--init-from", metavar="M", help="")
     add("--lora-rank", type=int, default=0, metavar="R",
-        help="of a THENGPT from an open model: its weights are frozen, adapters of rank R learn; 0 = all learns")
+        help="begin with a checkpoint or an open model; learn adapters to an open one alone (0: all)")
     add("--dry-run", action="store_true", help="")
     add("--peak-tflops", type=float, default=989, help="")
     add("--mfu", type=float, default=0.2,

@@ -59,8 +59,9 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
-    ("--peers", dict(type=peers, metavar="NAMES", help=f"finding: others beside it, with commas: {','.join(PEERS)}")),
-    ("--rivals", dict(type=int, metavar="N", help="locomo: wrong answers to rank against")))
+    ("--peers", dict(type=peers, metavar="NAMES", help="")),
+    ("--rivals", dict(type=int, metavar="N", help=f"finding: others beside it, of {','.join(PEERS)}; "
+                                                      "locomo: wrong answers to rank")))
 
 
 def build_parser():

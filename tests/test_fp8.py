@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanochat import fp8
 from nanochat.common import UserError
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
-from nanochat.layers import Linear
+from nanochat.layers import Adapter, Linear
 
 
 def model_of(cls=THENGPT, **more):
@@ -27,8 +27,14 @@ def error(a, b):
 def test_products_and_gradients_are_close(recipe, bound):
     exact = Linear(48, 64)
     scaled = Linear(48, 64)
+    torch.nn.init.normal_(exact.weight, std=0.1)
     scaled.load_state_dict(exact.state_dict())
     scaled.__class__, scaled.rowwise = fp8.Float8Linear, recipe == "rowwise"
+    for linear in (exact, scaled):   # an adapter is added to either
+        linear.adapter = Adapter(48, 64, 16)
+        linear.adapter.on = True
+        torch.nn.init.ones_(linear.adapter.up)
+        torch.nn.init.constant_(linear.adapter.down, 0.1)
     x = (torch.randn(2, 16, 48) * torch.logspace(-2, 2, 48)).to(torch.bfloat16)
     xs = [x.clone().requires_grad_() for _ in range(2)]
     dy = torch.randn(2, 16, 64, dtype=torch.bfloat16)

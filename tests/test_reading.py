@@ -392,9 +392,14 @@ def test_a_token_is_copied_if_the_gate_says_so_and_the_likeliest_then_the_same_i
             # a special token is never said, but the end, and that not at once
             p = p.masked_fill(torch.from_numpy(c["ids"] == BOS), 0)
             v = v.masked_fill(torch.tensor([i >= ORDINARY and (i != END or at == 0) for i in range(len(v))]), 0)
+            # a token is copied from all places that say it
+            p = torch.stack([p[torch.from_numpy(c["ids"] == i)].sum() for i in c["ids"]])
             assert chance == pytest.approx(float(g * p[place] if place >= 0 else (1 - g) * v[token]), rel=1e-9)
             assert chance == pytest.approx(float(g * p.max() if g >= 0.5 and p.max() > 0 else (1 - g) * v.max()),
                                            rel=1e-9)
+            before = steps[at - 1][1] + 1 if at and steps[at - 1][1] >= 0 else -1
+            if place >= 0 and 0 <= before < len(p) and c["ordinal"][before] >= 0 and c["ids"][before] == token:
+                assert place == before   # and goes on where it can
             assert place < 0 or c["ordinal"][place] >= 0 and c["ids"][place] == token
         kinds |= {place >= 0 for _, place, _ in steps}
         ends += ended
