@@ -2,7 +2,7 @@
 
     python -m dev.find --model-path base_checkpoints/then-d6 --train train.jsonl --output-path data/then-d6
 
-Only the finding head and the gists learn, by AdamW, from questions whose evidence is known (nanochat/finding_data.py).
+Only the finding head learns, by AdamW, from questions whose evidence is known (nanochat/finding_data.py).
 --measure prints the table of scripts.memory_eval --task finding, before and after. --output-path is where the model is
 shipped with what was learned; without, nothing is saved.
 """
@@ -26,8 +26,11 @@ from scripts.export_model import check_output
 
 
 def train(model, asked, tokenizer, minutes, rate, seed):
-    """The finding head and the gists learn, returned as {name: tensor}; the rest of the model is frozen."""
-    learned = {name: p for name, p in model.named_parameters() if name.startswith(("finder.", "gist_"))}
+    """
+    The finding head learns, returned as {name: tensor}; the rest of the model is frozen. The gists, too: read layers
+    know them as they are (with gists trained for finding, a memory no longer helps the stream: dev/LOG.md).
+    """
+    learned = {name: p for name, p in model.named_parameters() if name.startswith("finder.")}
     for p in learned.values():
         p.requires_grad_(True)
     groups = [{"params": [p for p in learned.values() if keep(p.ndim)]}

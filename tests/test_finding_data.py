@@ -63,4 +63,4 @@ def test_it_learns_and_the_rest_stays_as_it_was(loaded, tmp_path, capsys):
     before = {name: p.clone() for name, p in model.named_parameters()}
     find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.03, 2e-3, 0)
     changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed <= {"finder", "gist_value", "gist_gate", "gist_slot"} and "finder" in changed
+    assert changed == {"finder"}
