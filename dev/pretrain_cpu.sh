@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The model that ships, from random weights, on two CPU cores:  bash dev/pretrain_cpu.sh
 # It may be stopped at any moment (Ctrl-C): the same command goes on. How the shipped weights were made says their
-# model.json. PROSE, QUESTIONS, DIALOGUES, DATA, SEED: see reading_data.sh. PAIRS: files of questions with their
-# evidence alone, for finding. TAG, SECONDS_OF_TRAINING (default 28800), MINUTES_OF_FINDING (default 18).
+# model.json. PROSE, QUESTIONS, DIALOGUES, PAIRS, DATA, SEED, MINUTES_OF_FINDING: see reading_data.sh. TAG,
+# SECONDS_OF_TRAINING (default 28800).
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -21,6 +21,4 @@ make_data 20000
     --window-tokens 6144 --withheld 0.12 \
     --share grammar=0.3 --share sgd=0.08 --share restaurant8k=0.03 --save-every 500 --keep 2 --resume latest
 # it reads; now it learns to find
-"$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "$DATA"/*.jsonl ${PAIRS:-} --seed "$SEED" \
-    --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --minutes "${MINUTES_OF_FINDING:-18}" \
-    --output-path data/then-d6 --replace
+learn_to_find data/then-d6

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # A memory for SmolLM2-135M, on two CPU cores: adapters, the copy, finding:  bash dev/pretrain_smollm2.sh
-# It may be stopped at any moment (Ctrl-C): the same command goes on. How the shipped adapter was made says its
-# model.json. PROSE, QUESTIONS, DIALOGUES, DATA, SEED: see reading_data.sh. PAIRS, MINUTES_OF_FINDING: see
-# pretrain_cpu.sh. TAG, SECONDS_OF_TRAINING (default 28800).
+# It may be stopped at any moment (Ctrl-C): the same command goes on. No adapter ships yet. PROSE, QUESTIONS,
+# DIALOGUES, PAIRS, DATA, SEED, MINUTES_OF_FINDING: see reading_data.sh. TAG, SECONDS_OF_TRAINING (default 28800).
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -22,6 +21,4 @@ make_data 6000
     --window-tokens 1200 --withheld 0.12 \
     --share grammar=0.2 --share sgd=0.06 --share restaurant8k=0.03 --share qamr=0.08 --share qasrl=0.08 \
     --eval-every 0 --eval-questions 40 --save-every 60 --keep 2 --resume latest
-"$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "$DATA"/*.jsonl ${PAIRS:-} --seed "$SEED" \
-    --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --minutes "${MINUTES_OF_FINDING:-18}" \
-    --output-path data/then-smollm2 --replace
+learn_to_find data/then-smollm2

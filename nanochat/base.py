@@ -767,6 +767,15 @@ def load(name, device=torch.device("cpu"), dtype=torch.float32):
     return base.model(device, dtype), base.tokenizer
 
 
+def beside(path, saved, vocab_size):
+    """The BaseTokenizer in tokenizer.json beside a checkpoint. ValueError for another than it was trained with."""
+    text = read_small(saved["path"].parent / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
+    tokenizer = BaseTokenizer(text, vocab_size, Ends(**saved["meta"]["ends"]), path)
+    if tokenizer.fingerprint != saved["meta"]["tokenizer"]:
+        raise ValueError("tokenizer.json beside it is another one than it was trained with")
+    return tokenizer
+
+
 def trained_further(path):
     """(GPT, BaseTokenizer) of a checkpoint whose run began with an open model. UserError for another, or damaged."""
     saved = load_model_file(path)
@@ -774,11 +783,8 @@ def trained_further(path):
     if not isinstance(meta, dict) or "ends" not in meta:
         raise UserError(f"{path}: no open model, nor a checkpoint that began with one")
     with sound(path):
-        fields, ends = meta["config"]["config"], Ends(**meta["ends"])
-        text = read_small(saved["path"].parent / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
-        tokenizer = BaseTokenizer(text, fields["vocab_size"], ends, path)
-        if tokenizer.fingerprint != meta["tokenizer"]:
-            raise ValueError("tokenizer.json beside it is another one than it was trained with")
+        fields = meta["config"]["config"]
+        tokenizer = beside(path, saved, fields["vocab_size"])
         return build_model(GPT, GPTConfig, fields, saved["model"], path), tokenizer
 
 
@@ -804,10 +810,7 @@ def remembering(path, saved, fresh):
     with sound(path):
         fields = meta["config"]["config"]
         if "base" not in meta:
-            text = read_small(saved["path"].parent / "tokenizer.json", TOKENIZER_BYTES).decode("utf-8")
-            tokenizer = BaseTokenizer(text, fields["n_ordinary"], Ends(**meta["ends"]), path).with_memory()
-            if tokenizer.fingerprint != meta["tokenizer"]:
-                raise ValueError("tokenizer.json beside it is another one than it was trained with")
+            tokenizer = beside(path, saved, fields["n_ordinary"]).with_memory()
             return build_model(THENGPT, THENConfig, fields, saved["model"], path, fresh), tokenizer
         opened = adapted(path, meta)
         theirs = {key: value for key, value in asdict(opened.config).items() if key != "vocab_size"}

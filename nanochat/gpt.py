@@ -315,19 +315,17 @@ class THENGPT(GPT):
                 adapter.on = False
 
     def embed(self, idx):
-        if self.special is None:
-            return super().embed(idx)
+        return super().embed(idx) if self.special is None else self.looked_up(self.wte.weight, idx)
+
+    def looked_up(self, weight, idx):
+        """(…, D): the rows of a table (n_ordinary, D), or of the special tokens, for token ids."""
         n = self.config.n_ordinary
         own = self.special[(idx - n).clamp(min=0)]
-        return torch.where((idx < n)[..., None], self.wte(idx.clamp(max=n - 1)), own).to(self.dtype)
+        return torch.where((idx < n)[..., None], F.embedding(idx.clamp(max=n - 1), weight), own).to(self.dtype)
 
     def rows(self, idx):
         """(…, D): the rows of the head for tokens: their logits are the products with a final hidden state."""
-        if self.lm_head is None:
-            return self.embed(idx)
-        n = self.config.n_ordinary
-        own = self.special[(idx - n).clamp(min=0)]
-        return torch.where((idx < n)[..., None], self.lm_head.weight[idx.clamp(max=n - 1)], own).to(self.dtype)
+        return self.looked_up((self.wte if self.lm_head is None else self.lm_head).weight, idx)
 
     def head(self, x):
         ordinary = super().head(x)

@@ -360,12 +360,11 @@ def greedy(model, window, max_tokens=32):
         token_p = by_token.gather(1, window.ids).log().clamp(min=-1e9).masked_fill(place <= -1e8, -1e9)
         same = window.ids == window.ids.gather(1, token_p.argmax(1, keepdim=True))
         first = place.masked_fill(~same, -1e9).masked_fill(same & following & (place > -1e8), 0).argmax(1, keepdim=True)
-        token_p = torch.full_like(token_p, -1e9).scatter(1, first, token_p.gather(1, first))
-        log_p, choice = torch.cat([token_p.masked_fill(~copies, -1e9), said.masked_fill(copies | special, -1e9)],
-                                  dim=1).max(1, keepdim=True)
+        said, token = said.masked_fill(special, -1e9).max(1, keepdim=True)
         special[model.config.end_id] = False   # from the second token on
-        source = torch.where(choice < T, choice, -1)
-        ids = torch.where(choice < T, window.ids.gather(1, choice.clamp(max=T - 1)), choice - T)
+        source = torch.where(copies, first, -1)
+        ids, log_p = (torch.where(copies, copied.gather(1, first), generated)
+                      for copied, generated in ((window.ids, token), (token_p, said)))
         yield ids[:, 0], source[:, 0], log_p[:, 0]
 
 
