@@ -86,7 +86,7 @@ PARTS = {
 }
 FAMILIES = ("llama", "qwen2")
 # the memory of an open model: its two lowest layers write, every third one reads
-MEMORY = {"ratio": 2, "window": 512, "index_dim": 16, "both_ways": False}
+MEMORY = {"ratio": 2, "window": 512, "index_dim": 16, "both_ways": False, "reading": 256}
 # of what config.json may ask for, the one value that a GPT has
 ONLY = {
     "hidden_act": "silu",
@@ -588,7 +588,7 @@ class MemoryTokenizer(BaseTokenizer):
     that are special in the open model have no text.
     """
 
-    asks_last = True
+    asks_twice = True
 
     def __init__(self, plain):
         vars(self).update(vars(plain))   # parsed once

@@ -272,7 +272,7 @@ def window(model, tokenizer, state, question, times=None, read=True):
     """
     line = asked(model, tokenizer, question)
     best = found(model, tokenizer, state, line)[0] if read and len(state["traces"]) else []
-    room, taken = reading.WINDOW, []
+    room, taken = model.config.reading, []
     for ordinal in best:   # more than fit are not read from the memory
         if room <= 0:
             break
@@ -281,7 +281,7 @@ def window(model, tokenizer, state, question, times=None, read=True):
     kept = sorted(taken)
     lines = [lexicon(model, tokenizer).line(text) for _, text in kept]
     order = [kept.index(one) for one in taken]
-    columns, _ = reading.lay_out(line, lines, order, tokenizer)
+    columns, _ = reading.lay_out(line, lines, order, tokenizer, model.config.reading)
     return reading.batch([columns]).to(model.wte.weight.device), [ordinal for ordinal, _ in kept]
 
 

@@ -115,6 +115,7 @@ class THENConfig(GPTConfig):
     read_reach: int = 128        # training only: the newest traces a read layer sees, densely
     # places of a reading window that a block mixes before it attends, an odd number; 0 = none
     nearby: int = 0
+    reading: int = reading.WINDOW    # tokens of a reading window at most
     # a reading window sees itself in both directions; false: only what stands before, for comparison
     both_ways: bool = True
     # training only: the language-model loss is taken on so many of the slots, ordinary tokens first

@@ -4,7 +4,7 @@ Reading: a question and what was found for it stand in one window, and the block
     <|user|> question <|bos|> episode 1 <|bos|> episode 2 …   |   <|assistant|> answer <|end|>
 
 The window sees itself in both directions; the answer sees the window and what it has said so far. An open model is
-causal, and reads the question last: <|bos|> episode 1 <|bos|> episode 2 … <|user|> question | <|assistant|> answer.
+causal, and reads the question twice: <|user|> question <|bos|> episode 1 … <|user|> question | <|assistant|> answer.
 Each token of the answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a
 learned gate (pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that
 going on with a copy is one match of vectors.
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from nanochat.layers import Embedding, Linear, norm, wide
 from nanochat.text import lived
 
-WINDOW = 512       # tokens of a window at most
+WINDOW = 512       # tokens of a window at most, where a model says nothing else
 QUESTION = 256     # ... of which the question has so many at most
 # buckets of counts, ranks and ages: a count is in the bucket of the last step it reaches
 STEPS = (1, 2, 3, 4, 6, 9, 14, 24)
@@ -54,15 +54,11 @@ class Window:
 @dataclass
 class Answer:
     """
-    What is to be said after B windows, (B, A) int64: `given`, the tokens that are read, and `ids`, what is to follow
-    each of them, -1 = nothing that counts. `source` (B, A, G): the places of the window that a token of `ids` may be
-    copied from, padded with -1; where all are -1 it is to be generated. `branch` (B, A): several questions may be asked
-    of one window, apart from each other; -1 is padding.
+    What is to be said, of B questions, padded with ids -1: ids (B, A) int64, `source` (B, A, G) int64 the places of the
+    window that a token may be copied from, padded with -1; where all are -1 it is to be generated.
     """
-    given: torch.Tensor
     ids: torch.Tensor
     source: torch.Tensor
-    branch: torch.Tensor
 
     def to(self, device):
         return Answer(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -104,9 +100,11 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     """
     The columns of a window {name: (T,) int array}, the hash of each token's word among them, and {index of a line:
     where its first token stands}. question, lines: words.Line; order: indices of lines, best first. What is too long is
-    cut at the end. tokenizer.asks_last: the question stands last.
+    cut at the end. tokenizer.asks_twice: the question stands last, too.
     """
-    q = slice(0, min(QUESTION, budget // 2))
+    twice = bool(tokenizer.asks_twice)
+    q = slice(0, min(QUESTION, budget // 2) // (1 + twice))
+    budget -= twice * (1 + len(question.ids[q]))
     kept = select(order, [len(line) for line in lines], budget - len(question.ids[q]) - 1)
     place = {line: i + 1 for i, line in enumerate(order)}
     begin, at = {}, 1 + len(question.ids[q])   # where the next episode would stand
@@ -127,9 +125,8 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     for name, values in (("rank", [place[i] for i in kept]), ("age", range(len(kept), 0, -1))):
         columns[name] = np.concatenate([np.zeros(head, int), np.repeat(bucket(np.array(values, int), STEPS), lengths)])
     columns["ordinal"] = np.concatenate([np.full(head, -1), np.repeat(np.array(kept, int), lengths)])
-    if tokenizer.asks_last:
-        columns = {name: np.roll(column, -head) for name, column in columns.items()}
-        begin = {line: at - head for line, at in begin.items()}
+    if twice:
+        columns = {name: np.append(column, column[:head]) for name, column in columns.items()}
     return columns, begin
 
 
@@ -286,11 +283,11 @@ def read(model, window):
     return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past, rows)
 
 
-def say(model, reading, ids, source, at, past, branch=None):
+def say(model, reading, ids, source, at, past):
     """
-    Final hidden states (B, A, D) of tokens ids (B, A) after a window, each copied from the place `source` (B, A) of it,
+    Final hidden states (B, A, D) of answer tokens ids (B, A), each copied from the place `source` (B, A) of the window,
     -1 = from none, which stand at … at + A - 1 of the answer; and the past for the tokens that follow. past:
-    reading.past, or what the call before returned. branch (B, A), where at is 0: see Answer.
+    reading.past, or what the call before returned.
     """
     B, A = ids.shape
     x = model.embed(ids)
@@ -298,16 +295,11 @@ def say(model, reading, ids, source, at, past, branch=None):
     told = reading.hidden.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
     x = model.enter(x + model.reader.copied(told))
     order = torch.arange(at + A, device=ids.device)
-    hidden, position = (order > order[at:, None])[None], order[at:].expand(B, A)
-    if branch is not None:
-        apart = branch[:, 1:] != branch[:, :-1]
-        position = position - F.pad(order[1:] * apart, (1, 0)).cummax(1).values
-        hidden = hidden | (branch[:, None] != branch[:, :, None])
-    later = torch.zeros(hidden.shape, dtype=x.dtype, device=x.device).masked_fill_(hidden, float("-inf"))
-    mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later[:, None].expand(B, 1, -1, -1)], dim=-1)
+    later = torch.zeros(A, at + A, dtype=x.dtype, device=x.device).masked_fill_(order > order[at:, None], float("-inf"))
+    mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later.expand(B, 1, -1, -1)], dim=-1)
     # after its own window: the padding of others is none of its places
     length = (reading.seen == 0).sum(-1).view(B, 1)
-    cos, sin = model.rotary(length + position)
+    cos, sin = model.rotary(length + order[at:])
     return through(model, x, cos, sin, mask, past)
 
 
@@ -317,8 +309,9 @@ def losses(model, window, answer):
     that are right.
     """
     reading = read(model, window)
+    ids = F.pad(answer.ids[:, :-1].clamp(min=0), (1, 0), value=model.config.assistant_id)
     source = F.pad(answer.source[:, :-1, 0], (1, 0), value=-1)
-    y, _ = say(model, reading, answer.given, source, 0, reading.past, answer.branch)
+    y, _ = say(model, reading, ids, source, 0, reading.past)
     place, gate = model.reader.copy(y, reading)
     wanted = answer.source >= 0
     copied = place.gather(2, answer.source.clamp(min=0)).masked_fill(~wanted, -1e9).logsumexp(-1) + F.logsigmoid(gate)
@@ -326,10 +319,10 @@ def losses(model, window, answer):
     says = counts & ~copies     # the vocabulary is large, and few tokens are generated
     said = -F.cross_entropy(model.head(y[says]), answer.ids[says], reduction="sum") + F.logsigmoid(-gate)[says].sum()
     log_p = copied[copies].sum() + said
-    first = counts & (answer.given == model.config.assistant_id)
-    right, begins = (place.argmax(-1, keepdim=True) == answer.source).any(-1) & (gate > 0), first & copies
-    return {"read": -log_p / first.sum()}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1),
-                                            "gate": ((gate > 0) == copies)[first].float().mean()}
+    right = (place[:, 0].argmax(-1, keepdim=True) == answer.source[:, 0]).any(-1) & (gate[:, 0] > 0)
+    begins = copies[:, 0]
+    return {"read": -log_p / len(ids)}, {"begin": (right & begins).sum() / begins.sum().clamp(min=1),
+                                         "gate": ((gate[:, 0] > 0) == begins).float().mean()}
 
 
 @torch.no_grad()
@@ -423,7 +416,7 @@ def text_of(tokenizer, tokens):
     for token, place in tokens:
         piece = tokenizer.token_bytes(token)
         # tokens of an open model begin with their own spaces
-        begins = place >= 0 and (last is None or place != last + 1) and not tokenizer.asks_last
+        begins = place >= 0 and (last is None or place != last + 1) and not tokenizer.asks_twice
         text += (b" " if begins and text and not text.endswith(b" ") and not piece.startswith(b" ") else b"") + piece
         last = place if place >= 0 else None
     return text.decode("utf-8", "replace").strip()

@@ -7,7 +7,7 @@ stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
 import itertools
 import random
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from nanochat import finding
 from nanochat.common import UserError
 from nanochat.dataset import read_lines
-from nanochat.reading import QUESTION, Answer, batch, dated, lay_out, said_before
+from nanochat.reading import WINDOW, Answer, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
 from nanochat.text import json_line
 
@@ -106,12 +106,12 @@ def question_files(directory):
     return paths
 
 
-def held_out(sources, tokenizer, count):
+def held_out(sources, tokenizer, count, most=WINDOW):
     """Takes every HELD-th memory of each source away, and returns `count` examples made from them, always the same."""
     held = {name: memories[::HELD] for name, memories in sources.items()}
     for name, memories in sources.items():
         sources[name] = [memory for i, memory in enumerate(memories) if i % HELD] or memories
-    return drawn_by(Asked(held, tokenizer), random.Random(0), count)
+    return drawn_by(Asked(held, tokenizer, most), random.Random(0), count)
 
 
 def find(question, lines):
@@ -137,14 +137,14 @@ class Asked:
     Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a
     random.Random. sources: see load.
     """
-    def __init__(self, sources, tokenizer, budgets=(128, 192, 256, 384, 512), withheld=0.0, others=6, shares=None):
+    def __init__(self, sources, tokenizer, most=WINDOW, withheld=0.0, others=6, shares=None):
         """
-        budgets: tokens of windows; withheld: of answered questions, the share whose evidence is taken away; others:
+        most: tokens of the longest windows, the shortest have a quarter of them; withheld: of answered questions, the share whose evidence is taken away; others:
         memories of the same source beside it, at most; shares: {how names of sources begin: what share of the questions
         they have together}, for the others what their numbers (up to MOST) make of the rest.
         """
-        self.sources, self.tokenizer, self.budgets, self.withheld, self.others = (sources, tokenizer, budgets, withheld,
-                                                                                  others)
+        self.sources, self.tokenizer, self.withheld, self.others = sources, tokenizer, withheld, others
+        self.budgets = [most * n // 8 for n in (2, 3, 4, 6, 8)]
         self.every = {name: [(memory, q) for memory in memories for q in memory.questions]
                       for name, memories in sources.items()}
         self.shares = source_shares({name: len(every) for name, every in self.every.items()}, shares or {})
@@ -182,40 +182,6 @@ class Asked:
         return lines, n
 
 
-class Together(Asked):
-    """
-    Examples for a model that reads the question last: several questions about one memory, which is read once. (columns
-    of a window that ends with <|user|>, [(ids of a question, answer tokens)]).
-    """
-    MOST = 12   # questions
-
-    def __call__(self, r):
-        name, memory, question = self.drawn(r)
-        lines, n = self.beside(r, name, memory)
-        others = [q for q in memory.questions if q is not question]
-        asked = [question, *r.sample(others, min(len(others), self.MOST - 1))]
-        place = {i: i for i in range(len(lines))}   # None: taken away
-        if question.evidence and r.random() < self.withheld:
-            kept = without(lines, moved(question.parts, n), [i + n for i in question.evidence])
-            place, lines = {i: k for k, i in enumerate(kept)}, [lines[i] for i in kept]
-        told = [[place.get(i + n) for i in q.evidence] for q in asked]
-        needed = dict.fromkeys(i for evidence in told for i in evidence if i is not None)
-        order = [*needed, *(i for i in find(r.choice(question.forms), lines) if i not in needed)] if lines else []
-        nothing = replace(question.forms[0], **{f.name: getattr(question.forms[0], f.name)[:0]
-                                                for f in fields(question.forms[0])})
-        columns, begin = lay_out(nothing, lines, order, self.tokenizer, r.choice(self.budgets))
-        branches = []
-        for q, evidence in zip(asked, told):
-            ids = r.choice(q.forms).ids[:QUESTION].tolist()
-            if None in evidence:
-                branches.append((ids, refused(self.tokenizer)))
-            elif begin.keys() >= set(evidence):
-                parts = [(place[i + n], a, b) for i, a, b in q.parts]
-                made = example(columns, begin, lines, parts, q.composed or REFUSAL, self.tokenizer)
-                branches += [(ids, made[1])] if made else []
-        return (columns, branches) if branches else None
-
-
 def moved(parts, n):
     """The parts of an answer whose memory stands n lines later."""
     return [(i + n, first, last) for i, first, last in parts]
@@ -248,32 +214,16 @@ def example(columns, begin, lines, parts, composed, tokenizer):
     return columns, [*tokens, (tokenizer.end_id, [])]
 
 
-def refused(tokenizer):
-    return [*generated(REFUSAL, tokenizer), (tokenizer.end_id, [])]
-
-
-def branches(example):
-    """Of an example, [(ids of a question that stands after the window, answer tokens)]."""
-    return example[1] if isinstance(example[1][0][0], list) else [([], example[1])]
-
-
-def size(example):
-    """The tokens of an example."""
-    return len(example[0]["ids"]) + sum(len(ids) + len(tokens) for ids, tokens in branches(example))
-
-
-def collate(examples, tokenizer):
+def collate(examples):
     """A reading.Window and reading.Answer of several examples."""
-    rows = [[(given, token, at, n) for n, (ids, tokens) in enumerate(branches(example))
-             for given, (token, at) in zip([*ids, tokenizer.assistant_id, *(token for token, _ in tokens)],
-                                           [*((-1, []) for _ in ids), *tokens])] for example in examples]
-    longest, most = max(map(len, rows)), max(len(at) for row in rows for _, _, at, _ in row)
-    given, ids, branch = (np.full((len(rows), longest), fill, np.int64) for fill in (tokenizer.pad_id, -1, -1))
-    source = np.full((len(rows), longest, max(most, 1)), -1, np.int64)
-    for b, row in enumerate(rows):
-        for t, (read, token, at, n) in enumerate(row):
-            given[b, t], ids[b, t], branch[b, t], source[b, t, :len(at)] = read, token, n, at
-    return batch([columns for columns, _ in examples]), Answer(*map(torch.from_numpy, (given, ids, source, branch)))
+    longest = max(len(tokens) for _, tokens in examples)
+    most = max(len(at) for _, tokens in examples for _, at in tokens)
+    ids, source = (np.full((len(examples), longest, *more), -1, np.int64) for more in ((), (max(most, 1),)))
+    for b, (_, tokens) in enumerate(examples):
+        for t, (token, at) in enumerate(tokens):
+            ids[b, t] = token
+            source[b, t, :len(at)] = at
+    return batch([columns for columns, _ in examples]), Answer(torch.from_numpy(ids), torch.from_numpy(source))
 
 
 def drawn_by(make, r, count):
@@ -292,8 +242,8 @@ class Batches:
     Examples of like length are put together: `ahead` of them are drawn at once, by numbers of their own, sorted, cut,
     and dealt in random order.
     """
-    def __init__(self, make, tokenizer, seed, tokens=8192, ahead=512, position=(0, 0)):
-        self.make, self.tokenizer, self.seed, self.tokens, self.ahead = make, tokenizer, seed, tokens, ahead
+    def __init__(self, make, seed, tokens=8192, ahead=512, position=(0, 0)):
+        self.make, self.seed, self.tokens, self.ahead = make, seed, tokens, ahead
         (self.round, self.turn), self.dealt = position, None
 
     @property
@@ -305,7 +255,7 @@ class Batches:
 
     def __next__(self):
         self.dealt = self.dealt or self.deal()
-        out = collate(self.dealt[self.turn], self.tokenizer)
+        out = collate(self.dealt[self.turn])
         self.turn += 1
         if self.turn == len(self.dealt):
             self.round, self.turn, self.dealt = self.round + 1, 0, None
@@ -313,10 +263,10 @@ class Batches:
 
     def deal(self):
         r = random.Random(f"{self.seed} {self.round}")
-        drawn = sorted(drawn_by(self.make, r, self.ahead), key=size)
+        drawn = sorted(drawn_by(self.make, r, self.ahead), key=lambda e: len(e[0]["ids"]))
         cut, begin = [], 0
         for end in range(1, len(drawn) + 1):
-            if end == len(drawn) or size(drawn[end]) * (end + 1 - begin) > self.tokens:
+            if end == len(drawn) or len(drawn[end][0]["ids"]) * (end + 1 - begin) > self.tokens:
                 cut.append(drawn[begin:end])
                 begin = end
         r.shuffle(cut)

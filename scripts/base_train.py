@@ -245,12 +245,11 @@ def question_data(args, model, tokenizer, ranks):
     from nanochat.words import Lexicon
     lexicon = Lexicon(tokenizer, model.reader.words())
     sources = reading_data.load(reading_data.question_files(args.data_dir), lexicon)
-    held = reading_data.held_out(sources, tokenizer, args.eval_questions)
-    asked = reading_data.Together if tokenizer.asks_last else reading_data.Asked
-    make = asked(sources, tokenizer, withheld=args.withheld, shares=settings(args.share))
+    most = model.config.reading
+    held = reading_data.held_out(sources, tokenizer, args.eval_questions, most)
+    make = reading_data.Asked(sources, tokenizer, most, args.withheld, shares=settings(args.share))
     seed = f"{args.seed} {ranks.rank}"
-    return (lambda position: reading_data.Batches(make, tokenizer, seed, args.window_tokens,
-                                                  position=tuple(position))), held
+    return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position))), held
 
 
 def dry_run(args, model, plan, window):

@@ -1,6 +1,6 @@
 """
-The memory of an open model: it changes no logit before it has learned, its adapters count in reading alone, several
-questions about one memory are learned as each would be alone, and a checkpoint is an adapter to one very model.
+The memory of an open model: it changes no logit before it has learned, its adapters count in reading alone, the
+question stands on both sides of what was found, and a checkpoint is an adapter to one very model.
 """
 import itertools
 import json
@@ -12,7 +12,7 @@ import torch
 from nanochat import base, engine, reading, reading_data
 from nanochat.checkpoint_manager import checkpoint_dir, load_checkpoint, load_model_file
 from nanochat.common import UserError, run_main
-from nanochat.reading_data import Asked, Together, branches, collate
+from nanochat.reading_data import Asked
 from nanochat.words import Lexicon
 from scripts.export_model import main as export
 from tests.test_base import TEXTS, VOCAB, byte_level, copied, data, smol, tokenizers, train  # noqa: F401, fixtures
@@ -105,42 +105,35 @@ def test_adapters_count_in_reading_alone(made):
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
 
 
-def test_questions_about_one_memory_are_learned_as_each_alone(made):
-    model, tokenizer = made
-    memory = reading_data.memory_of(item(), Lexicon(tokenizer))
-    together = Together({"a": [memory]}, tokenizer, budgets=(256,))(random.Random(1))
-    assert len(together[1]) == len(ASKED)
-    with torch.no_grad():
-        whole = model.reading_losses(*collate([together], tokenizer))[0]["read"]
-        alone, ask = [], Asked({"a": [memory]}, tokenizer, budgets=(256,))
-        for question in memory.questions:
-            ask.every = {"a": [(memory, question)]}
-            one = ask(random.Random(0))
-            assert tokenizer.decode(one[0]["ids"]).endswith("<|user|>" + question.forms[0].text)
-            alone.append(model.reading_losses(*collate([one], tokenizer))[0]["read"])
-        # as a row of several, padded
-        rows = model.reading_losses(*collate([together, one], tokenizer))[0]["read"]
-    torch.testing.assert_close(whole, torch.stack(alone).mean(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(rows, (sum(alone) + alone[-1]) / (len(alone) + 1), rtol=1e-4, atol=1e-4)
+def test_the_question_stands_before_and_after_what_was_found(made):
+    _, tokenizer = made
+    lexicon = Lexicon(tokenizer)
+    asked, lines = lexicon.line(ASKED[0][0]), [lexicon.line(line) for line in LINES]
+    for budget, order, kept in ((512, [2, 0, 1, 3], LINES), (4 * len(asked) + 4, [2], LINES[2:3])):
+        columns, begin = reading.lay_out(asked, lines, order, tokenizer, budget)
+        text = tokenizer.decode(columns["ids"])
+        assert text == "".join([f"<|user|>{asked.text}", *(f"<|bos|>{line}" for line in kept), f"<|user|>{asked.text}"])
+        assert len({len(column) for column in columns.values()}) == 1 and len(columns["ids"]) <= budget
+        assert [LINES[i] for i in begin] == kept
+        for i, at in begin.items():
+            assert columns["ids"][at:at + len(lines[i])].tolist() == lines[i].ids.tolist()
+            assert set(columns["ordinal"][at:at + len(lines[i])]) == {i}
+        assert set(columns["ordinal"][-len(asked) - 1:]) == {-1}   # nothing of it is copied
+    long = lexicon.line(" ".join(LINES * 9))
+    assert len(reading.lay_out(long, lines, [0], tokenizer, 40)[0]["ids"]) <= 40
 
 
-@pytest.mark.parametrize("withheld", [0.0, 1.0])
-def test_each_answer_is_copied_from_where_it_stands(made, withheld):
+def test_each_answer_is_copied_from_where_it_stands(made):
     _, tokenizer = made
     lexicon, r = Lexicon(tokenizer), random.Random(0)
-    make = Together({"a": [reading_data.memory_of(item(n), lexicon) for n in range(3)]}, tokenizer, withheld=withheld)
-    refusals, refusal = [], [token for token, _ in reading_data.refused(tokenizer)]
-    for example in itertools.islice(filter(None, (make(r) for _ in range(60))), 40):
-        text = tokenizer.decode(example[0]["ids"])
-        assert text.endswith("<|user|>") and text.count("<|user|>") == 1
-        for ids, tokens in branches(example):
-            answer = next(a for q, a, _ in ASKED if q == tokenizer.decode(ids))
-            told = [token for token, _ in tokens]
-            refusals.append(bool(answer) and told == refusal)
-            assert told == refusal if not answer else told == refusal or tokenizer.decode(
-                told, skip_special=True).strip() == answer
-            assert all(example[0]["ids"][place] == token for token, at in tokens for place in at)
-    assert any(refusals) == (withheld > 0) and not all(refusals)
+    make = Asked({"a": [reading_data.memory_of(item(n), lexicon) for n in range(3)]}, tokenizer)
+    for columns, tokens in itertools.islice(filter(None, (make(r) for _ in range(60))), 40):
+        text = tokenizer.decode(columns["ids"])
+        answer = next(a for q, a, _ in ASKED if text.endswith("<|user|>" + q) and text.startswith("<|user|>" + q))
+        told = tokenizer.decode([token for token, _ in tokens], skip_special=True).strip()
+        assert told == (answer or reading_data.REFUSAL)
+        assert all(columns["ids"][place] == token for token, at in tokens for place in at)
+        assert bool(answer) == any(at for _, at in tokens)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
@@ -216,7 +209,7 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(smol, questions):  # noqa: 
 def test_all_of_it_may_learn(smol, questions):  # noqa: F811
     assert train([*questions[:-1], "0", "--init-from", str(smol), "--num-iterations", "1", "--tag", "full"]) == 0
     model, tokenizer, _ = engine.load_model(checkpoint_dir("full"))
-    assert not model.adapters and tokenizer.asks_last
+    assert not model.adapters and tokenizer.asks_twice
     fresh = base.open_base(str(smol)).with_memory()[0]
     assert not torch.equal(model.blocks[0].attn.q.weight, fresh.blocks[0].attn.q.weight)
 

@@ -17,7 +17,7 @@ from .conftest import tiny
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
 # all that laying out needs of a tokenizer
-SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool), asks_last=False)
+SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool), asks_twice=False)
 ROWS = 9                                              # of word vectors
 
 
@@ -90,8 +90,7 @@ def padded(answers):
         for t, (token, places) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(places)] = torch.tensor(places, dtype=torch.int64)
-    given = torch.cat([torch.full((len(answers), 1), ASSISTANT), ids[:, :-1].clamp(min=0)], 1)
-    return Answer(given, ids, source, torch.where(ids < 0, -1, 0))
+    return Answer(ids, source)
 
 
 def losses(model, columns, answers):
@@ -101,7 +100,9 @@ def losses(model, columns, answers):
 def said(answers):
     """What a model is given that says these answers: (ids, source), each a token later."""
     a = padded(answers)
-    return a.given, torch.cat([torch.full((len(answers), 1), -1), a.source[:, :-1, 0]], 1)
+    first = torch.full((len(answers), 1), ASSISTANT)
+    source = torch.cat([torch.full_like(first, -1), a.source[:, :-1, 0]], 1)
+    return torch.cat([first, a.ids[:, :-1].clamp(min=0)], 1), source
 
 
 def step_by_step(model, window, tokens):

@@ -187,7 +187,7 @@ def test_where_there_is_nothing_to_ask_one_line_says_so(tmp_path, lexicon, token
     with pytest.raises(UserError, match=r"a\.jsonl"):
         load([path], lexicon)
     with pytest.raises(UserError, match="hardly any"):
-        next(Batches(lambda r: None, None, 0, ahead=5))
+        next(Batches(lambda r: None, 0, ahead=5))
 
 
 # what is asked --------------------------------------------------------------------------------------------------------
@@ -267,7 +267,9 @@ def test_what_does_not_fit_the_window_is_no_example(lexicon, tokenizer):
                              ({"a": "two", "evidence": [0, 1], "composed": True}, 512, True),
                              ({"a": "moved", "evidence": [0, 1]}, 256, False)):
         memory = memory_of({"sents": sents, "qas": [{"q": "Where?", **qa}]}, lexicon)
-        made = Asked({"one": [memory]}, tokenizer, (budget,), withheld=0, others=0)(random.Random(0))
+        ask = Asked({"one": [memory]}, tokenizer, withheld=0, others=0)
+        ask.budgets = [budget]
+        made = ask(random.Random(0))
         assert (made is not None) == fits
         assert not made or len(made[0]["ids"]) <= budget
 
@@ -300,7 +302,7 @@ def test_the_evidence_is_found_or_put_there(lexicon, tokenizer):
     """A window that holds few of many lines holds those that are asked about."""
     lines = [f"Number {i} is red and {i + 100} is not." for i in range(40)]
     one = {"sents": lines, "qas": [{"q": "What is not?", "a": str(i + 100), "evidence": [i]} for i in range(40)]}
-    ask, r = Asked({"one": [memory_of(one, lexicon)]}, tokenizer, (128,), withheld=0), random.Random(3)
+    ask, r = Asked({"one": [memory_of(one, lexicon)]}, tokenizer, 128, withheld=0), random.Random(3)
     for _ in range(20):
         columns, tokens = ask(r)
         consistent(columns, tokens)
@@ -328,7 +330,7 @@ def test_what_is_held_out_is_not_learned_from_and_always_the_same(lexicon, token
 def test_examples_are_put_together_and_filled_up(lexicon, tokenizer):
     ask, r = Asked({"a": [memory_of(item(n), lexicon) for n in range(3)]}, tokenizer), random.Random(0)
     examples = [ask(r) for _ in range(12)]
-    window, answer = collate(examples, tokenizer)
+    window, answer = collate(examples)
     assert window.ids.dtype == answer.ids.dtype == answer.source.dtype == torch.int64
     assert answer.source.shape[:2] == answer.ids.shape == (len(examples), max(len(tokens) for _, tokens in examples))
     for b, (columns, tokens) in enumerate(examples):
@@ -347,7 +349,7 @@ def equal(a, b):
 
 def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, tokenizer):
     ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer)
-    start = lambda seed=5, position=(0, 0): Batches(ask, tokenizer, seed, tokens=700, ahead=10, position=position)
+    start = lambda seed=5, position=(0, 0): Batches(ask, seed, tokens=700, ahead=10, position=position)
     stream, positions, whole = start(), [], []
     assert iter(stream) is stream
     while stream.round < 3:
