@@ -27,10 +27,12 @@ from scripts.export_model import check_output
 
 def train(model, asked, tokenizer, minutes, rate, seed):
     """
-    The finding head learns, returned as {name: tensor}; the rest of the model is frozen. The gists, too: read layers
-    know them as they are (with gists trained for finding, a memory no longer helps the stream: dev/LOG.md).
+    The finding head learns, returned as {name: tensor}; the rest of the model is frozen. The gists, too, where a read
+    layer knows them as they are (with gists trained for finding, a memory no longer helps the stream: dev/LOG.md).
     """
-    learned = {name: p for name, p in model.named_parameters() if name.startswith("finder.")}
+    gates = [block.attn.memory_gate for block in model.blocks if block.attn.kind == "dsa"]
+    parts = ("finder.",) if any(gate is None or gate.any() for gate in gates) else ("finder.", "gist_")
+    learned = {name: p for name, p in model.named_parameters() if name.startswith(parts)}
     for p in learned.values():
         p.requires_grad_(True)
     groups = [{"params": [p for p in learned.values() if keep(p.ndim)]}

@@ -533,7 +533,12 @@ class THENGPT(GPT):
 
     def asks(self, window):
         """The finding.Asks of questions in a window of their own, see reading.alone."""
-        return self.finder(reading.read(self, window).hidden, window.ordinal == -1)
+        hidden, there = reading.read(self, window).hidden, window.ordinal == -1
+        if self.special is not None:   # it stands there twice: the second time each token has seen all of it
+            half, place = there.sum(1, keepdim=True) // 2, torch.arange(there.shape[1], device=there.device)
+            there, place = place < half, (place + half).clamp(max=there.shape[1] - 1)
+            hidden = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
+        return self.finder(hidden, there)
 
     def reading_losses(self, window, answer):
         """See reading.losses."""

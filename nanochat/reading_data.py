@@ -209,7 +209,8 @@ def example(columns, begin, lines, parts, composed, tokenizer):
         if i not in begin:
             return None
         tokens += (generated(",", tokenizer) if tokens else []) + copied(lines[i], begin[i], first, last)
-    if any(place >= len(columns["ids"]) for _, at in tokens for place in at):
+    ordinal = columns["ordinal"]
+    if any(place >= len(ordinal) or ordinal[place] < 0 for _, at in tokens for place in at):   # it has been cut off
         return None
     return columns, [*tokens, (tokenizer.end_id, [])]
 

@@ -123,10 +123,32 @@ def test_the_question_stands_before_and_after_what_was_found(made):
     assert len(reading.lay_out(long, lines, [0], tokenizer, 40)[0]["ids"]) <= 40
 
 
+def test_each_word_of_a_question_is_weighed_by_all_of_it(smol):  # noqa: F811
+    model, tokenizer = base.open_base(str(smol)).with_memory(ratio=1)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.finder.weight.weight)
+    lexicon = Lexicon(tokenizer)
+    lines = [lexicon.line(text) for text in ("Where does she work?", "Where does she live?", "Where is it?")]
+    with torch.no_grad():
+        whole = model.asks(reading.alone(lines, tokenizer))
+        assert (whole.weight[0, 1] - whole.weight[1, 1]).abs() > 1e-4   # "Where", from what follows it
+        for row, line in enumerate(lines):
+            one = model.asks(reading.alone([line], tokenizer))
+            n = len(line) + 1   # with <|user|>
+            torch.testing.assert_close(one.weight[0, :n], whole.weight[row, :n], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.vector[0], whole.vector[row], rtol=1e-4, atol=1e-5)
+
+
 def test_each_answer_is_copied_from_where_it_stands(made):
     _, tokenizer = made
     lexicon, r = Lexicon(tokenizer), random.Random(0)
-    make = Asked({"a": [reading_data.memory_of(item(n), lexicon) for n in range(3)]}, tokenizer)
+    sources = {"a": [reading_data.memory_of(item(n), lexicon) for n in range(3)]}
+    for budget in range(32, 72, 2):   # lines that are cut off
+        ask = Asked(sources, tokenizer)
+        ask.budgets = [budget]
+        assert all(columns["ordinal"][place] >= 0 for columns, tokens in filter(None, (ask(r) for _ in range(20)))
+                   for _, at in tokens for place in at)
+    make = Asked(sources, tokenizer)
     for columns, tokens in itertools.islice(filter(None, (make(r) for _ in range(60))), 40):
         text = tokenizer.decode(columns["ids"])
         answer = next(a for q, a, _ in ASKED if text.endswith("<|user|>" + q) and text.startswith("<|user|>" + q))

@@ -580,18 +580,20 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
                 if count in moments and (process := rng.choice(keepers).process):
                     os.kill(process.pid, signal.SIGKILL)
                     killed += 1
-                if count % (requests // 4) == 0 and Path("/proc").is_dir():
+                if count % (requests // 40) == 0 and Path("/proc").is_dir():
                     sizes.append(resident([os.getpid(), *(keeper.process.pid for keeper in keepers if keeper.process)]))
     finally:
         for keeper in keepers:
             keeper.close()
             keeper.join()
     print(f"\n{len(answered)} answered, {len(errors)} refused, {killed} workers killed,",
-          f"MB of RAM: {[size >> 20 for size in sizes]}")
+          f"MB of RAM: {[size >> 20 for size in sizes[::4]]}")
     assert finished and len(answered) + len(errors) == requests
     assert answered == {i for i, item in enumerate(plan) if item}
     assert killed == kills and len(errors) == plan.count(None) > 0
-    assert not sizes or max(sizes) < 1.25 * sizes[0] + 2 ** 26, sizes
+    # of many moments, since a worker that has just been killed takes nothing
+    half = len(sizes) // 2
+    assert not sizes or max(sizes[half:]) < 1.1 * max(sizes[:half]) + 2 ** 26, sizes
     for name in names:
         with LiveMemory(loaded, tmp_path / f"{name}.pt", read_only=True) as memory:
             assert [(e.text, e.source, e.line, e.time)
