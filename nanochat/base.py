@@ -585,7 +585,7 @@ MARKS = {"bos": "\n", "end": "<end>", "user": "\nQuestion:", "assistant": "\nAns
 class MemoryTokenizer(BaseTokenizer):
     """
     That of an open model with the special tokens of MARKS: what nanochat.tokenizer.Tokenizer is for a THENGPT. Tokens
-    that are special in the open model have no text.
+    that are special in the open model have no text; `theirs` {name: id} are these.
     """
 
     asks_twice = True
@@ -596,7 +596,8 @@ class MemoryTokenizer(BaseTokenizer):
         self.vocab_size += len(MARKS)
         marks = {f"<|{name}|>": self.ordinary + i for i, name in enumerate(MARKS)}
         self.bos_id, self.end_id, self.user_id, self.assistant_id, self.pad_id = marks.values()
-        self.special_tokens, self._names = marks, {id: name for name, id in marks.items()}
+        self.theirs, self.special_tokens = plain.special_tokens, marks
+        self._names = {id: name for name, id in marks.items()}
         self._bytes = [plain.token_bytes(id) for id in range(self.ordinary)] + [b""] * len(marks)
         self.within = np.array([b"\x80" <= token[:1] < b"\xc0" for token in self._bytes])
 

@@ -12,6 +12,7 @@ import sys
 import time
 
 from nanochat.common import UserError
+from nanochat.scoring import refused
 from nanochat.text import is_question, iso, lived, may_be_question, printable, shortened
 
 SOURCE = "chat"
@@ -68,11 +69,11 @@ def as_dict(episode):
 class Chat:
     """
     memory: a LiveMemory, None-reading if no_memory. read(prompt): the next line, EOFError at the end; its errors are
-    UnicodeDecodeError.
+    UnicodeDecodeError. voice: a nanochat.talk.Voice, which makes sentences of answers; None: they stay as they are.
     """
 
-    def __init__(self, memory, read, as_json=False, routing=False, no_memory=False, talk=True):
-        self.memory, self.read, self.as_json = memory, read, as_json
+    def __init__(self, memory, read, as_json=False, routing=False, no_memory=False, talk=True, voice=None):
+        self.memory, self.read, self.as_json, self.voice = memory, read, as_json, voice
         self.routing, self.no_memory, self.talk = routing, no_memory, talk
         self.code = 0   # 2 once a line was refused, 1 once something failed
 
@@ -148,7 +149,14 @@ class Chat:
             print(printable(piece, sys.stdout), end="", flush=True)
 
         try:
-            answer = self.memory.ask(question, show)
+            if self.voice and self.voice.is_small_talk(question):
+                for piece in self.voice.reply(question):
+                    show(piece)
+                note("small talk: the memory was not asked")
+                return
+            answer = self.memory.ask(question, None if self.voice else show)
+            if self.voice:
+                show(self.sentence(question, answer))
         finally:
             if shown or answer:
                 print(flush=True)
@@ -161,11 +169,16 @@ class Chat:
         if answer.confidence < UNSURE:
             note(f"not sure: confidence {answer.confidence:.2f}")
 
+    def sentence(self, question, answer):
+        return answer.text if refused(answer.text) else self.voice.sentence(question, answer.text)
+
     def print_json(self, item):
         answer = self.memory.ask(item["question"])
         out = {"question": item["question"], "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"),
                "composed": answer.composed, "episodes": [as_dict(episode) for episode in answer.episodes],
                "seconds": round(answer.seconds, 4)}
+        if self.voice:
+            out["sentence"] = self.sentence(item["question"], answer)
         if self.routing:
             out["routing"] = [[id, float(f"{share:.4g}")] for id, share in self.memory.routing(item["question"])]
         rest = {name: value for name, value in item.items() if name not in out}

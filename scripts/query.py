@@ -46,6 +46,9 @@ def build_parser():
     add("-p", "--prompt", metavar="QUESTION", help="one question")
     add("--questions", metavar="FILE", help='JSON lines with a "question"; prints one JSON object a line')
     add("--json", action="store_true", help="print one JSON object for each question")
+    add("--style", choices=("short", "sentence"), default="short",
+        help="sentence: answers are whole sentences, and small talk is answered, by the open model that the model "
+             "began with")
     add("--routing", action="store_true",
         help="in the JSON, too: how far each episode was addressed (scripts.memory view draws it)")
     add("--incognito", action="store_true", help="nothing is written: what you say is known until you leave")
@@ -136,13 +139,16 @@ def main(argv=None):
     from tqdm import tqdm
 
     from nanochat.live_memory import LiveMemory
+    from nanochat.talk import Voice
 
     # a conversation may begin a memory; to ask one that is not there is a mistake
     read_only = args.incognito or one_way or path is not None and not talk and not path.exists()
     with LiveMemory(args.model_path, path, read_only=read_only, ram_budget=args.ram_budget,
                     min_confidence=args.min_confidence, max_tokens=args.max_tokens,
                     device=args.device, dtype=args.dtype) as memory:
-        chat = Chat(memory, terminal_reader() if talk else pipe_reader(), args.json, args.routing, args.no_memory, talk)
+        voice = Voice(memory.model, memory.tokenizer) if args.style == "sentence" else None
+        chat = Chat(memory, terminal_reader() if talk else pipe_reader(), args.json, args.routing, args.no_memory, talk,
+                    voice)
         if items:
             # on one terminal, the answers are progress enough
             return chat.answer_all(tqdm(items, unit=" questions", file=sys.stderr, disable=sys.stdout.isatty() or None))
