@@ -645,13 +645,12 @@ class Base:
                 raise ValueError("more layers than tensors")
             with torch.device("meta"):
                 model = GPT(self.config)
-        model.dtype, own = dtype, model.state_dict()
-        ours = {self.theirs(name): name for name in own}
-        for name in ours:
-            if shapes.get(name) != own[ours[name]].shape:
+        model.dtype, ours = dtype, self.named(model)
+        for name, weight in ours.items():
+            if shapes.get(name) != weight.shape:
                 raise UserError(
                     f"{self.where}: {name} is {shapes.get(name, 'missing')}, by the configuration it is "
-                    f"{tuple(own[ours[name]].shape)}"
+                    f"{tuple(weight.shape)}"
                 )
         for name in shapes:
             repeated = self.config.tied and name == "lm_head.weight"
@@ -665,13 +664,12 @@ class Base:
 
     def fill(self, model):
         """Puts the weights into a model, on the CPU, that has them among others."""
-        own = model.state_dict()
-        ours = {self.theirs(name): name for name in own if self.is_theirs(name)}
+        ours = self.named(model)
         for name, tensor in self.tensors.read(ours):
-            if part := re.search(r"\.attn\.([qk])\.", ours[name]):
+            if part := re.search(r"(?:self_attn\.|attn_)([qk])", name):
                 heads = self.config.n_head if part[1] == "q" else self.config.n_kv_head
                 tensor = turned(tensor, heads, self.tensors.paired)
-            own[ours[name]].copy_(tensor)
+            ours[name].copy_(tensor)
 
     @cached_property
     def digest(self):
@@ -709,17 +707,18 @@ class Base:
                 row.copy_(model.wte.weight[known].mean(0))
         return model.to(device), tokenizer
 
-    @staticmethod
-    def is_theirs(name):
-        """Whether a weight is one that open models have."""
-        part = re.fullmatch(r"(?:blocks\.\d+\.)?(.+)\.(?:weight|bias)", name)
-        return part is not None and part[1] in PARTS
-
-    def theirs(self, name):
-        """Their name of a weight: model.layers.3.self_attn.q_proj.weight of blocks.3.attn.q.weight, or blk.3.…"""
-        block, part, kind = re.fullmatch(r"(blocks\.\d+\.)?(.+)\.(weight|bias)", name).groups(default="")
-        layout = self.tensors.layout
-        return f"{block.replace('blocks', ('model.layers', 'blk')[layout])}{PARTS[part][layout]}.{kind}"
+    def named(self, model):
+        """
+        {their name: tensor} of the weights of a model that open models have: model.layers.3.self_attn.q_proj.weight, or
+        blk.3.…, of blocks.3.attn.q.weight.
+        """
+        ours, layout = {}, self.tensors.layout
+        for name, tensor in model.state_dict().items():
+            block, part, kind = re.fullmatch(r"(blocks\.\d+\.)?(.+?)(?:\.(weight|bias))?", name).groups(default="")
+            if kind and part in PARTS:
+                block = block.replace("blocks", ("model.layers", "blk")[layout])
+                ours[f"{block}{PARTS[part][layout]}.{kind}"] = tensor
+        return ours
 
 
 def turned(weight, heads, paired):

@@ -292,15 +292,12 @@ class THENGPT(GPT):
         self.special = nn.Parameter(torch.empty(special, c.n_embd))
         if not c.lora_rank:
             return
-        theirs = [(f"blocks.{i}.{part}.{name}", linear) for i, block in enumerate(self.blocks)
-                  for part, names in (("attn", "q k v proj"), ("mlp", "fc up proj")) for name in names.split()
-                  for linear in [getattr(getattr(block, part), name)]]
-        for _, linear in theirs:
-            linear.adapter = Adapter(linear.in_features, linear.out_features, c.lora_rank)
-            self.adapters.append(linear.adapter)
-        own = {f"{name}.{kind}" for name, _ in theirs for kind in ("weight", "bias")}
-        own |= {"wte.weight", "lm_head.weight", "norm.weight"}
-        self.borrowed = frozenset(name for name, p in self.named_parameters() if name in own or "_norm." in name)
+        with torch.device("meta"):
+            self.borrowed = frozenset(GPT(c).state_dict())
+        for name, linear in list(self.blocks.named_modules(prefix="blocks")):
+            if f"{name}.weight" in self.borrowed and isinstance(linear, Linear):
+                linear.adapter = Adapter(linear.in_features, linear.out_features, c.lora_rank)
+                self.adapters.append(linear.adapter)
         for name in self.borrowed:
             self.get_parameter(name).requires_grad_(False)
 
