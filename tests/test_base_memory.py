@@ -15,6 +15,7 @@ from nanochat.common import UserError, run_main
 from nanochat.reading_data import Asked
 from nanochat.words import Lexicon
 from scripts.export_model import main as export
+from tests.ranks import launch
 from tests.test_base import TEXTS, VOCAB, byte_level, copied, data, smol, tokenizers, train  # noqa: F401, fixtures
 
 LINES = ["Amina works at the library.", "The cat sleeps on the roof.", "Tom bought 12 apples.", "It rains in Cairo."]
@@ -226,6 +227,27 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(smol, questions):  # noqa: 
     assert train([*argv, "--num-iterations", "4", "--tag", "halved", "--resume", "latest"]) == 0
     whole, halved = (load_checkpoint(checkpoint_dir(tag), 4).model for tag in ("whole", "halved"))
     assert all(torch.equal(whole[name], halved[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_ranks_learn_the_adapter_that_one_would(smol, questions, tmp_path):  # noqa: F811
+    """DDP and FSDP2 on the same batches; of what is sharded, only what learns is saved, and it is gone on from."""
+    argv = ["scripts.base_train", *questions, "--init-from", str(smol), "--warmdown", "0", "--save-every", "2",
+            "--num-iterations", "3", "--set", "ratio=1"]
+    runs, checkpoints = [[*argv, "--tag", "ddp"]], tmp_path / "base_checkpoints"
+    runs += [[*argv, "--tag", "fsdp", "--fsdp"], ["copy", str(checkpoints / "fsdp"), str(checkpoints / "again")],
+             [*argv, "--tag", "again", "--fsdp", "--resume", "2"]]
+    done = launch(2, runs, env={"NANOCHAT_BASE_DIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr[-9000:]
+    ddp, fsdp, again = (load_checkpoint(checkpoint_dir(tag), 3, parts=("model",)).model
+                        for tag in ("ddp", "fsdp", "again"))
+    fresh = base.open_base(str(smol)).with_memory(lora_rank=2, ratio=1)[0].state_dict()
+    assert ddp.keys() == fsdp.keys() and not any("attn.q.weight" in name for name in fsdp)
+    assert all(torch.equal(fsdp[name], again[name]) for name in fsdp)
+    ups = [name for name in ddp if name.endswith("adapter.up")]   # they begin at zero
+    apart, moved = (torch.cat([part(name).flatten() for name in ups]).norm()
+                    for part in (lambda name: ddp[name] - fsdp[name], lambda name: ddp[name] - fresh[name]))
+    assert moved > 0 and apart <= 0.1 * moved
 
 
 def test_all_of_it_may_learn(smol, questions):  # noqa: F811
