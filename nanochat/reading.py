@@ -167,11 +167,10 @@ class ReadingHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         D = config.n_embd
-        # an open model reads the words alone
-        self.featured = config.family != "llama"
-        if self.featured:
-            self.match, self.rank, self.age = (Embedding(n, D) for n in (MATCHES, PLACES, PLACES))
-            self.word = Linear(config.word_dim, D)
+        # an open model knows its words
+        self.own = config.family != "llama"
+        self.match, self.rank, self.age = (Embedding(n, D) for n in (MATCHES, PLACES, PLACES))
+        self.word = Linear(config.word_dim, D) if self.own else None
         self.register_buffer("word_vectors", torch.zeros(config.word_vectors, config.word_dim, dtype=torch.int8))
         # the words of rows 1, 2, …, in UTF-8, a line each
         self.register_buffer("word_list", torch.zeros(config.word_bytes, dtype=torch.uint8))
@@ -186,14 +185,12 @@ class ReadingHead(nn.Module):
     def init_weights(self):
         self.word_vectors.zero_()   # a module built on the meta device holds anything
         self.word_list.zero_()
-        if self.featured:
-            for table in (self.match, self.rank, self.age):
-                nn.init.normal_(table.weight, std=0.5)
-            nn.init.normal_(self.word.weight, std=self.word.in_features ** -0.5)
-        for module in (self.copied, self.query, self.key, self.key_before):
+        for table in (self.match, self.rank, self.age):
+            nn.init.normal_(table.weight, std=0.5)
+        for module in filter(None, (self.word, self.copied, self.query, self.key, self.key_before)):
             nn.init.normal_(module.weight, std=module.in_features ** -0.5)
-        if not self.featured:   # it copies as it would generate, until it has learned more
-            for module in (self.copied, self.key, self.key_before):
+        if not self.own:   # it reads as it would, and copies as it would generate, until it has learned more
+            for module in (self.match, self.rank, self.age, self.copied, self.key, self.key_before):
                 nn.init.zeros_(module.weight)
         nn.init.zeros_(self.gate.weight)
         for weight in self.nearby:
@@ -205,8 +202,10 @@ class ReadingHead(nn.Module):
 
     def features(self, window, dtype):
         """(B, T, D): what is added to the embeddings of a window."""
-        table = self.match(window.match) + self.rank(window.rank) + self.age(window.age)
-        return table.to(dtype) + self.word(self.word_vectors[window.vector].to(dtype) / WORD_SCALE)
+        table = (self.match(window.match) + self.rank(window.rank) + self.age(window.age)).to(dtype)
+        if self.word is None:
+            return table
+        return table + self.word(self.word_vectors[window.vector].to(dtype) / WORD_SCALE)
 
     def keys(self, x):
         """(B, T, D) keys of a window's final hidden states: what a place holds, and what stands before it."""
@@ -217,7 +216,7 @@ class ReadingHead(nn.Module):
         Log-probabilities over the places of a Reading (B, A, T) for final hidden states y (B, A, D), and the gate's
         logit (B, A). What an open model would generate counts for what it copies.
         """
-        z = y if self.featured else norm(y)
+        z = y if self.own else norm(y)
         score = torch.matmul(self.query(z), reading.keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
         if reading.rows is not None:
             score = score + torch.matmul(y, reading.rows.transpose(1, 2)).to(score.dtype)
@@ -270,7 +269,7 @@ def through(model, x, cos, sin, mask, past, there=None):
 def read(model, window):
     """The Reading of a Window by a THENGPT."""
     x = model.embed(window.ids)
-    x = model.enter(x + model.reader.features(window, x.dtype) if model.reader.featured else x)
+    x = model.enter(x + model.reader.features(window, x.dtype))
     there = window.ordinal != -2
     seen = torch.zeros(there.shape, dtype=x.dtype, device=x.device).masked_fill_(~there, float("-inf"))[:, None, None]
     cos, sin = model.rotary(torch.arange(x.shape[1], device=x.device)[None])
@@ -279,7 +278,7 @@ def read(model, window):
         order = torch.arange(x.shape[1], device=x.device)
         mask = seen.masked_fill(order > order[:, None], float("-inf"))
     x, past = through(model, x, cos, sin, mask, [None] * len(model.blocks), there[..., None])
-    x, rows = (x, None) if model.reader.featured else (norm(x), model.rows(window.ids))
+    x, rows = (x, None) if model.reader.own else (norm(x), model.rows(window.ids))
     return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past, rows)
 
 

@@ -26,7 +26,8 @@ from nanochat.common import (
 WARMUP, START = 0.01, 0.1
 
 DEPTH = 4   # unless --depth says so, or an open model
-LATER = ("reader.nearby.", "finder.")   # weights that --init-from need not have: the shipped model is from before them
+# weights that --init-from need not have: models are from before them
+LATER = ("reader.nearby.", "finder.", "reader.match.", "reader.rank.", "reader.age.")
 
 # what the values of flags must be, as a test of them and in words. "auto" and flags that are not given stay as they are
 RATES = ("lr_scale", "matrix_lr", "embedding_lr", "head_lr", "table_lr", "scalar_lr", "weight_decay")
