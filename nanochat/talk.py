@@ -15,7 +15,8 @@ SENTENCES = [("Where does Tom live?\nAnswer: Leeds", "Tom lives in Leeds."),
              ("How many eggs are left?\nAnswer: six", "There are six eggs left."),
              ("What did she call the boat?\nAnswer: Blue Heron", "She called the boat Blue Heron.")]
 REPLIES = [("Hi there!", "Hello! What would you like to talk about?"),
-           ("How is the weather?", "I can't see it from here. I hope that it is fine."), ("Thank you.", "You are welcome!")]
+           ("How is the weather?", "I can't see it from here. I hope that it is fine."),
+           ("Thank you.", "You are welcome!")]
 KINDS = [("How are you today?", "chat"), ("Where did I park the car?", "fact"), ("What's up?", "chat"),
          ("Who fixed the roof last spring?", "fact"), ("Can you help me?", "chat"), ("What is the code?", "fact"),
          ("Nice to meet you, how is it going?", "chat"), ("When is her birthday?", "fact")]

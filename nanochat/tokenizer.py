@@ -65,8 +65,8 @@ class Tokenizer:
     """Encodes text to ids and back.
 
     Attributes: `vocab_size`, `fingerprint` (hex SHA-256), `pattern`, `special_tokens` ({name: id}), `bos_id`,
-    `end_id`, `user_id`, `assistant_id`, `pad_id`; `asks_twice`: in a reading window the question stands last, too. Ordinary
-    ids come first, special ids last.
+    `end_id`, `user_id`, `assistant_id`, `pad_id`; `asks_twice`: in a reading window the question stands last, too.
+    Ordinary ids come first, special ids last.
     """
 
     asks_twice = False

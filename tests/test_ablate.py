@@ -38,8 +38,7 @@ def test_what_an_arm_takes_away():
     plain = ablate.plain(window)
     assert not any(getattr(plain, name).any() for name in ("vector", "match", "rank", "age"))
     assert all(getattr(plain, name).all() for name in ("ids", "within", "ordinal"))
-    ids = torch.ones(1, 2)
-    answer = Answer(ids, ids, torch.zeros(1, 2, 1, dtype=torch.int64), ids)
+    answer = Answer(torch.ones(1, 2), torch.zeros(1, 2, 1, dtype=torch.int64))
     assert (ablate.generated(answer).source == -1).all() and ablate.generated(answer).ids is answer.ids
 
 

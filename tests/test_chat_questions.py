@@ -44,7 +44,8 @@ def test_friendsqa(tmp_path):
     assert sorted(memory.asked) == [("What ?", [0, 1]), ("What ?", [2, 3]), ("Which ?", [1]), ("Which ?", [3])]
 
 
-@pytest.mark.parametrize("name, text", [("a.json", "{}"), ("a.jsonl", "[]\n"), ("a.jsonl", '{"user": "x"}\n'), ("a.json", "{")])
+@pytest.mark.parametrize("name, text", [("a.json", "{}"), ("a.jsonl", "[]\n"), ("a.jsonl", '{"user": "x"}\n'),
+                                        ("a.json", "{")])
 def test_other_files_are_refused(tmp_path, name, text):
     with pytest.raises(UserError, match="no chat of a known form"):
         written(tmp_path, name, text)
