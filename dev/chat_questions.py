@@ -4,8 +4,8 @@ Chats of people as memories with questions, for scripts.memory_eval --tasks find
     python dev/chat_questions.py --input friendsqa_dev.json irc_ubuntu.jsonl slack_racket_elm.jsonl --output chats.jsonl
 
 FriendsQA (.json): its questions; evidence is the turns that its answers name. Logs (.jsonl, {"user", "text"}, and
-"reply_to" [line], or "conv" the conversation): a turn that ends in "?" is asked, and evidence is what others said in
-reply; the turn itself is not remembered. Each file is one memory.
+"reply_to" [line], or "conv" the conversation): a turn of up to 300 characters that ends in "?" is asked, evidence is
+what others said in reply, and the turn itself is not remembered. Each file is one memory.
 """
 import argparse
 import json
@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) 
 
 from nanochat.common import Help, UserError, atomic_write, flag, run_main  # noqa: E402
 
+LONGEST = 300   # characters of a question
 ADDRESSED = re.compile(r"^(?:<@[^>]+>|[\w\[\]|-]+:)[,:]?\s+")   # to whom a turn is said
 
 
@@ -45,7 +46,7 @@ def log(path, most):
         for m in of:
             if m is not None and m < n and turns[m]["user"] != turn["user"]:
                 replies[m].append(n)
-    asked = {m for m in replies if turns[m]["text"].rstrip().endswith("?")}
+    asked = {m for m in replies if turns[m]["text"].rstrip().endswith("?") and len(turns[m]["text"]) <= LONGEST}
     place = {n: k for k, n in enumerate(n for n in range(len(turns)) if n not in asked)}
     found = [(ADDRESSED.sub("", turns[m]["text"]), [place[n] for n in replies[m] if n in place]) for m in sorted(asked)]
     return ([" ".join(f"{turns[n]['user']}: {turns[n]['text']}".split()) for n in place],

@@ -19,9 +19,11 @@ def test_of_a_log_what_is_asked_is_answered_by_others(tmp_path):
     said = [("ann", "bob: which player works?", [0]), (None, "=== eve has left", [1]), ("bob", "xine   does", [0]),
             ("ann", "thanks, I mean it", [0]), ("cat", "is it free?", [2]), ("dan", "totem, too", [0]),
             ("bob", "why?", [6]), ("bob", "it is", [4])]
+    said += [("ann", "so " * 99 + "why?", [8]), ("bob", "no", [8])]   # too long to be a question
     rows = [{"log": "a", "i": i, "user": user, "text": text, "reply_to": to} for i, (user, text, to) in enumerate(said)]
     memory, = written(tmp_path, "irc.jsonl", rows)
-    assert memory.lines == ["bob: xine does", "ann: thanks, I mean it", "dan: totem, too", "bob: why?", "bob: it is"]
+    assert memory.lines == ["bob: xine does", "ann: thanks, I mean it", "dan: totem, too", "bob: why?", "bob: it is",
+                            "ann: " + "so " * 99 + "why?", "bob: no"]
     assert sorted(memory.asked) == [("is it free?", [4]), ("which player works?", [0, 2])]
     assert written(tmp_path, "irc.jsonl", rows, "--turns", "3")[0].lines == ["bob: xine does", "ann: thanks, I mean it"]
 
