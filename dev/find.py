@@ -2,7 +2,8 @@
 
     python -m dev.find --model-path base_checkpoints/then-d6 --train train.jsonl --output-path data/then-d6
 
-Only the finding head learns, by AdamW, from questions whose evidence is known (nanochat/finding_data.py).
+Only the finding head learns, and gists that no read layer knows, by AdamW, from questions whose evidence is known
+(nanochat/finding_data.py).
 --measure prints the table of scripts.memory_eval --task finding, before and after. --output-path is where the model is
 shipped with what was learned; without, nothing is saved.
 """

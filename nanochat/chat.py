@@ -12,7 +12,6 @@ import sys
 import time
 
 from nanochat.common import UserError
-from nanochat.scoring import refused
 from nanochat.text import is_question, iso, lived, may_be_question, printable, shortened
 
 SOURCE = "chat"
@@ -143,23 +142,27 @@ class Chat:
 
     def print_text(self, question):
         shown, answer = [], None
+        small_talk = self.voice is not None and self.voice.is_small_talk(question)
 
         def show(piece):
             shown.append(piece)
             print(printable(piece, sys.stdout), end="", flush=True)
 
         try:
-            if self.voice and self.voice.is_small_talk(question):
+            if small_talk:
                 for piece in self.voice.reply(question):
                     show(piece)
-                note("small talk: the memory was not asked")
-                return
-            answer = self.memory.ask(question, None if self.voice else show)
-            if self.voice:
-                show(self.sentence(question, answer))
+            elif self.voice:
+                answer = self.memory.ask(question)
+                show(self.voice.sentence(question, answer.text))
+            else:
+                answer = self.memory.ask(question, show)
         finally:
             if shown or answer:
                 print(flush=True)
+        if small_talk:
+            note("small talk: the memory was not asked")
+            return
         for episode in answer.episodes[:SHOWN]:
             note(f"from {episode.score:.2f}  {as_line(episode)}")
         if not answer.episodes:
@@ -169,16 +172,13 @@ class Chat:
         if answer.confidence < UNSURE:
             note(f"not sure: confidence {answer.confidence:.2f}")
 
-    def sentence(self, question, answer):
-        return answer.text if refused(answer.text) else self.voice.sentence(question, answer.text)
-
     def print_json(self, item):
         answer = self.memory.ask(item["question"])
         out = {"question": item["question"], "answer": answer.text, "confidence": float(f"{answer.confidence:.4g}"),
                "composed": answer.composed, "episodes": [as_dict(episode) for episode in answer.episodes],
                "seconds": round(answer.seconds, 4)}
         if self.voice:
-            out["sentence"] = self.sentence(item["question"], answer)
+            out["sentence"] = self.voice.sentence(item["question"], answer.text)
         if self.routing:
             out["routing"] = [[id, float(f"{share:.4g}")] for id, share in self.memory.routing(item["question"])]
         rest = {name: value for name, value in item.items() if name not in out}

@@ -102,7 +102,7 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     where its first token stands}. question, lines: words.Line; order: indices of lines, best first. What is too long is
     cut at the end. tokenizer.asks_twice: the question stands last, too.
     """
-    twice = bool(tokenizer.asks_twice)
+    twice = tokenizer.asks_twice
     q = slice(0, min(QUESTION, budget // 2) // (1 + twice))
     budget -= twice * (1 + len(question.ids[q]))
     kept = select(order, [len(line) for line in lines], budget - len(question.ids[q]) - 1)

@@ -5,21 +5,21 @@ What a model says in sentences that began with an open model which converses: it
 import torch
 
 from nanochat.common import UserError
-from nanochat.scoring import holds
+from nanochat.scoring import holds, refused
 from nanochat.tokenizer import StreamDecoder
 
 BEGIN, END = "<|im_start|>", "<|im_end|>"
-SENTENCE_TOKENS, REPLY_TOKENS = 40, 40   # at most
+MOST = 40   # tokens of a sentence or a reply
 # turns that show what is asked for: (what is said, what is answered)
-SENTENCES = [("Where does Tom live?\nAnswer: Leeds", "Tom lives in Leeds."),
+SENTENCES = (("Where does Tom live?\nAnswer: Leeds", "Tom lives in Leeds."),
              ("How many eggs are left?\nAnswer: six", "There are six eggs left."),
-             ("What did she call the boat?\nAnswer: Blue Heron", "She called the boat Blue Heron.")]
-REPLIES = [("Hi there!", "Hello! What would you like to talk about?"),
+             ("What did she call the boat?\nAnswer: Blue Heron", "She called the boat Blue Heron."))
+REPLIES = (("Hi there!", "Hello! What would you like to talk about?"),
            ("How is the weather?", "I can't see it from here. I hope that it is fine."),
-           ("Thank you.", "You are welcome!")]
-KINDS = [("How are you today?", "chat"), ("Where did I park the car?", "fact"), ("What's up?", "chat"),
+           ("Thank you.", "You are welcome!"))
+KINDS = (("How are you today?", "chat"), ("Where did I park the car?", "fact"), ("What's up?", "chat"),
          ("Who fixed the roof last spring?", "fact"), ("Can you help me?", "chat"), ("What is the code?", "fact"),
-         ("Nice to meet you, how is it going?", "chat"), ("When is her birthday?", "fact")]
+         ("Nice to meet you, how is it going?", "chat"), ("When is her birthday?", "fact"))
 
 
 class Voice:
@@ -30,7 +30,7 @@ class Voice:
         if None in self.turn.values():
             raise UserError("--style sentence needs a model that began with one that converses, in turns of ChatML: "
                             "this one does not", code=2)
-        self.shown = {}   # the state after examples, which are read once
+        self.shown = {}   # {examples: the state after them}, which are read once
 
     def prompt(self, turns):
         """The ids of turns of a conversation, (who, what is said); of None, where one begins."""
@@ -41,11 +41,11 @@ class Voice:
         return ids
 
     def asked(self, examples, text):
-        """(ids, state): what stands before the answer to a text, and the state after the examples before it."""
-        if id(examples) not in self.shown:
+        """(ids, state): what stands before the answer to a text, and the state after the examples, a tuple, before it."""
+        if examples not in self.shown:
             turns = [turn for pair in examples for turn in zip(("user", "assistant"), pair)]
-            self.shown[id(examples)] = self.following(self.prompt(turns))[1]
-        return self.prompt([("user", text), ("assistant", None)]), self.shown[id(examples)]
+            self.shown[examples] = self.following(self.prompt(turns))[1]
+        return self.prompt([("user", text), ("assistant", None)]), self.shown[examples]
 
     @torch.no_grad()
     def following(self, ids, state=None):
@@ -66,9 +66,11 @@ class Voice:
         yield decoder.flush()
 
     def sentence(self, question, answer):
-        """The answer as a sentence; as it is, where the sentence does not hold it."""
+        """The answer as a sentence; as it is, where the sentence does not hold it, or nothing is known."""
+        if refused(answer):
+            return answer
         asked = self.asked(SENTENCES, f"{question}\nAnswer: {answer}")
-        said = "".join(self.goes_on(*asked, SENTENCE_TOKENS)).strip()
+        said = "".join(self.goes_on(*asked, MOST)).strip()
         return said if holds(said, answer) and "\n" not in said else answer
 
     def is_small_talk(self, line):
@@ -79,4 +81,4 @@ class Voice:
 
     def reply(self, line):
         """Yields the text of a reply."""
-        yield from self.goes_on(*self.asked(REPLIES, line), REPLY_TOKENS)
+        yield from self.goes_on(*self.asked(REPLIES, line), MOST)

@@ -580,7 +580,7 @@ def test_soak(model, loaded, tmp_path, users, requests, kills):
                 if count in moments and (process := rng.choice(keepers).process):
                     os.kill(process.pid, signal.SIGKILL)
                     killed += 1
-                if count % (requests // 40) == 0 and Path("/proc").is_dir():
+                if count % max(requests // 40, 1) == 0 and Path("/proc").is_dir():
                     sizes.append(resident([os.getpid(), *(keeper.process.pid for keeper in keepers if keeper.process)]))
     finally:
         for keeper in keepers:

@@ -1,5 +1,4 @@
 """What is said in sentences is what the open model says by itself; what is known is what the memory told."""
-import itertools
 import json
 from types import SimpleNamespace
 
@@ -33,7 +32,7 @@ def made(copied):  # noqa: F811
 def test_it_says_what_the_open_model_says_in_its_own_turns(made):
     model, tokenizer, plain = made  # noqa: F811
     voice = Voice(model, tokenizer)
-    examples = [("the and?", "12")]
+    examples = (("the and?", "12"),)
     asked, state = voice.asked(examples, "an is the")   # noqa: F811
     ids = voice.prompt([("user", "the and?"), ("assistant", "12"), ("user", "an is the"), ("assistant", None)])
     assert ids[-len(asked):] == asked
@@ -59,6 +58,8 @@ def test_a_sentence_holds_the_answer_or_is_the_answer(made, monkeypatch):
                        ("12\nuser", "12"), (" It was 12. ", "It was 12.")):
         monkeypatch.setattr(voice, "goes_on", lambda ids, state, most, said=said: iter(said.partition(" ")))
         assert voice.sentence("How many?", "12") == want
+    monkeypatch.setattr(voice, "goes_on", lambda *_: iter(["I don't know, he said."]))
+    assert voice.sentence("How many?", "I don't know") == "I don't know"
 
 
 def test_a_model_that_does_not_converse_says_so(copied, call, state):  # noqa: F811
@@ -66,6 +67,18 @@ def test_a_model_that_does_not_converse_says_so(copied, call, state):  # noqa: F
         Voice(*open_models.open_base(str(copied)).with_memory(ratio=1))
     code, out, err = call(query, "--model_path", MODEL, "--state_path", "S.pt", "--style", "sentence", "-p", "Who?")
     assert code == 2 and out == "" and one_line(err, "--style sentence", "ChatML")
+
+
+def typed(*lines):
+    """What Chat reads: these lines, and then the end."""
+    rest = iter(lines)
+
+    def read(_):
+        try:
+            return next(rest)
+        except StopIteration:
+            raise EOFError from None
+    return read
 
 
 class Said:
@@ -77,18 +90,11 @@ class Said:
         yield from ("I am ", "fine.")
 
     def sentence(self, question, answer):
-        return f"It is {answer}."
+        return answer if refused(answer) else f"It is {answer}."
 
 
 def test_small_talk_does_not_touch_the_memory(loaded, capsys):  # noqa: F811
-    lines = itertools.chain(["How are you?", "Amina works at the library.", "Where does Amina work?"])
-
-    def read(_):
-        try:
-            return next(lines)
-        except StopIteration:
-            raise EOFError from None
-
+    read = typed("How are you?", "Amina works at the library.", "Where does Amina work?")
     with LiveMemory(loaded) as memory:
         asked, ask = [], memory.ask
         memory.ask = lambda question, show=None: asked.append(question) or ask(question, show)
@@ -108,16 +114,8 @@ def test_ctrl_c_ends_an_answer_and_nothing_else(loaded, capsys):  # noqa: F811
         yield "I am "
         raise KeyboardInterrupt
 
-    lines = iter(["How are you?", "/stats"])
     voice = SimpleNamespace(is_small_talk=Said().is_small_talk, reply=reply)
-
-    def read(_):
-        try:
-            return next(lines)
-        except StopIteration:
-            raise EOFError from None
-
     with LiveMemory(loaded) as memory:
-        assert Chat(memory, read, voice=voice).run() == 0
+        assert Chat(memory, typed("How are you?", "/stats"), voice=voice).run() == 0
     out = capsys.readouterr().out
     assert out.startswith("I am \n") and "episodes" in out
