@@ -41,7 +41,7 @@ class Voice:
         return ids
 
     def asked(self, examples, text):
-        """(ids, state): what stands before the answer to a text, and the state after the examples, a tuple, before it."""
+        """(ids, state): what stands before the answer to a text, and the state after the examples (a tuple)."""
         if examples not in self.shown:
             turns = [turn for pair in examples for turn in zip(("user", "assistant"), pair)]
             self.shown[examples] = self.following(self.prompt(turns))[1]
