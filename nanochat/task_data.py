@@ -32,7 +32,6 @@ class Question:
     stale: tuple = ()      # what was true once
     loose: bool = False    # case, punctuation and articles do not count
     parts: tuple = ()      # scored by the share of these that the answer holds; () = by exact match
-    rivals: tuple = ()     # scored by ranking: wrong answers, each against the right one
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """
-Runners for public benchmarks of memory: bAbI, BABILong, RULER needles, key-value retrieval, LongEval lines, LoCoMo. The
-data is not part of the repository; --data says where it lies. See tasks.py for the tasks of this repository.
+Runners for public benchmarks of memory: bAbI, BABILong, RULER needles, key-value retrieval, LongEval lines. The data is
+not part of the repository; --data says where it lies. See tasks.py for the tasks of this repository, people.py for
+LoCoMo.
 
 What is read as an episode decides what a memory can find, so it is said here: a line of bAbI, of LongEval, a record of
-key-value retrieval, a turn of LoCoMo; in running text a sentence, or with split="paragraph" a run of sentences of about
-400 characters. Answers are compared without case, punctuation and articles.
+key-value retrieval; in running text a sentence, or with split="paragraph" a run of sentences of about 400 characters.
+Answers are compared without case, punctuation and articles.
 """
 import json
 import random
@@ -187,56 +188,4 @@ def longeval(data=None, questions=100):
         yield Cell({"lines": len(parts[0].story.episodes)}, _other(parts), "lines")
 
 
-LOCOMO_KINDS = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
-
-
-def locomo(data=None, questions=200, rivals=9, seeds=(1,)):
-    """
-    LoCoMo: long chats of two people. The gold answer is ranked by its likelihood a token against answers of the same
-    kind of the same chat; `gain` ranks by what memory adds to each. Questions without an answer (category 5) are left
-    out.
-    """
-    loaded = locomo_chats(data)
-    for seed in seeds:
-        parts, rng = [], random.Random(f"locomo-{seed}")
-        for qa, story, turns in loaded:
-            known = [q for q in qa if q.get("category") in LOCOMO_KINDS and "answer" in q]
-            out = []
-            for q in rng.sample(known, min(len(known), -(-questions // len(loaded)))):
-                answer = str(q["answer"])
-                same = sorted({str(r["answer"]) for r in known if r["category"] == q["category"]} - {answer})
-                proof = [turns[e] for e in q.get("evidence", ()) if e in turns]
-                out.append(Question(q["question"], answer, proof[0] if proof else -1, LOCOMO_KINDS[q["category"]],
-                                    rivals=tuple(rng.sample(same, min(rivals, len(same))))))
-            parts.append(Part(story, [q for q in out if q.rivals]))
-        yield Cell({"chats": len(parts), "rivals": rivals, "seed": seed}, _other(parts), "chats")
-
-
-def locomo_chats(data):
-    """[(questions, story, turns)] of a LoCoMo file, or of the first one of a directory, see locomo_story; UserError."""
-    file = _files(data, "locomo*.json", "locomo")[0]
-    try:
-        chats = json.loads(Path(file).read_text(encoding="utf-8"))
-        return [(chat["qa"], *locomo_story(chat)) for chat in chats]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a LoCoMo file: {type(error).__name__} {error}") from error
-
-
-def locomo_story(chat):
-    """
-    (story, {dialogue id: index of its turn}) of a chat; a turn tells who speaks, and when a session began is an episode
-    of its own.
-    """
-    story, turns, talk = Story([]), {}, chat["conversation"]
-    sessions = sorted((k for k in talk if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:]))
-    for session in sessions:
-        story.episodes.append(f"Session of {talk[session + '_date_time']}.")
-        for turn in talk[session]:
-            turns[turn["dia_id"]] = len(story.episodes)
-            shown = f" [{turn['blip_caption']}]" if turn.get("blip_caption") else ""
-            story.episodes.append(f"{turn['speaker']}: {turn['text']}{shown}")
-    return story, turns
-
-
-PUBLIC = {"babi": babi, "babilong": babilong, "ruler": ruler, "keyvalue": keyvalue, "longeval": longeval,
-          "locomo": locomo}
+PUBLIC = {"babi": babi, "babilong": babilong, "ruler": ruler, "keyvalue": keyvalue, "longeval": longeval}

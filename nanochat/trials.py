@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 
 import torch
 
-from nanochat import reading
 from nanochat.engine import answer, episode_text, found, ingest, lexicon, window
 from nanochat.scoring import refused, wilson
 from nanochat.state import Traces
@@ -116,12 +115,6 @@ def score(question, text):
     return float(plain(text) == plain(question.answer) if question.loose else text == question.answer)
 
 
-def log_likelihood(model, tokenizer, state, question, answers):
-    """Mean log-probability a token of each of the answers (and of their end)."""
-    return reading.log_likelihood(model, window(model, tokenizer, state, question)[0],
-                                  [tokenizer.encode(" " + text) for text in answers])
-
-
 def run(cell, model, tokenizer, controls=CONTROLS, control_questions=100, explain=False, progress=None, first=None):
     """
     Yields a row (dict) for the memory and for each control that makes sense in the cell. first: a dict that the caller
@@ -167,14 +160,9 @@ def _ask(asked, control, model, tokenizer, hidden, explain, first):
             key = id(part), q.after, q.hidden
             traces = _memory(part, q, control, hidden)
             state, largest = as_state(model, traces), max(largest, len(traces))
-        gain, why, rank = None, None, None
-        if q.rivals:
-            text, points, gain = _rank(model, tokenizer, state, q)
-        else:
-            # what is longer than this is wrong however it goes on
-            text = answer(model, tokenizer, state, q.text, max_tokens=8
-                          + 2 * len(tokenizer.encode(q.answer))).text.strip()
-            points = score(q, text)
+        # what is longer than this is wrong however it goes on
+        text = answer(model, tokenizer, state, q.text, max_tokens=8 + 2 * len(tokenizer.encode(q.answer))).text.strip()
+        points, why, rank = score(q, text), None, None
         told = len(part.story.episodes) if q.after is None else q.after
         if points < 1 and control == "memory":
             why = "false answer" if q.answer == REFUSAL else "unexplained"
@@ -184,7 +172,7 @@ def _ask(asked, control, model, tokenizer, hidden, explain, first):
                 proof = part.told(q)[q.evidence] if q.evidence >= 0 else ""
                 print(f"  {why}{'' if rank is None else f' (rank {rank})'}: {q.text} | {q.answer} | got {text!r} | "
                       f"{proof}", file=sys.stderr)
-        outcomes.append({"q": q, "text": text, "points": points, "gain": gain, "why": why, "rank": rank,
+        outcomes.append({"q": q, "text": text, "points": points, "why": why, "rank": rank,
                          "depth": q.evidence / max(1, told + len(q.hidden)),
                          "again": first.setdefault((control, q.group, q.text), text) == text if q.group else None})
     return outcomes, largest
@@ -219,10 +207,6 @@ def _row(outcomes):
     if ranks:   # how near the evidence was where another episode came first
         row["found_ranks"] = {"below 8": sum(r < 8 for r in ranks), "below 64": sum(8 <= r < 64 for r in ranks),
                               "beyond": sum(r >= 64 for r in ranks)}
-    ranked = [o for o in outcomes if o["q"].rivals]
-    if ranked:   # a guess is one of them
-        row |= {"guess": mean([1 / (1 + len(o["q"].rivals)) for o in ranked]),
-                "gain": mean([o["gain"] for o in ranked])}
     # one thing in several wordings, and at several times
     alike = [g for g in groups.values() if len({o["q"].answer for o in g}) == 1]
     if alike:
@@ -238,17 +222,3 @@ def _row(outcomes):
         row["stale"] = mean([o["text"] in o["q"].stale for o in outcomes])
     row["by_depth"] = {f"{d / 10}": [mean(p), len(p)] for d, p in sorted(depths.items())}
     return row
-
-
-def _rank(model, tokenizer, state, q):
-    """
-    The answer that is likeliest among the right one and its rivals, whether it is the right one, and the same by what
-    memory adds to each.
-    """
-    answers = [q.answer, *q.rivals]
-    with_memory = log_likelihood(model, tokenizer, state, q.text, answers)
-    without = log_likelihood(model, tokenizer, as_state(model, state["traces"][:0]), q.text, answers)
-    added = [a - b for a, b in zip(with_memory, without)]
-    best = max(range(len(answers)), key=lambda i: (with_memory[i], -i))
-    return answers[best], float(best == 0 and with_memory.count(max(with_memory))
-                                == 1), float(added[0] > max(added[1:]))

@@ -2,7 +2,7 @@
 Does the frozen model recall what it ingested? A table, a line a cell and control: see docs/evaluation.md.
 
 Own tasks: timeline, changes, passkey, personality, mqar, overwrite, interleaved, unknown. With --data: babi, babilong,
-ruler, keyvalue, longeval, locomo; people's questions: everyday, cases, qa; finding alone, beside others: finding.
+ruler, keyvalue, longeval; people's questions: everyday, cases, qa, locomo; finding alone, beside others: finding.
 """
 import argparse
 import contextlib
@@ -59,9 +59,7 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
-    ("--peers", dict(type=peers, metavar="NAMES", help="")),
-    ("--rivals", dict(type=int, metavar="N", help=f"finding: others beside it, of {','.join(PEERS)}; "
-                                                      "locomo: wrong answers to rank")))
+    ("--peers", dict(type=peers, metavar="NAMES", help=f"finding: others beside it, of {','.join(PEERS)}")))
 
 
 def build_parser():
@@ -78,7 +76,7 @@ def build_parser():
     add("--heatmap", metavar="FILE.png", help="a picture of exact match by length and depth (needs matplotlib)")
     add("--misses", metavar="FILE", help="")
     add("--json", action="store_true",
-        help="wrong answers to people's questions, for looking at them; one JSON object a line")
+        help="wrong answers to people's questions, to look at them; one JSON object a row")
     add("--device", default="auto", help="")
     add("--dtype", default="auto", help="cpu, cuda; fp32, bf16, fp16")
     of_task = parser.add_argument_group("of the task",

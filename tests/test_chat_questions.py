@@ -26,6 +26,8 @@ def test_of_a_log_what_is_asked_is_answered_by_others(tmp_path):
                             "ann: " + "so " * 99 + "why?", "bob: no"]
     assert sorted(memory.asked) == [("is it free?", [4]), ("which player works?", [0, 2])]
     assert written(tmp_path, "irc.jsonl", rows, "--turns", "3")[0].lines == ["bob: xine does", "ann: thanks, I mean it"]
+    with pytest.raises(UserError, match="--turns"):
+        written(tmp_path, "irc.jsonl", rows, "--turns", "0")
 
 
 def test_conversations_that_are_marked(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dev import other_finder
 from nanochat import engine, peers
 from nanochat.common import UserError, run_main
 from nanochat.finding import rank
@@ -23,7 +24,7 @@ NOTES = [{"lines": ["gate 7719#", "milk"], "questions": [
     {"q": "code of the gate 7719#?", "answers": ["7719"], "evidence": [0], "type": "code"},
     {"q": "dog?", "answers": ["I don't know"], "evidence": [], "type": "unknown"}]}]
 CHATS = [{"sample_id": "c", "conversation": {
-    "session_1_date_time": "1 May", "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "I left."},
+    "session_1_date_time": "1:05 pm on 2 May, 2023", "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "I left."},
                                                   {"speaker": "Bob", "dia_id": "D1:2", "text": "I stayed."}]},
     "qa": [{"question": "Who stayed?", "answer": "Bob", "evidence": ["D1:2"], "category": 4},
            {"question": "Why?", "adversarial_answer": "x", "evidence": ["D1:1"], "category": 5},
@@ -50,7 +51,7 @@ def test_the_place_is_that_in_the_ranking(score, data):
 def test_all_of_a_source_is_one_memory_and_of_chats_each_is_one(files):
     memories, finders = peers.sought(files)
     assert finders == {} and [(m.source, len(m.lines)) for m in memories] == [("web", 4), ("other", 1), ("notes", 2),
-                                                                               ("locomo", 3)]
+                                                                               ("locomo", 2)]
     told = {(m.source, q): [m.lines[i] for i in evidence] for m in memories for q, evidence in m.asked}
     assert told == {("web", "what grows?"): ["Moss grows here."], ("web", "which quince"): ["A quince fell."],
                     ("web", "what fell?"): ["A quince fell.", "Snow fell."], ("other", "reeds?"): ["Reeds."],
@@ -94,7 +95,8 @@ def test_places_are_counted_by_source_and_finder_with_their_intervals():
 
 @pytest.fixture
 def call(tokenizer, monkeypatch, capsys):
-    loaded = tiny(tokenizer), tokenizer, {"device": "cpu", "dtype": "fp32"}
+    facts = {"device": "cpu", "dtype": "fp32", "weights": "0" * 64, "tokenizer": tokenizer.fingerprint, "step": 0}
+    loaded = tiny(tokenizer), tokenizer, facts
     monkeypatch.setattr(engine, "load_model", lambda *_: loaded)
 
     def run(*argv):
@@ -110,11 +112,28 @@ def test_the_command_prints_a_table_or_json(call, files):
     code, out, err = call("--tasks", "finding", "--data", *files)
     assert code == 0 and [line.split()[:4] for line in out.splitlines()[1:]] == [
         ["web", "memory", "3", "4"], ["other", "memory", "1", "1"], ["notes", "memory", "1", "2"],
-        ["locomo", "memory", "1", "3"], ["all", "memory", "6", "10"]]
+        ["locomo", "memory", "1", "2"], ["all", "memory", "6", "9"]]
     code, out, _ = call("--task", "finding", "--data", files[0], "--json", "--questions", "1")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [(r["task"], r["group"], r["n"], r["rank_10"]) for r in rows] == [
         ("finding", "web", 1, 100), ("finding", "other", 1, 100), ("finding", "all", 2, 100)]
+
+
+def test_a_reader_is_given_what_another_finder_found(call, files, monkeypatch, capsys):
+    given, own, read = [], engine.found, engine.window
+    blind = lambda: lambda lines: given.append(lines) or (lambda q: -np.arange(len(lines)))   # the oldest first
+    monkeypatch.setitem(peers.PEERS, "bm25", blind)
+    seen = lambda *args, **kw: (out := read(*args, **kw), given.append(out[1]))[0]
+    monkeypatch.setattr(engine, "window", seen)
+    monkeypatch.setattr(engine, "found", own)   # so that it is put back
+    flags = ["--model-path", "tiny", "--task", "locomo", "--data", files[2], "--json"]
+    assert run_main(lambda: other_finder.main(["bm25", *flags])) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["group"], r["n"]) for r in rows] == [("single-hop", 1), ("no answer", 1), ("temporal", 1),
+                                                    ("answerable", 2), ("all", 3)]
+    assert given == [["Ann: I left.", "Bob: I stayed."], [1, 2], [1, 2], [1, 2]]   # it is given the lines once
+    assert run_main(lambda: other_finder.main(["bm26", *flags])) == 2
+    assert run_main(lambda: other_finder.main(["bm25", "--model-path", "tiny", "--task", "timeline"])) == 2
 
 
 def test_what_the_command_refuses(call, files, monkeypatch):

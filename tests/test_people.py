@@ -268,6 +268,33 @@ def test_a_guess_is_a_span_of_the_memory(monkeypatch):
     assert not same["right"] and not same["grounded"] and not same["refused"]
 
 
+def test_a_chat_of_locomo_is_a_memory_whose_turns_have_times(tmp_path):
+    turn = lambda who, at, text, **more: {"speaker": who, "dia_id": at, "text": text, **more}
+    chat = {"conversation": {"speaker_a": "Ann",
+                             "session_10_date_time": "4:04 pm on 20 January, 2023",
+                             "session_10": [turn("Bob", "D10:1", "A reed\npipe.", blip_caption="a photo of a reed")],
+                             "session_2_date_time": "12:30 am on 1 January, 1970",
+                             "session_2": [turn("Ann", "D2:1", "Hi"), turn("Bob", "D2:2", "Moss.")]},
+            "qa": [{"question": "What did Bob name?", "answer": "Moss", "evidence": ["D2:2"], "category": 4},
+                   {"question": "How many?", "answer": 2, "evidence": ["D10:1", "D7:7"], "category": 1},
+                   {"question": "Why?", "adversarial_answer": "x", "evidence": ["D2:1"], "category": 5}]}
+    (tmp_path / "locomo_x.json").write_text(json.dumps([chat]))
+    for path in (tmp_path, tmp_path / "locomo_x.json"):
+        life, = people.chats([str(path)])
+        assert life.lines == ["Ann: Hi", "Bob: Moss.", "Bob: A reed pipe. [a photo of a reed]"]
+        assert life.times == [1800, 1800, 1674230640]
+        assert [(q.answers, q.evidence, q.kind) for q in life.asked] == [
+            (("Moss",), (2,), "single-hop"), (("2",), (3,), "multi-hop"), ((), (1,), "no answer")]
+    assert sum(len(life.asked) for life in people.chats([str(tmp_path)] * 2, questions=4)) == 4
+    for bad in ("[", "{}", "[1]", "null", json.dumps([{**chat, "qa": [{}]}]), "[" * 10 ** 5):
+        (tmp_path / "bad.json").write_text(bad)
+        with pytest.raises(UserError, match="bad.json is not a LoCoMo file|--data needs"):
+            people.chats([str(tmp_path / "bad.json")])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="no locomo"):
+        people.chats([str(tmp_path / "none")])
+
+
 def test_bad_files_are_one_line(run):
     good = NOTES[1]
     changed = lambda **fields: [NOTES[0], {**good, **fields}]

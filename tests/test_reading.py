@@ -415,44 +415,6 @@ def test_without_episodes_nothing_is_copied():
     value = model.reading_losses(window, padded([[(4, []), (END, [])]]))[0]["read"]
     assert torch.isfinite(value)
     near(value, -torch.tensor(sum(map(math.log, chances(model, window, [(4, []), (END, [])]))), dtype=torch.float64))
-    assert math.isfinite(reading.log_likelihood(model, window, [[4]])[0])
-
-
-def test_the_likelihood_of_an_answer_counts_each_way_in_which_a_token_may_come_about():
-    model = build()
-    for seed in range(3):
-        columns = some_columns(seed, 4, (9, 9, 3))
-        window, ids = reading.batch([columns]), columns["ids"]
-        inside = [int(t) for t in ids[columns["ordinal"] >= 0] if t != BOS]
-        outside = [t for t in range(ORDINARY) if t not in inside]
-        answers = [[], inside[:3], inside[4:5] + outside[:2], outside[:3]]
-        got = reading.log_likelihood(model, window, answers)
-        for answer, value in zip(answers, got):
-            read, total, source, past, last = reading.read(model, window), 0.0, -1, None, ASSISTANT
-            for at, token in enumerate([*answer, END]):
-                said = torch.tensor([[last]]), torch.tensor([[source]])
-                y, past = reading.say(model, read, *said, at, past or read.past)
-                place, gate = model.reader.copy(y, read)
-                g, p = float(torch.sigmoid(gate)), place[0, 0].exp()
-                ways = {i: g * float(p[i]) for i in range(len(ids)) if ids[i] == token and columns["ordinal"][i] >= 0}
-                ways[-1] = (1 - g) * float(torch.softmax(model.head(y[0, 0]), -1)[token])
-                total, source, last = total + math.log(sum(ways.values())), max(ways, key=ways.get), token
-            assert value == pytest.approx(total / (len(answer) + 1), rel=1e-9)
-        # of a token that stands nowhere there is one way, that of the steps
-        way = chances(model, window, [*((t, []) for t in outside[:3]), (END, [])])
-        assert got[3] == pytest.approx(sum(map(math.log, way)) / 4, rel=1e-9)
-
-
-def test_what_is_said_greedily_is_at_least_as_likely_as_the_way_it_was_said():
-    model, ended = build_ending(some_window(0, 4, (6, 3))), 0
-    for seed in range(6):
-        window = some_window(seed, 4, (6, 3))
-        steps = list(reading.steps(model, window, 12))
-        if steps[-1][0] == END:
-            ended += 1
-            way = sum(math.log(chance) for _, _, chance in steps) / len(steps)
-            assert reading.log_likelihood(model, window, [[token for token, _, _ in steps[:-1]]])[0] >= way - 1e-9
-    assert ended
 
 
 def test_a_model_of_the_tokenizer_reads_texts(tokenizer):

@@ -50,6 +50,8 @@ def test_it_says_what_the_open_model_says_in_its_own_turns(made):
         chat, fact = (tokenizer.encode(kind)[0] for kind in ("chat", "fact"))
         logits, _ = voice.following(*voice.asked(KINDS, "is it?"))
         assert voice.is_small_talk("is it?") == bool(logits[chat] > logits[fact])
+    with pytest.raises(UserError, match="a question of"):   # before the open model reads it
+        voice.is_small_talk("is it " * 999)
 
 
 def test_a_sentence_holds_the_answer_or_is_the_answer(made, monkeypatch):

@@ -249,11 +249,9 @@ def test_rows_of_a_cell(model, tokenizer):
     asked = [Question("Where?", "Oslo", 0, "place", group="g"),
              Question("In what place?", "Oslo", 0, "place", group="g"),
              Question("Where was it?", REFUSAL, kind="never", stale=("x",))]
-    cell = Cell({"steps": 2}, [Part(a, asked, b),
-                               Part(b, [Question("Who?", "Lima", 0, "place", rivals=("Riga", "Oslo"))])], "steps")
+    cell = Cell({"steps": 2}, [Part(a, asked, b), Part(b, [Question("Who?", "Lima", 0, "place")])], "steps")
     rows = {row["control"]: row for row in trials.run(cell, model, tokenizer)}
     assert list(rows) == ["memory", *trials.CONTROLS]
-    assert rows["none"]["gain"] == 0   # nothing was added
     assert [rows[c]["n"] for c in rows] == [4, 4, 4, 3] and rows["none"]["traces"] == 0
     for row in rows.values():
         assert 0 <= row["exact"] <= 100 and row["consistent"] >= 50 and "false_refusals" in row and "never" in row
@@ -283,17 +281,10 @@ def test_public_benchmarks(tmp_path):
     write("lines_2.jsonl", [{"prompt": "Read.\n\nline x-y: REGISTER_CONTENT is <5>\nline z: REGISTER_CONTENT is "
                                        "<6>\n\nNow the record is over. Tell me line z? ", "expected_number": 6,
                              "correct_line": "line z: REGISTER_CONTENT is <6>\n"}])
-    chat = {"sample_id": "c", "qa": [{"question": "Who left?", "answer": "Ann", "evidence": ["D1:2"], "category": 4},
-                                     {"question": "Who came?", "answer": "Bob", "category": 4},
-                                     {"question": "No?", "adversarial_answer": "x", "category": 5}],
-            "conversation": {"session_1_date_time": "today",
-                             "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "Hi"},
-                                           {"speaker": "Bob", "dia_id": "D1:2", "text": "Ann left"}]}}
-    (tmp_path / "locomo_x.json").write_text(json.dumps([chat]))
     seen = {}
     for name, more in (("babi", {"qa": ("qa1",)}), ("babilong", {"lengths": ("0k",)}),
                        ("ruler", {"needles": ("niah_multivalue",), "lengths": ("1024",)}),
-                       ("keyvalue", {}), ("longeval", {}), ("locomo", {})):
+                       ("keyvalue", {}), ("longeval", {})):
         cell, = tasks_public.PUBLIC[name](data=str(tmp_path), **more)
         assert cell.length in cell.facts
         seen[name] = [(q.answer, part.told(q)[q.evidence] if q.evidence >= 0 else None) for part in cell.parts
@@ -313,7 +304,6 @@ def test_public_benchmarks(tmp_path):
     assert seen["babilong"] == [("hall", "Ann is in the hall.")]
     assert seen["ruler"] == [("12, 77", "The numbers are 12.")]
     assert seen["keyvalue"] == [("2", '"b": "2"')] and seen["longeval"] == [("6", "line z: REGISTER_CONTENT is <6>")]
-    assert sorted(seen["locomo"], key=str) == [("Ann", "Bob: Ann left"), ("Bob", None)]
     assert tasks_public.sentences("One. Two!\n\nThree? Four", "paragraph") == ["One. Two! Three? Four"]
     for name, match in (("babi", "--data"), ("ruler", "--data")):
         with pytest.raises(UserError, match=match):
