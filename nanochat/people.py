@@ -2,9 +2,9 @@
 People's questions about people's text, put as a program puts them: a memory is told, then asked, its answers compared.
 
 everyday, cases: whole memories, a line an episode. Right: one of the expected answers, or what holds one and is at most
-three words longer. qa: a passage is the memory (together: all passages of a source), a sentence an episode. locomo: a chat
-of two people, a turn an episode. Right: the same words; F1: words in common, as in SQuAD. Where there is no answer,
-"I don't know" is right, and nothing else.
+three words longer. qa: a passage is the memory (together: all passages of a source), a sentence an episode. locomo: a
+chat of two people, a turn an episode. Right: the same words; F1: words in common, as in SQuAD. Where there is no
+answer, "I don't know" is right, and nothing else.
 
 Beside it stands what can be had without reading: a span of any line, as long as answers to such questions are (guess),
 and "I don't know" to everything (refuse). Of the answers given, so many stand in an episode that they cite (grounded),

@@ -7,6 +7,7 @@ stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 """
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,25 @@ MOST = 12_000    # questions of a source that count for its share: a large one i
 HELD = 64        # of so many memories one is held out
 
 
+class Lines(Sequence):
+    """The words.Line of texts. Each is read when it is first wanted: of many memories a run sees only some."""
+    def __init__(self, texts, lexicon):
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a line or a question that is no text")
+        self.texts, self.lexicon = texts, lexicon
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, i):
+        if isinstance(self.texts[i], str):
+            self.texts[i] = self.lexicon.line(self.texts[i])
+        return self.texts[i]
+
+
 @dataclass
 class Question:
-    forms: list      # of words.Line: ways to ask it
+    forms: Lines     # ways to ask it
     parts: list      # (line, first byte, last byte) of each value of the answer; none: refused, or composed
     evidence: list   # lines without which it can't be answered
     composed: str = ""
@@ -34,7 +51,7 @@ class Question:
 
 @dataclass
 class Memory:
-    lines: list      # of words.Line
+    lines: Lines
     questions: list
 
 
@@ -68,9 +85,9 @@ def memory_of(item, lexicon):
             raise ValueError(f"evidence {qa['evidence']} of {len(sents)} lines, answer {qa['a']!r}")
         parts = [] if composed else places(qa, sents, before)
         if parts is not None:
-            questions.append(Question([lexicon.line(qa[k]) for k in ("q", *["disfluent"] * ("disfluent" in qa))], parts,
-                                      qa["evidence"], composed))
-    return Memory([lexicon.line(text) for text in texts], questions)
+            forms = Lines([qa["q"], *[qa[name] for name in ("disfluent",) if name in qa]], lexicon)
+            questions.append(Question(forms, parts, qa["evidence"], composed))
+    return Memory(Lines(texts, lexicon), questions)
 
 
 def load(paths, lexicon, progress=None):
@@ -174,12 +191,12 @@ class Asked:
 
     def beside(self, r, name, memory):
         """The lines of a memory with those of others of its source before and after it, and how many stand before."""
-        lines, n = memory.lines, 0
+        lines, n = list(memory.lines), 0
         for other in r.choices(self.sources[name], k=r.randint(0, self.others)):
             if other is not memory and r.random() < 0.5:
-                lines = lines + other.lines
+                lines = [*lines, *other.lines]
             elif other is not memory:
-                n, lines = n + len(other.lines), other.lines + lines
+                n, lines = n + len(other.lines), [*other.lines, *lines]
         return lines, n
 
 

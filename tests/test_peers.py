@@ -24,8 +24,9 @@ NOTES = [{"lines": ["gate 7719#", "milk"], "questions": [
     {"q": "code of the gate 7719#?", "answers": ["7719"], "evidence": [0], "type": "code"},
     {"q": "dog?", "answers": ["I don't know"], "evidence": [], "type": "unknown"}]}]
 CHATS = [{"sample_id": "c", "conversation": {
-    "session_1_date_time": "1:05 pm on 2 May, 2023", "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "I left."},
-                                                  {"speaker": "Bob", "dia_id": "D1:2", "text": "I stayed."}]},
+    "session_1_date_time": "1:05 pm on 2 May, 2023",
+    "session_1": [{"speaker": "Ann", "dia_id": "D1:1", "text": "I left."},
+                  {"speaker": "Bob", "dia_id": "D1:2", "text": "I stayed."}]},
     "qa": [{"question": "Who stayed?", "answer": "Bob", "evidence": ["D1:2"], "category": 4},
            {"question": "Why?", "adversarial_answer": "x", "evidence": ["D1:1"], "category": 5},
            {"question": "When?", "answer": "May", "evidence": ["D9:1"], "category": 2}]}]
