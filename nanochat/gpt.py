@@ -27,9 +27,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nanochat import finding, reading
-from nanochat.layers import (
-    MLP, Adapter, CausalSelfAttention, Embedding, HybridTHENAttention, Linear, Norm, Stretch, norm, rotary, wide
-)
+from nanochat.layers import (MLP, Adapter, CausalSelfAttention, Embedding, HybridTHENAttention, Linear, Norm, Stretch,
+                             norm, rotary, wide)
 from nanochat.state import CHUNK, Traces
 
 

@@ -203,9 +203,8 @@ class _ChunkKDA(torch.autograd.Function):
             P, KQ, Kinv, V = (x.flatten(1, 2) for x in (P, KQ, Kinv, V))
             scores = KQ @ Kinv.mT
             A = scores[:, :, CHUNK:].tril()
-            minus_inv = torch.linalg.solve_triangular(
-                scores[:, :, :CHUNK], minus_eye.expand_as(A), upper=False, unitriangular=True
-            )
+            minus_inv = torch.linalg.solve_triangular(scores[:, :, :CHUNK], minus_eye.expand_as(A), upper=False,
+                                                      unitriangular=True)
             pseudo, O = torch.empty_like(V), torch.empty_like(V)
             decay = P[:, :, -1, :, None] / SCALE
             for n in range(len(P)):

@@ -202,10 +202,8 @@ class MuonAdamW(torch.optim.Optimizer):
             )
 
 
-def lr_multiplier(
-    position: float, total: float, warmup: float, warmdown: float, final: float = 0.0, shape: str = "linear",
-    start: float = 0.0,
-) -> float:
+def lr_multiplier(position: float, total: float, warmup: float, warmdown: float, final: float = 0.0,
+                  shape: str = "linear", start: float = 0.0) -> float:
     """
     Learning rate as a fraction of its peak: a linear ramp from `start` over the first `warmup`, then 1, then over the
     last `warmdown` of `total` down to `final`, 'linear' or 'cosine'.

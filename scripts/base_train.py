@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nanochat import scaling
-from nanochat.common import (
-    Help, UserError, atomic_write, choose_device, choose_dtype, flag, run_main, run_record, seed_everything, settings
-)
+from nanochat.common import (Help, UserError, atomic_write, choose_device, choose_dtype, flag, run_main, run_record,
+                             seed_everything, settings)
 
 
 # of a run, over which its learning rates rise: from START, since a first update of nothing would be lost

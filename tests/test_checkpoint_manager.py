@@ -45,12 +45,8 @@ def make_train_state():
 
 def save(directory, step=500, **kwargs):
     model, optimizer = make_run()
-    content = dict(
-        model_state=model.state_dict(),
-        optimizer_state=optimizer.state_dict(),
-        meta=META,
-        train_state=make_train_state(),
-    )
+    content = dict(model_state=model.state_dict(), optimizer_state=optimizer.state_dict(), meta=META,
+                   train_state=make_train_state())
     content.update(kwargs)
     cm.save_checkpoint(directory, step, **content)
     return content
@@ -465,19 +461,13 @@ def test_keep_last_keeps_complete_steps_and_clears_remains(tmp_path):
         cm.keep_last(tmp_path, 0)
 
 
-leaves = strategies.one_of(
-    strategies.none(),
-    strategies.booleans(),
-    strategies.integers(),
-    strategies.floats(allow_nan=False),
-    strategies.text(),
-    strategies.builds(torch.arange, strategies.integers(0, 5)),
-)
+leaves = strategies.one_of(strategies.none(), strategies.booleans(), strategies.integers(),
+                           strategies.floats(allow_nan=False), strategies.text(),
+                           strategies.builds(torch.arange, strategies.integers(0, 5)))
 nested = strategies.recursive(
     leaves,
-    lambda inner: strategies.one_of(
-        strategies.lists(inner), strategies.tuples(inner, inner), strategies.dictionaries(strategies.text(), inner)
-    ),
+    lambda inner: strategies.one_of(strategies.lists(inner), strategies.tuples(inner, inner),
+                                    strategies.dictionaries(strategies.text(), inner)),
     max_leaves=12,
 )
 

@@ -64,9 +64,8 @@ def test_device_choice_gives_a_reason_and_refuses_what_is_not_there():
             common.choose_device("cuda")
 
 
-@pytest.mark.parametrize(
-    "capability, expected", [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
-)
+@pytest.mark.parametrize("capability, expected",
+                         [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
 def test_dtype_on_cuda_follows_the_compute_capability(monkeypatch, capability, expected):
     monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
@@ -182,9 +181,8 @@ def test_a_closed_pipe_is_silent():
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as out:
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=common.repo_root(), stdout=out, stderr=subprocess.PIPE, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=common.repo_root(), stdout=out, stderr=subprocess.PIPE,
+                              text=True)
     assert (done.returncode, done.stderr) == (141, "")
 
 

@@ -97,7 +97,7 @@ def test_sdpa_takes_no_mask_where_none_is_needed(monkeypatch):
     masks = []
     real = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention",
-                        lambda q, k, v, mask, **kw: masks.append(mask) or real(q, k, v, mask, **kw))  # fmt: skip
+                        lambda q, k, v, mask, **kw: masks.append(mask) or real(q, k, v, mask, **kw))
     flash_attn_func(*make(1, 6, 6), causal=True, window_size=(5, 0), backend=SDPA)
     flash_attn_func(*make(1, 1, 6), causal=True, backend=SDPA)
     flash_attn_func(*make(1, 3, 6), window_size=(8, 2), backend=SDPA)
@@ -117,7 +117,7 @@ def test_one_graph_under_compile_with_a_resolved_backend():
     {"k": torch.zeros(2, 5, 2, 8)}, {"v": torch.zeros(2, 4, 2, 4)}, {"q": torch.zeros(3, 4, 4)},
     {"q": torch.zeros(3, 3, 4, 4)}, {"q": torch.zeros(2, 3, 4, 4).double()},
     {"window_size": (-2, 0)}, {"window_size": (1,)},
-])  # fmt: skip
+])
 def test_what_does_not_fit_is_refused(change):
     arguments = dict(q=torch.zeros(2, 3, 4, 4), k=torch.zeros(2, 5, 2, 4), v=torch.zeros(2, 5, 2, 4))
     flash_attn_func(**arguments)
@@ -161,9 +161,8 @@ def test_decoding_through_the_cache_is_attention_over_the_whole(backend, as_tens
     for size in (3, 1, 1, 1):
         new = [x[:, at : at + size] for x in (q, k, v)]
         seqlens = torch.full((2,), at, dtype=torch.int32) if as_tensor else at
-        got.append(flash_attn_with_kvcache(
-            new[0], *caches, *new[1:], seqlens, causal=True, window_size=(3, 0), softmax_scale=0.2, backend=backend
-        ))  # fmt: skip
+        got.append(flash_attn_with_kvcache(new[0], *caches, *new[1:], seqlens, causal=True, window_size=(3, 0),
+                                           softmax_scale=0.2, backend=backend))
         at += size
     torch.testing.assert_close(torch.cat(got, 1), want)
     # nothing new: the whole cache, or its filled part
@@ -175,9 +174,9 @@ def test_decoding_through_the_cache_is_attention_over_the_whole(backend, as_tens
 
 
 @pytest.mark.parametrize("backend", [NAIVE, SDPA, Backend("fa3", module=types.ModuleType("never_called"))],
-                         ids=lambda b: b.name)  # fmt: skip
+                         ids=lambda b: b.name)
 @pytest.mark.parametrize("seqlens", [7, -1, torch.tensor([0, 7]), torch.tensor([-1, 0]), torch.tensor([0]),
-                                     torch.tensor([0.0, 1.0]), None])  # fmt: skip
+                                     torch.tensor([0.0, 1.0]), None])
 def test_overflow_and_bad_lengths_are_refused_and_nothing_is_written(backend, seqlens):
     q, k, v = make(2, 2, 2)
     caches = [torch.zeros(2, 8, 2, 4, dtype=q.dtype) for _ in range(2)]
@@ -210,11 +209,9 @@ class FakeFA3(types.ModuleType):
         super().__init__("fake_fa3")
         self.calls, self.with_lse = [], with_lse
 
-    def flash_attn_func(
-        self, q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None, v_descale=None,
-        window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False,
-        sm_margin=0, return_attn_probs=False,
-    ):  # fmt: skip
+    def flash_attn_func(self, q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None,
+                        v_descale=None, window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1,
+                        pack_gqa=None, deterministic=False, sm_margin=0, return_attn_probs=False):
         self.calls.append("flash_attn_func")
         assert isinstance(window_size, tuple) and qv is None and not return_attn_probs
         out = flash_attn_func(q, k, v, causal, window_size, softmax_scale, backend=NAIVE)
@@ -226,13 +223,12 @@ class FakeFA3(types.ModuleType):
         max_seqlen_q=None, rotary_seqlens=None, q_descale=None, k_descale=None, v_descale=None, softmax_scale=None,
         causal=False, window_size=(-1, -1), attention_chunk=0, softcap=0.0, rotary_interleaved=True,
         scheduler_metadata=None, num_splits=0, pack_gqa=None, sm_margin=0, return_softmax_lse=False,
-    ):  # fmt: skip
+    ):
         self.calls.append("flash_attn_with_kvcache")
         assert isinstance(window_size, tuple) and qv is rotary_cos is page_table is None and not return_softmax_lse
         assert cache_seqlens is None or (cache_seqlens.dtype == torch.int32 and cache_seqlens.shape == q.shape[:1])
-        out = flash_attn_with_kvcache(
-            q, k_cache, v_cache, k, v, cache_seqlens, causal, window_size, softmax_scale, backend=NAIVE
-        )
+        out = flash_attn_with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens, causal, window_size, softmax_scale,
+                                      backend=NAIVE)
         return (out, None) if self.with_lse else out
 
 
@@ -305,7 +301,7 @@ def test_fa3_is_called_as_documented(monkeypatch, with_lse):
     ("cuda", torch.float16, (7, 5), "SM 7.5", "SM 7.5"),
     ("cuda", torch.float32, (9, 0), "not float32", "not float32"),
     ("cuda", torch.float32, (8, 9), "SM 8.9", "not float32"),
-])  # fmt: skip
+])
 def test_one_reason_for_each_candidate_passed_over(monkeypatch, device, dtype, capability, fa3, fa2):
     install(monkeypatch, "flash_attn_interface", FakeFA3())  # there, but not for this hardware
     backend = resolve("auto", device, dtype, capability=capability)

@@ -107,9 +107,7 @@ def test_converges_on_least_squares():
     X = torch.randn(256, 16)
     target = X @ torch.randn(16, 8) + 3.0
     W, bias = torch.nn.Parameter(torch.zeros(8, 16)), torch.nn.Parameter(torch.zeros(8))
-    optimizer = MuonAdamW(
-        [{"kind": "muon", "params": [W], "lr": 0.1}, {"kind": "adamw", "params": [bias], "lr": 0.2}]
-    )  # fmt: skip
+    optimizer = MuonAdamW([{"kind": "muon", "params": [W], "lr": 0.1}, {"kind": "adamw", "params": [bias], "lr": 0.2}])
     losses = []
     for step in range(200):
         optimizer.scale_lr(lr_multiplier(step, 200, 0, 100))
@@ -210,9 +208,8 @@ def test_groups_do_not_depend_on_sizes(mixer):
 # -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "position, expected", [(-1, 0), (0, 0), (5, 0.5), (10, 1), (60, 1), (80, 0.55), (100, 0.1), (200, 0.1)]
-)
+@pytest.mark.parametrize("position, expected",
+                         [(-1, 0), (0, 0), (5, 0.5), (10, 1), (60, 1), (80, 0.55), (100, 0.1), (200, 0.1)])
 def test_schedule_in_any_unit(position, expected):
     assert lr_multiplier(position, 100, 10, 40, final=0.1) == pytest.approx(expected)
     assert lr_multiplier(position / 100, 1.0, 0.1, 0.4, final=0.1) == pytest.approx(expected)
