@@ -4,7 +4,7 @@
 #   QUESTIONS   files of people's questions (form: nanochat/reading_data.py), several in one string
 #   DIALOGUES   a folder with sgd.jsonl, sgd_slots.json and restaurant8k.jsonl (.xz, too); without it, no dialogues
 #   PAIRS       files of questions with their evidence alone, for finding
-#   DATA        where the data is made (default data/base); SEED; MINUTES_OF_FINDING (default 6)
+#   DATA        where the data is made (default data/base); SEED; MINUTES_OF_FINDING (default 6), RATE_OF_FINDING
 
 # make_data MEMORIES: unless it is there already; so many memories of the grammar
 make_data() {
@@ -29,7 +29,7 @@ make_data() {
 learn_to_find() {
     "$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "$DATA"/*.jsonl ${PAIRS:-} --seed "$SEED" \
         --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --minutes "${MINUTES_OF_FINDING:-6}" \
-        --output-path "$1" --replace
+        --rate "${RATE_OF_FINDING:-0.002}" --output-path "$1" --replace
 }
 
 # glibc gives large tensors back to the system and gets them again, page by page: a step takes about a tenth less if it
