@@ -21,4 +21,4 @@ make_data 20000
     --window-tokens 6144 --withheld 0.12 \
     --share grammar=0.3 --share sgd=0.08 --share restaurant8k=0.03 --save-every 500 --keep 2 --resume latest
 # it reads; now it learns to find
-learn_to_find data/then-d6
+learn_to_find data/then-d6 6 0.002

@@ -22,4 +22,4 @@ make_data 6000
     --window-tokens 2400 --withheld 0.15 \
     --share grammar=0.12 --share sgd=0.06 --share restaurant8k=0.03 --share qamr=0.08 --share qasrl=0.08 \
     --eval-every 0 --eval-questions 100 --save-every 40 --keep 2 --resume latest
-RATE_OF_FINDING=0.0005 MINUTES_OF_FINDING="${MINUTES_OF_FINDING:-8}" learn_to_find data/then-smollm2
+learn_to_find data/then-smollm2 8 0.0005

@@ -4,7 +4,7 @@
 #   QUESTIONS   files of people's questions (form: nanochat/reading_data.py), several in one string
 #   DIALOGUES   a folder with sgd.jsonl, sgd_slots.json and restaurant8k.jsonl (.xz, too); without it, no dialogues
 #   PAIRS       files of questions with their evidence alone, for finding
-#   DATA        where the data is made (default data/base); SEED; MINUTES_OF_FINDING (default 6), RATE_OF_FINDING
+#   DATA        where the data is made (default data/base); SEED; MINUTES_OF_FINDING
 
 # make_data MEMORIES: unless it is there already; so many memories of the grammar
 make_data() {
@@ -25,11 +25,12 @@ make_data() {
     touch "$DATA/complete"
 }
 
-# learn_to_find DIRECTORY: the model of the run TAG, which reads, learns to find, and is shipped there
+# learn_to_find DIRECTORY MINUTES RATE: the model of the run TAG, which reads, learns to find, and is shipped there;
+# MINUTES_OF_FINDING goes before MINUTES
 learn_to_find() {
     "$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "$DATA"/*.jsonl ${PAIRS:-} --seed "$SEED" \
-        --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --minutes "${MINUTES_OF_FINDING:-6}" \
-        --rate "${RATE_OF_FINDING:-0.002}" --output-path "$1" --replace
+        --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --minutes "${MINUTES_OF_FINDING:-$2}" \
+        --rate "$3" --output-path "$1" --replace
 }
 
 # glibc gives large tensors back to the system and gets them again, page by page: a step takes about a tenth less if it

@@ -1,7 +1,6 @@
 """
 What finding is learned from: questions about one memory, of many episodes, whose evidence is known.
 """
-import random
 from dataclasses import dataclass
 
 import numpy as np

@@ -18,12 +18,12 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import groupby
-from pathlib import Path
 from statistics import fmean, stdev
 
 from nanochat.common import UserError
 from nanochat.scoring import exact, f1, holds, interval, refused, short, words
 from nanochat.task_data import REFUSAL
+from nanochat.tasks_public import files_of
 from nanochat.text import LINE_END, json_line
 
 LOCOMO = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "no answer"}   # its categories
@@ -128,28 +128,25 @@ def locomo_lives(path):
     The Lives of a LoCoMo file, or of the first one of a directory, a chat each: every turn has the time of its session,
     and says who speaks. Questions without an answer (category 5) are of the kind "no answer". UserError.
     """
-    files = sorted(Path(path).rglob("locomo*.json")) if Path(path).is_dir() else [Path(path)]
-    if not files:
-        raise UserError(f"no locomo*.json in {path}")
+    file = files_of(path, "locomo*.json", "locomo")[0]
     try:
-        return [_chat(chat) for chat in json.loads(files[0].read_text(encoding="utf-8"))]
+        return [_chat(chat) for chat in json.loads(file.read_text(encoding="utf-8"))]
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{files[0]} is not a LoCoMo file: {type(error).__name__} {error}", code=2) from error
+        raise UserError(f"{file} is not a LoCoMo file: {type(error).__name__} {error}", code=2) from error
 
 
 def _chat(chat):
     lines, times, place, talk = [], [], {}, chat["conversation"]
     for session in sorted((k for k in talk if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:])):
-        when = datetime.strptime(talk[f"{session}_date_time"], "%I:%M %p on %d %B, %Y")
+        when = datetime.strptime(talk[f"{session}_date_time"], "%I:%M %p on %d %B, %Y").isoformat()
         for turn in talk[session]:
             place[turn["dia_id"]] = len(lines)
             shown = f" [{turn['blip_caption']}]" if turn.get("blip_caption") else ""
-            lines.append(LINE_END.sub(" ", f"{turn['speaker']}: {turn['text']}{shown}"))
-            times.append(int(when.replace(tzinfo=timezone.utc).timestamp()))
-    asked = [_asked({"q": q["question"], "answers": [str(q["answer"])] if q["category"] != 5 else [],
-                     "evidence": [place[e] for e in q["evidence"] if e in place], "type": LOCOMO[q["category"]]},
-                    len(lines), "") for q in chat["qa"]]
-    return Life(lines, times, asked)
+            lines.append(f"{turn['speaker']}: {turn['text']}{shown}")
+            times.append(when)
+    return _life(lines, [{"q": q["question"], "answers": [str(q["answer"])] if q["category"] != 5 else [],
+                          "evidence": [place[e] for e in q["evidence"] if e in place], "type": LOCOMO[q["category"]]}
+                         for q in chat["qa"]], times)
 
 
 def _some(lives, n, seed):

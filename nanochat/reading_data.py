@@ -85,7 +85,7 @@ def memory_of(item, lexicon):
             raise ValueError(f"evidence {qa['evidence']} of {len(sents)} lines, answer {qa['a']!r}")
         parts = [] if composed else places(qa, sents, before)
         if parts is not None:
-            forms = Lines([qa["q"], *[qa[name] for name in ("disfluent",) if name in qa]], lexicon)
+            forms = Lines([qa["q"], *([qa["disfluent"]] if "disfluent" in qa else [])], lexicon)
             questions.append(Question(forms, parts, qa["evidence"], composed))
     return Memory(Lines(texts, lexicon), questions)
 

@@ -7,7 +7,6 @@ What is read as an episode decides what a memory can find, so it is said here: a
 key-value retrieval; in running text a sentence, or with split="paragraph" a run of sentences of about 400 characters.
 Answers are compared without case, punctuation and articles.
 """
-import json
 import random
 import re
 from pathlib import Path
@@ -19,7 +18,7 @@ from nanochat.text import json_line
 SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
 
-def _files(data, pattern, task):
+def files_of(data, pattern, task):
     """The files of a benchmark: `data` is one of them or a directory of them."""
     if data is None:
         raise UserError(f"the task {task} needs --data, a file or a directory with {pattern}", code=2)
@@ -81,13 +80,13 @@ def babi(tokenizer=None, data=None, qa=("qa1", "qa2", "qa3"), questions=100, pro
         lengths = measure(tokenizer, read_prose(prose, rng), tokens or (100000,), hay.episodes, prose)
         for name in qa:
             asked = [(part.story.episodes[:q.after], q)
-                     for part in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]) for q in part.questions]
+                     for part in babi_stories(files_of(data, f"{name}_valid.txt", "babi")[0]) for q in part.questions]
             for length, base in sorted(lengths.items()):
                 yield Cell({"qa": name, "tokens": length, "seed": seed},
                            [Part(hay, [_scattered(rng, facts, q, base) for facts, q in asked[:questions]])], "tokens")
     for name in qa if prose is None else ():
         parts, asked = [], 0
-        for story in babi_stories(_files(data, f"{name}_valid.txt", "babi")[0]):
+        for story in babi_stories(files_of(data, f"{name}_valid.txt", "babi")[0]):
             if asked >= questions:
                 break
             parts.append(story)
@@ -132,7 +131,7 @@ def babilong(data=None, qa=("qa1",), lengths=("0k", "1k", "2k", "4k"), questions
     for name in qa:
         for length in lengths:
             parts = []
-            for row in _rows(_files(data, f"{name}_{length}.jsonl", "babilong")[0], "input", "question",
+            for row in _rows(files_of(data, f"{name}_{length}.jsonl", "babilong")[0], "input", "question",
                              "target")[:questions]:
                 story = Story(sentences(row["input"], split))
                 proof = row.get("references") or []
@@ -150,7 +149,7 @@ def ruler(data=None, needles=("niah_single_1", "niah_single_2", "niah_single_3",
     """
     for name in needles:
         for length in lengths:
-            files = [f for f in _files(data, "validation.jsonl", "ruler") if f.parts[-3:-1] == (length, name)]
+            files = [f for f in files_of(data, "validation.jsonl", "ruler") if f.parts[-3:-1] == (length, name)]
             if not files:
                 raise UserError(f"no {length}/{name}/validation.jsonl in {data}")
             parts = []
@@ -165,7 +164,7 @@ def ruler(data=None, needles=("niah_single_1", "niah_single_2", "niah_single_3",
 
 def keyvalue(data=None, questions=100):
     """Key-value retrieval of Lost in the Middle: records of two UUIDs, one of which is asked for."""
-    for file in _files(data, "kv*.jsonl", "keyvalue"):
+    for file in files_of(data, "kv*.jsonl", "keyvalue"):
         parts = []
         for row in _rows(file, "ordered_kv_records", "key", "value")[:questions]:
             records = row["ordered_kv_records"]
@@ -178,7 +177,7 @@ def keyvalue(data=None, questions=100):
 
 def longeval(data=None, questions=100):
     """LongEval lines: the content of one line among hundreds, asked for as the prompt does."""
-    for file in _files(data, "lines_*.jsonl", "longeval"):
+    for file in files_of(data, "lines_*.jsonl", "longeval"):
         parts = []
         for row in _rows(file, "prompt", "expected_number", "correct_line")[:questions]:
             lines = [line for line in row["prompt"].split("\n") if line.startswith("line ")]

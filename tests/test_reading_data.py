@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import reading, reading_data
+from nanochat import reading_data
 from nanochat.common import UserError
 from nanochat.reading import text_of
 from nanochat.reading_data import Asked, Batches, Question, collate, held_out, load, memory_of, question_files
