@@ -66,8 +66,7 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
                             f"{tokenizer.fingerprint[:12]}…)")
         cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
         model = build_model(cls, config, fields, saved["model"], path, LATER)
-    model = model.to(device).requires_grad_(False)
-    model.dtype = dtype
+    model = model.to(device).freeze(dtype)
     facts = {"device": f"{device} ({why_device})", "dtype": f"{str(dtype).removeprefix('torch.')} ({why_dtype})",
              "step": saved["step"],
              "weights": weights_digest(saved["model"]), "tokenizer": tokenizer.fingerprint}
@@ -126,7 +125,7 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
             grid = torch.full((height, chunks * CHUNK), tokenizer.pad_id)
             for row, i in enumerate(rows):
                 grid[row, :len(encoded[i])] = torch.from_numpy(np.asarray(encoded[i], np.int64))
-            empty = state = model.empty_state(height)
+            empty = state = model.empty_state(height, segment=min(chunks * CHUNK, SEGMENT))
             for begin, segment in enumerate(grid.to(model.wte.weight.device).split(SEGMENT, dim=1)):
                 # the trunk looks into none, so none is carried along
                 state = model.encode(segment, {**state, "traces": empty["traces"]})

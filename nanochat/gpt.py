@@ -224,6 +224,17 @@ class GPT(nn.Module):
 
     borrowed = frozenset()   # names of weights that are those of an open model, and not saved with this one
 
+    def freeze(self, dtype):
+        """
+        Never trained again: activations are of `dtype`, and so are the matrices, which every use would cast to it.
+        Returns the model.
+        """
+        self.dtype = dtype
+        for module in self.requires_grad_(False).modules():
+            if isinstance(module, (Linear, Adapter)) or module is self.wte:
+                module.to(dtype)
+        return self
+
     def embed(self, idx):
         return self.wte(idx).to(self.dtype)
 
@@ -371,17 +382,22 @@ class THENGPT(GPT):
             rows.insert(-1, ("adapters", count(*self.adapters)))
         return rows
 
-    def empty_state(self, batch_size=1):
-        """The state of somebody who has lived through nothing yet."""
+    def empty_state(self, batch_size=1, segment=None):
+        """
+        The state of somebody who has lived through nothing yet. segment: it is for `encode` alone, with so many slots
+        first, and holds what the trunk carries, without a window where they need none before them.
+        """
         c, B, device = self.config, batch_size, self.wte.weight.device
+        blocks = self.blocks if segment is None else self.blocks[:self.trunk]
+        window = c.window if segment is None or segment > c.window else 0
         new = lambda *shape, dtype=self.dtype, fill=0: torch.full(shape, fill, device=device, dtype=dtype)
         number = lambda *shape: new(B, 0, *shape, dtype=torch.int32)
         traces = Traces(ids=number(CHUNK), words=number(CHUNK), gist=new(B, 0, c.gist_dim),
                         index=new(B, 0, len(self.index_k), c.index_dim),
                         episode=number(), position=number(), valid=number())
-        recurrent = {"layers": [b.attn.empty_carry(B, device, self.dtype) for b in self.blocks],
+        recurrent = {"layers": [b.attn.empty_carry(B, window, device, self.dtype) for b in blocks],
                      # episode of each cached slot, -1 = none
-                     "window": new(B, c.window, dtype=torch.int64, fill=-1),
+                     "window": new(B, window, dtype=torch.int64, fill=-1),
                      # the open episode is a question turn
                      "asking": new(B, dtype=torch.bool)}
         return {"traces": traces, "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
@@ -476,6 +492,7 @@ class THENGPT(GPT):
         C).
         """
         c, W, (B, T) = self.config, self.config.window, idx.shape
+        before = state["recurrent"]["window"].shape[1]   # W slots, fewer near the beginning, see empty_state
         valid = idx != c.pad_id
         starts = idx[:, ::CHUNK] == c.bos_id
         order = torch.arange(T // CHUNK, device=idx.device)
@@ -486,9 +503,9 @@ class THENGPT(GPT):
         own = episode[:, slot // CHUNK]
         slots = torch.cat([state["recurrent"]["window"], torch.where(valid, own, -1)], dim=1)      # (B, W+T)
         # queries are taken in blocks of a window where they fill some: less of the score matrix is masked
-        S = W if T % W == 0 else T
-        distance = torch.arange(S, device=idx.device)[:, None] + W - torch.arange(W + S, device=idx.device)
-        mask = (own.view(B, -1, S, 1) == slots.unfold(1, W + S, S)[:, :, None]) & (distance >= 0) & (distance < W)
+        S = W if T % W == 0 and before == W else T
+        distance = torch.arange(S, device=idx.device)[:, None] + before - torch.arange(before + S, device=idx.device)
+        mask = (own.view(B, -1, S, 1) == slots.unfold(1, before + S, S)[:, :, None]) & (distance >= 0) & (distance < W)
         # padding sees itself: no empty rows
         mask = (mask | (distance == 0)).flatten(0, 1)[:, None]
         cos, sin = self.rotary(position[:, slot // CHUNK] * CHUNK + slot % CHUNK)

@@ -277,8 +277,9 @@ class HybridTHENAttention(CausalSelfAttention):
             self.index_q = Linear(D, config.index_heads * config.index_dim)
             self.index_w = Linear(D, config.index_heads)
 
-    def empty_carry(self, B, device, dtype):
-        d, W = self.head_dim, self.config.window
+    def empty_carry(self, B, W, device, dtype):
+        """What the layer carries before anything: B rows, of a window its W slots."""
+        d = self.head_dim
         if self.kind == "kda":
             wide = torch.float64 if dtype == torch.float64 else torch.float32
             return [torch.zeros(B, self.n_head, d, d, device=device, dtype=wide),
@@ -293,12 +294,12 @@ class HybridTHENAttention(CausalSelfAttention):
         if self.kind == "kda":
             return self.kda(x, local, carry)
         q, k, v, q_plain = self.qkv(x, local["cos"], local["sin"])
+        W, S, before = self.config.window, local["block"], carry[0].shape[1]
         k, v = torch.cat([carry[0], k], dim=1), torch.cat([carry[1], v], dim=1)
-        W, S = self.config.window, local["block"]
         carry = [k[:, -W:], v[:, -W:]]
-        # blocks of S queries as rows, each with the W slots before it and its own
+        # blocks of S queries as rows, each with the slots before it and its own
         q, q_plain = (t.reshape(-1, S, *t.shape[2:]) for t in (q, q_plain))
-        k, v = (in_blocks(t, W, S) for t in (k, v))
+        k, v = (in_blocks(t, before, S) for t in (k, v))
         if self.kind == "swa":
             group = self.n_head // self.n_kv_head
             y = masked_attention(q, k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), local["mask"],

@@ -106,6 +106,22 @@ def test_adapters_count_in_reading_alone(made):
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
 
 
+def test_frozen_it_says_the_same_with_half_the_weights(smol):  # noqa: F811
+    (model, tokenizer), (frozen, _) = (base.open_base(str(smol)).with_memory(lora_rank=2, ratio=1) for _ in range(2))
+    frozen.load_state_dict(model.state_dict())
+    model.requires_grad_(False).dtype = torch.bfloat16
+    frozen.freeze(torch.bfloat16)
+    held = lambda model: sum(weight.nbytes for weight in model.parameters())
+    assert held(frozen) < 0.6 * held(model)
+    ids, line = ids_of(tokenizer, LINES[0], 37), Lexicon(tokenizer).line(LINES[0])
+    window = reading.alone([line], tokenizer)
+    for one, other in zip(model(ids)[1]["traces"].as_dict().values(), frozen(ids)[1]["traces"].as_dict().values()):
+        assert torch.equal(one, other)
+    assert torch.equal(model(ids)[0], frozen(ids)[0])
+    assert reading.answers(model, window) == reading.answers(frozen, window)
+    assert torch.equal(model.asks(window).vector, frozen.asks(window).vector)
+
+
 def test_the_question_stands_before_and_after_what_was_found(made):
     _, tokenizer = made
     lexicon = Lexicon(tokenizer)

@@ -254,6 +254,12 @@ def episodes(mixer):
         state = {**state, "traces": state["traces"][:2]}
         assert_close(strip(feed(model, [mine], state)[1]), alone, "with some traces forgotten", 1e-12)
         assert_close(strip(model.encode(mine, state)), alone, "by the trunk alone", 1e-12)
+    for at in (CHUNK, 2 * CHUNK, 3 * CHUNK):
+        parts = mine.split(at, dim=1)
+        state = model.empty_state(1, segment=at)
+        for part in parts:
+            state = model.encode(part, state)
+        assert_close(strip(state), alone, f"from its beginning, by {at} slots, without an empty window", 1e-12)
 
 
 # memory -------------------------------------------------------------------------------------------------------------
