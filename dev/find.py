@@ -34,7 +34,8 @@ def train(model, asked, tokenizer, minutes, rate, seed):
     gates = [block.attn.memory_gate for block in model.blocks if block.attn.kind == "dsa"]
     parts = ("finder.",) if any(gate is None or gate.any() for gate in gates) else ("finder.", "gist_")
     learned = {name: p for name, p in model.named_parameters() if name.startswith(parts)}
-    for p in learned.values():
+    for p in learned.values():   # small updates would be lost in the dtype of a frozen model
+        p.data = p.data.float()
         p.requires_grad_(True)
     groups = [{"params": [p for p in learned.values() if keep(p.ndim)]}
               for keep in (lambda ndim: ndim > 1, lambda ndim: ndim < 2)]

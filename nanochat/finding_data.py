@@ -64,7 +64,8 @@ def gists(model, grids):
     """(gist (M, G), owner (M,)) of all traces of the episodes of a Hunt."""
     parts, owners = [], []
     for rows, ids in grids:
-        traces = model.segment(ids, model.empty_state(len(ids)), read=False, trunk_only=True)["traces"]
+        state = model.empty_state(len(ids), segment=ids.shape[1])
+        traces = model.segment(ids, state, read=False, trunk_only=True)["traces"]
         parts.append(traces.gist[traces.valid > 0])
         owners.append(torch.from_numpy(np.repeat(rows[:, None], ids.shape[1] // CHUNK, 1))[traces.valid > 0])
     return torch.cat(parts), torch.cat(owners)

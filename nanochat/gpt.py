@@ -231,7 +231,7 @@ class GPT(nn.Module):
         """
         self.dtype = dtype
         for module in self.requires_grad_(False).modules():
-            if isinstance(module, (Linear, Adapter)) or module is self.wte:
+            if isinstance(module, Linear) or module is self.wte:   # adapters are parts of theirs
                 module.to(dtype)
         return self
 
@@ -384,7 +384,7 @@ class THENGPT(GPT):
 
     def empty_state(self, batch_size=1, segment=None):
         """
-        The state of somebody who has lived through nothing yet. segment: it is for `encode` alone, with so many slots
+        The state of somebody who has lived through nothing yet. segment: it is for the trunk alone, with so many slots
         first, and holds what the trunk carries, without a window where they need none before them.
         """
         c, B, device = self.config, batch_size, self.wte.weight.device
@@ -501,7 +501,7 @@ class THENGPT(GPT):
         episode = state["episode"][:, None] + starts.cumsum(1)
         slot = torch.arange(T, device=idx.device)
         own = episode[:, slot // CHUNK]
-        slots = torch.cat([state["recurrent"]["window"], torch.where(valid, own, -1)], dim=1)      # (B, W+T)
+        slots = torch.cat([state["recurrent"]["window"], torch.where(valid, own, -1)], dim=1)   # (B, before+T)
         # queries are taken in blocks of a window where they fill some: less of the score matrix is masked
         S = W if T % W == 0 and before == W else T
         distance = torch.arange(S, device=idx.device)[:, None] + before - torch.arange(before + S, device=idx.device)

@@ -38,6 +38,8 @@ def test_a_line_of_json_may_begin_with_a_mark_and_not_be_nested_without_end():
 
 LIFE = {"src": "notes", "sents": ["The key is in the pot."],
         "qas": [{"q": "Where is the key?", "a": "the pot", "evidence": [0]}]}
+
+
 def read_all(sources):
     """What is learned from, as text: its arrays have no one truth to compare by."""
     return repr([(list(memory.lines), [(list(q.forms), q.parts) for q in memory.questions])
