@@ -1,4 +1,5 @@
 """nanochat/finding_data.py and dev/find.py: what finding is learned from, and that it learns."""
+import copy
 import json
 import random
 
@@ -64,3 +65,9 @@ def test_it_learns_and_the_rest_stays_as_it_was(loaded, tmp_path, capsys):
     find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.03, 2e-3, 0)
     changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"finder"}
+
+
+def test_a_model_frozen_in_bf16_learns_to_find_in_fp32(loaded, tmp_path):
+    model, tokenizer = copy.deepcopy(loaded[0]).freeze(torch.bfloat16), loaded[1]
+    learned = find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.01, 2e-3, 0)
+    assert learned and all(weight.dtype == torch.float32 for weight in learned.values())
