@@ -115,7 +115,7 @@ def ingest_ids(model, tokenizer, encoded, first_ordinal=1, progress=None):
     """
     shapes, first = {}, chunk_offsets(encoded)
     columns = {name: torch.empty(1, first[-1], *t.shape[2:], dtype=t.dtype)
-               for name, t in model.empty_state(1)["traces"].as_dict().items()}
+               for name, t in model.empty_traces().as_dict().items()}
     for i in range(len(encoded)):
         shapes.setdefault(row_length(int(first[i + 1] - first[i])), []).append(i)
     for chunks, members in sorted(shapes.items()):

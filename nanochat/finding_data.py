@@ -65,6 +65,7 @@ def gists(model, grids):
     parts, owners = [], []
     for rows, ids in grids:
         state = model.empty_state(len(ids), segment=ids.shape[1])
+        # not by encode, which keeps no gradients: gists learn, too
         traces = model.segment(ids, state, read=False, trunk_only=True)["traces"]
         parts.append(traces.gist[traces.valid > 0])
         owners.append(torch.from_numpy(np.repeat(rows[:, None], ids.shape[1] // CHUNK, 1))[traces.valid > 0])

@@ -391,18 +391,23 @@ class THENGPT(GPT):
         blocks = self.blocks if segment is None else self.blocks[:self.trunk]
         window = c.window if segment is None or segment > c.window else 0
         new = lambda *shape, dtype=self.dtype, fill=0: torch.full(shape, fill, device=device, dtype=dtype)
-        number = lambda *shape: new(B, 0, *shape, dtype=torch.int32)
-        traces = Traces(ids=number(CHUNK), words=number(CHUNK), gist=new(B, 0, c.gist_dim),
-                        index=new(B, 0, len(self.index_k), c.index_dim),
-                        episode=number(), position=number(), valid=number())
         recurrent = {"layers": [b.attn.empty_carry(B, window, device, self.dtype) for b in blocks],
                      # episode of each cached slot, -1 = none
                      "window": new(B, window, dtype=torch.int64, fill=-1),
                      # the open episode is a question turn
                      "asking": new(B, dtype=torch.bool)}
-        return {"traces": traces, "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
+        return {"traces": self.empty_traces(B), "buffer": new(B, 0, dtype=torch.int64), "recurrent": recurrent,
                 "episode": new(B, dtype=torch.int64),
                 "position": new(B, dtype=torch.int64)}
+
+    def empty_traces(self, batch_size=1):
+        """No traces, in the shapes and dtypes that this model's have."""
+        device = self.wte.weight.device
+        new = lambda *shape, dtype=self.dtype: torch.zeros(batch_size, 0, *shape, device=device, dtype=dtype)
+        number = lambda *shape: new(*shape, dtype=torch.int32)
+        return Traces(ids=number(CHUNK), words=number(CHUNK), gist=new(self.config.gist_dim),
+                      index=new(len(self.index_k), self.config.index_dim),
+                      episode=number(), position=number(), valid=number())
 
     def forward(self, idx, targets=None, state=None, read=True, last=False, weights=None, parts=False):
         """

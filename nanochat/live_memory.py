@@ -359,7 +359,7 @@ class LiveMemory:
         first, lengths = len(view.content) + 1, np.array(lengths)
         ordinals = np.repeat(np.arange(first, first + len(lengths)), lengths)
         positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        new = self._layout.unpack(records, ordinals, positions, self.model.empty_state(1)["traces"])
+        new = self._layout.unpack(records, ordinals, positions, self.model.empty_traces())
         state = {**view.state, "traces": Traces.cat([view.state["traces"], new]), "episode": view.state["episode"]
                  + len(lengths)}
         return View(state, view.content.extended(lengths.tolist(), rows, crc(records)))

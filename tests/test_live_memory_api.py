@@ -491,7 +491,7 @@ def test_a_memory_larger_than_its_budget_is_the_same_memory(live, monkeypatch):
     whole = live()
     whole.ingest(lines)
     whole.close()
-    held, rest = tiers.held_bytes(whole._layout, whole.model.empty_state(1)["traces"])
+    held, rest = tiers.held_bytes(whole._layout, whole.model.empty_traces())
     memory = live(ram_budget=whole.stats()["traces"] * (held + rest // 2))
     assert not isinstance(memory._view.state["traces"].ids, torch.Tensor)
     assert plain(memory.ask(QUESTION)) == plain(live(read_only=True).ask(QUESTION))

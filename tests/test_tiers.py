@@ -38,7 +38,7 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
     monkeypatch.setattr(tiers, "LEAST_CACHE", capacity)
     whole = load_state(path, model, facts)[0]
     with Store(path) as store:
-        like = model.empty_state(1)["traces"]
+        like = model.empty_traces()
         budget = 300 * (held_bytes(store.layout, like)[0] + 4) + capacity * (store.layout.stride + 8)
         part = {**whole, "traces": tiered(store, like, budget)}
         assert part["traces"].ids.shelf.capacity == capacity and len(part["traces"]) == 300
@@ -56,7 +56,7 @@ def test_answers_are_those_of_a_memory_that_is_held(lived, monkeypatch, capacity
 def test_a_budget_that_holds_everything_is_used(lived):
     model, facts, path = lived
     with Store(path) as store:
-        whole = 300 * sum(held_bytes(store.layout, model.empty_state(1)["traces"]))
+        whole = 300 * sum(held_bytes(store.layout, model.empty_traces()))
     assert isinstance(load_state(path, model, facts, whole)[0]["traces"].ids, torch.Tensor)
     with pytest.raises(UserError, match="300 traces need a RAM budget of 1 MB at least"):
         load_state(path, model, facts, 1000)
@@ -81,7 +81,7 @@ def test_damage_is_found_when_it_is_read(lived, tmp_path, monkeypatch):
     for suffix in (".pt", ".traces"):
         copy.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
     with Store(copy) as store:
-        like = model.empty_state(1)["traces"]
+        like = model.empty_traces()
         traces = tiered(store, like, 300 * (held_bytes(store.layout, like)[0] + 4) + 10 * (store.layout.stride + 8))
         data = bytearray(copy.with_suffix(".traces").read_bytes())
         data[-3] ^= 1
