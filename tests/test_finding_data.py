@@ -71,3 +71,10 @@ def test_a_model_frozen_in_bf16_learns_to_find_in_fp32(loaded, tmp_path):
     model, tokenizer = copy.deepcopy(loaded[0]).freeze(torch.bfloat16), loaded[1]
     learned = find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.01, 2e-3, 0)
     assert learned and all(weight.dtype == torch.float32 for weight in learned.values())
+
+
+def test_the_loss_of_finding_reaches_the_gists(loaded, tmp_path):
+    model, tokenizer = copy.deepcopy(loaded[0]).requires_grad_(True), loaded[1]
+    finding_data.loss(model, hunting(loaded, tmp_path)(random.Random(0))).backward()
+    gists = {name: p.grad for name, p in model.named_parameters() if name.startswith("gist_")}
+    assert gists and all(grad is not None and grad.any() for grad in gists.values())
