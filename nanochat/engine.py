@@ -231,13 +231,23 @@ class Answer:
     composed: bool = False
 
 
-def asked(model, tokenizer, question):
-    """A question as a words.Line. UserError where it is too long, or nothing."""
-    line = lexicon(model, tokenizer).line(question)
+def asked(model, tokenizer, question, traces=()):
+    """
+    A question as a words.Line. traces (B = 1): of the memory that is asked; a word that they do not say, with a typing
+    error in it, is theirs, see Lexicon.respelled. UserError where the question is too long, or nothing.
+    """
+    words = lexicon(model, tokenizer)
+    line = words.line(question)
     if len(line) > QUESTION or not question.strip():
         raise UserError(f"a question of {len(line):,} tokens: it may have {QUESTION:,}" if question.strip()
                         else "an empty question", code=2)
-    return line
+    if not len(traces):
+        return line
+    stems = traces.words[0].cpu().numpy()
+    unsaid = {*line.stem.tolist()} - {0, *stems[np.isin(stems, line.stem, kind="table")].tolist()}
+    text_of = lambda row: episode_text(traces, tokenizer, int(traces.episode[0, row]))
+    spelled = words.respelled(question, unsaid, stems, text_of) if unsaid else question
+    return line if spelled == question else words.line(spelled)
 
 
 @torch.no_grad()
@@ -269,7 +279,7 @@ def window(model, tokenizer, state, question, times=None, read=True):
     seconds since 1970 of each episode, -1 = unknown; the one that is being said has none yet. UserError where the
     question is too long, or nothing.
     """
-    line = asked(model, tokenizer, question)
+    line = asked(model, tokenizer, question, state["traces"] if read else ())
     best = found(model, tokenizer, state, line)[0] if read and len(state["traces"]) else []
     room, taken = model.config.reading, []
     for ordinal in best:   # more than fit are not read from the memory
@@ -340,7 +350,7 @@ def result(pieces, on_text=None):
 
 def routing(model, tokenizer, state, question):
     """How well each episode is found by a question: [(ordinal, share of all scores)], best first, from 0.0001 on."""
-    score = torch.from_numpy(found(model, tokenizer, state, asked(model, tokenizer, question))[1])
+    score = torch.from_numpy(found(model, tokenizer, state, asked(model, tokenizer, question, state["traces"]))[1])
     share = torch.softmax(score, 0).numpy()
     return sorted(((int(e) + 1, float(share[e])) for e in np.flatnonzero(share >= 1e-4)), key=lambda s: (-s[1], s[0]))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat.common import UserError
-from nanochat.people import locomo_lives, read_rows
+from nanochat.people import locomo_lives, read_rows, typing_error
 from nanochat.scoring import interval
 from nanochat.text import LINE_END
 
@@ -33,11 +33,11 @@ class Sought:
     asked: list
 
 
-def sought(data=None, questions=400, seed=0, peers=()):
+def sought(data=None, questions=400, seed=0, peers=(), mistyped=False):
     """
     The Sought of files: memories with questions (see reading_data.py, people.py; .xz, too) or LoCoMo (.json, or a
-    directory with it), with so many questions a source, drawn by the seed; and {name: finder} of the peers. UserError
-    for files of another form, and for a peer that is not installed.
+    directory with it), with so many questions a source, drawn by the seed; and {name: finder} of the peers. mistyped:
+    see typing_error. UserError for files of another form, and for a peer that is not installed.
     """
     finders = {name: PEERS[name]() for name in peers}
     memories = [memory for file in data or () for memory in
@@ -48,7 +48,7 @@ def sought(data=None, questions=400, seed=0, peers=()):
         memory.asked = []
     for pool in pools.values():
         for memory, one in random.Random(seed).sample(pool, min(questions, len(pool))):
-            memory.asked.append(one)
+            memory.asked.append((typing_error(one[0], seed), one[1]) if mistyped else one)
     if not any(memory.asked for memory in memories):
         raise UserError("--data needs files in which questions have evidence", code=2)
     return [memory for memory in memories if memory.asked], finders
@@ -91,7 +91,8 @@ def memory(model, tokenizer):
 
     def finder(lines):
         state = as_state(model, ingest(model, tokenizer, lines))
-        return lambda question: found(model, tokenizer, state, asked(model, tokenizer, question))[1]
+        return lambda question: found(model, tokenizer, state,
+                                      asked(model, tokenizer, question, state["traces"]))[1]
     return finder
 
 

@@ -48,20 +48,21 @@ class Life:
     source: str = ""
 
 
-def notes(data=None, questions=None, seed=0):
-    """Lives of files like everyday.jsonl, with so many questions, drawn by the seed."""
-    return _some(read_rows(data, lambda row: _life(row["lines"], row["questions"], row.get("times"))), questions, seed)
+def notes(data=None, questions=None, seed=0, mistyped=False):
+    """Lives of files like everyday.jsonl, with so many questions, drawn by the seed. mistyped: see typing_error."""
+    return _some(read_rows(data, lambda row: _life(row["lines"], row["questions"], row.get("times"))), questions, seed,
+                 mistyped)
 
 
-def passages(data=None, questions=None, seed=0, together=False):
+def passages(data=None, questions=None, seed=0, together=False, mistyped=False):
     """Lives of files like qa/dev.jsonl, with so many questions of each source."""
     lives = read_rows(data, lambda row: _life(row["sents"], row["qas"], source=str(row["src"])))
-    return _some(_together(lives) if together else lives, questions, seed)
+    return _some(_together(lives) if together else lives, questions, seed, mistyped)
 
 
-def chats(data=None, questions=None, seed=0):
+def chats(data=None, questions=None, seed=0, mistyped=False):
     """Lives of LoCoMo (see locomo_lives), with so many questions in all."""
-    return _some([life for path in data or () for life in locomo_lives(path)], questions, seed)
+    return _some([life for path in data or () for life in locomo_lives(path)], questions, seed, mistyped)
 
 
 PEOPLE = {"everyday": notes, "cases": notes, "qa": passages, "locomo": chats}
@@ -149,7 +150,21 @@ def _chat(chat):
                          for q in chat["qa"]], times)
 
 
-def _some(lives, n, seed):
+def typing_error(text, seed=0):
+    """
+    A question with an error in the longest of its words of five letters or more: a letter is left out or doubled, or
+    two neighbours are swapped, drawn by the seed. A question without such a word stays as it is.
+    """
+    word = max(re.finditer(r"[^\W\d_]{5,}", text), key=lambda m: len(m[0]), default=None)
+    if word is None:
+        return text
+    r = random.Random(f"{seed} {text}")
+    i = r.randrange(word.start() + 1, word.end() - 1)
+    said, rest = r.choice((("", 1), (text[i] * 2, 1), (text[i + 1] + text[i], 2)))
+    return text[:i] + said + text[i + rest:]
+
+
+def _some(lives, n, seed, mistyped=False):
     """The lives with the questions that are asked; None = every one. UserError where none is."""
     if not any(life.asked for life in lives):
         raise UserError("--data needs files, in each memories and their questions", code=2)
@@ -157,7 +172,8 @@ def _some(lives, n, seed):
     for life in lives:
         pools[life.source] += life.asked
     kept = {id(q) for pool in pools.values() for q in random.Random(seed).sample(pool, min(n or len(pool), len(pool)))}
-    some = [replace(life, asked=[q for q in life.asked if id(q) in kept]) for life in lives]
+    put = (lambda q: replace(q, text=typing_error(q.text, seed))) if mistyped else lambda q: q
+    some = [replace(life, asked=[put(q) for q in life.asked if id(q) in kept]) for life in lives]
     return [life for life in some if life.asked]
 
 

@@ -8,12 +8,16 @@ compound ("C++", "#37", "src/app.py", "anna@example.com", "+3.2%") letters and d
 that of a tail of it: the first of them that divides it most has that of all, see marks_of. In a number with its unit
 ("10km") each has its own. That a word follows on the other with nothing between, there or in a script without spaces,
 is kept, and finding counts such pairs.
+
+A question may have typing errors. A word of it that is said nowhere is taken as one that is said and one edit away.
 """
 import unicodedata
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import regex
@@ -25,6 +29,7 @@ SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"
 LETTER = rf"(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}]"
 WORD = regex.compile(rf"[{SPACELESS}]|(?:{LETTER})+(?:(?<=\p{{N}})[.,:](?=\p{{N}})(?:{LETTER})+)*")
 STEMS = 2 ** 16   # a stem is kept as a hash below this, 0 = no word
+SHORT = 4         # a word of fewer letters is one edit away from too many others
 
 # "10km", but not "4th" and "90s", which are words
 UNIT = regex.compile(r"(\p{N}(?:[\p{N}.,:]*\p{N})?)((?!(?:st|nd|rd|th|s)$)\p{L}[\p{L}\p{M}]*)", regex.IGNORECASE)
@@ -79,6 +84,18 @@ def hashes(folded, stem):
 @lru_cache(maxsize=1)
 def stemmer():
     return Stemmer.Stemmer("english")
+
+
+def edits(word):
+    """
+    What is one edit away from a word, sorted: a letter left out, changed or added, or two neighbours swapped (Damerau
+    1964). A letter that is added is of the word itself, or of a to z.
+    """
+    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+    shorter = {a + b[1:] for a, b in cuts if b}
+    swapped = {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
+    return sorted((shorter | swapped | {a + letter + rest for a, b in cuts for letter in {*ascii_lowercase, *word}
+                                        for rest in (b, b[1:])}) - {word})
 
 
 def word_vectors(count, scale):
@@ -144,6 +161,32 @@ class Lexicon:
     def stand_for(self, compound):
         """[(first, last, hashes of what it stands for)] of the marks in a compound."""
         return [(a, b, *hashes(fold(text), fold(text))) for a, b, text in marks_of(compound)]
+
+    def respelled(self, text, unsaid, stems, text_of):
+        """
+        A text in which a word whose stem is among `unsaid`, and that is no word the model knows, has become one that is
+        said and one edit away; of several the one with the most tokens. stems (N, …): those of what is remembered;
+        text_of: function of a row (int), the text that it is of.
+        """
+        def said(match):
+            word = fold(match.group())
+            if len(word) < SHORT or not word.isalpha() or self.about(word)[1] not in unsaid or self.knows(word):
+                return match.group()
+            near = defaultdict(set)
+            for other in edits(word):
+                near[self.about(other)[1]].add(other)
+            there = np.flatnonzero(np.isin(stems, list(near), kind="table"))
+            found, first, count = np.unique(stems.reshape(-1)[there], return_index=True, return_counts=True)
+            for i in np.argsort(-count, kind="stable"):   # a hash may be that of another word: the text tells
+                told = map(fold, WORD.findall(text_of(int(there[first[i]]) // (stems.size // len(stems)))))
+                if other := min(near[int(found[i])].intersection(told), default=""):
+                    return other
+            return match.group()
+        return WORD.sub(said, text)
+
+    def knows(self, word):
+        """Whether a folded word has a vector, or a token of its own: it is no typing error."""
+        return word in self.rows or len(self.tokenizer.encode(" " + word)) == 1
 
     def line(self, text):
         ids = np.array(self.tokenizer.encode(text), np.int32)

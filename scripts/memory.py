@@ -198,8 +198,9 @@ def about(args, store):
     from nanochat.memory import read_state
     model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
     store.expect(model, facts)
-    line = engine.asked(model, tokenizer, args.text)
-    order, score = engine.found(model, tokenizer, read_state(store, model), line) if len(store) else ([], [])
+    state = read_state(store, model)
+    line = engine.asked(model, tokenizer, args.text, state["traces"])
+    order, score = engine.found(model, tokenizer, state, line) if len(store) else ([], [])
     best = [ordinal for ordinal in order if score[ordinal - 1] != 0][:args.most]
     for episode in episodes(store, best):
         yield {**episode, "score": float(score[episode["episode"] - 1])}

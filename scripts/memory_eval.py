@@ -36,6 +36,8 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--together", dict(action="store_true", default=None, help="")),
     ("--seed", dict(type=int, metavar="N",
                     help="qa: all passages of a source are one memory; what draws people's questions")),
+    ("--mistyped", dict(action="store_true", default=None,
+                        help="people's questions, finding: a word of each has a typing error")),
     ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
     ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
     ("--ask", dict(choices=ASKS, nargs="+", metavar="HOW", help=f"timeline: {' '.join(ASKS)}")),

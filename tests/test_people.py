@@ -350,3 +350,31 @@ def test_a_real_memory_is_told_and_asked(tokenizer):
         assert set(o["cited"]) <= {1, 2} and all(o["lines"][i] == life.lines[i - 1] for i in o["cited"])
     assert any(o["cited"] for o in outcomes)
     assert people.table(people.report("cases", outcomes))
+
+
+@given(st.text(st.sampled_from("ab Zé7'-?")), st.integers(0, 9))
+def test_a_typing_error_is_one_edit_within_the_longest_word(text, seed):
+    got, words = people.typing_error(text, seed), re.findall(r"[^\W\d_]{5,}", text)
+    assert got == people.typing_error(text, seed)
+    if not words:
+        assert got == text
+    else:
+        longest = max(words, key=len)
+        before, _, after = text.partition(longest)
+        assert got.startswith(before + longest[0]) and got.endswith(longest[-1] + after)
+        assert abs(len(got) - len(text)) <= 1
+        if len(set(longest)) == len(longest):
+            assert got != text
+
+
+def test_mistyped_questions_are_asked_with_an_error_and_found_all_the_same(tmp_path, capsys):
+    path = tmp_path / "notes.jsonl"
+    path.write_text(json.dumps({"lines": ["Kilbrandon lives in Oslo.", "Gosforth rents out boats.", "Milk, eggs."],
+                                "questions": [{"q": "Where does Kilbrandon live?", "answers": ["Oslo"], "evidence": [0],
+                                               "type": "direct"}]}))
+    (life,), (plain,) = people.notes([str(path)], mistyped=True), people.notes([str(path)])
+    assert life.asked[0].text != plain.asked[0].text == "Where does Kilbrandon live?"
+    argv = ["--model-path", "data/then-d6", "--data", str(path), "--mistyped", "--json", "--task"]
+    for task, column in (("everyday", "right"), ("finding", "rank_1")):
+        assert memory_eval.main([*argv, task]) == 0
+        assert [json.loads(row)[column] for row in capsys.readouterr().out.splitlines()][-1] == 100

