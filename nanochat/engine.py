@@ -22,7 +22,7 @@ from nanochat.search import cosines
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
-from nanochat.words import Lexicon
+from nanochat.words import Lexicon, places_of
 
 SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 16        # episodes that are read at once, as long as they have no more than
@@ -244,7 +244,7 @@ def asked(model, tokenizer, question, traces=()):
     if not len(traces):
         return line
     stems = traces.words[0].cpu().numpy()
-    unsaid = {*line.stem.tolist()} - {0, *stems[np.isin(stems, line.stem, kind="table")].tolist()}
+    unsaid = {*line.stem.tolist()} - {0, *stems.reshape(-1)[places_of(line.stem[line.stem > 0], stems)].tolist()}
     text_of = lambda row: episode_text(traces, tokenizer, int(traces.episode[0, row]))
     spelled = words.respelled(question, unsaid, stems, text_of) if unsaid else question
     return line if spelled == question else words.line(spelled)

@@ -86,6 +86,13 @@ def stemmer():
     return Stemmer.Stemmer("english")
 
 
+def places_of(some, stems):
+    """The places in stems (N, …), flattened, that hold any of `some`: (m,) int."""
+    wanted = np.zeros(STEMS, bool)   # np.isin takes three times as long
+    wanted[list(some)] = True
+    return np.flatnonzero(wanted[stems.reshape(-1)])
+
+
 def edits(word):
     """
     What is one edit away from a word, sorted: a letter left out, changed or added, or two neighbours swapped (Damerau
@@ -175,7 +182,7 @@ class Lexicon:
             near = defaultdict(set)
             for other in edits(word):
                 near[self.about(other)[1]].add(other)
-            there = np.flatnonzero(np.isin(stems, list(near), kind="table"))
+            there = places_of(near, stems)
             found, first, count = np.unique(stems.reshape(-1)[there], return_index=True, return_counts=True)
             for i in np.argsort(-count, kind="stable"):   # a hash may be that of another word: the text tells
                 told = map(fold, WORD.findall(text_of(int(there[first[i]]) // (stems.size // len(stems)))))
