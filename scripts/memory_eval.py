@@ -34,9 +34,8 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--seeds", dict(type=int, help="lives, or draws", **SEVERAL)),
     ("--questions", dict(type=int, metavar="N", help="a cell; of people's, a source")),
     ("--together", dict(action="store_true", default=None, help="")),
-    ("--mistyped", dict(action="store_true", default=None, help="")),
     ("--seed", dict(type=int, metavar="N",
-                    help="qa: a source is one memory; a typing error in each question; what draws people's")),
+                    help="qa: all passages of a source are one memory; what draws people's questions")),
     ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
     ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
     ("--ask", dict(choices=ASKS, nargs="+", metavar="HOW", help=f"timeline: {' '.join(ASKS)}")),
@@ -60,7 +59,9 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
-    ("--peers", dict(type=peers, metavar="NAMES", help=f"finding: others beside it, of {','.join(PEERS)}")))
+    ("--mistyped", dict(action="store_true", default=None, help="")),
+    ("--peers", dict(type=peers, metavar="NAMES", help="people's questions have typing errors; finding: others "
+                                                       f"beside it, of {','.join(PEERS)}")))
 
 
 def build_parser():
