@@ -236,18 +236,14 @@ def asked(model, tokenizer, question, traces=()):
     A question as a words.Line. traces (B = 1): of the memory that is asked; a word that they do not say, with a typing
     error in it, is theirs, see Lexicon.respelled. UserError where the question is too long, or nothing.
     """
-    words = lexicon(model, tokenizer)
-    line = words.line(question)
+    line = lexicon(model, tokenizer).line(question)
     if len(line) > QUESTION or not question.strip():
         raise UserError(f"a question of {len(line):,} tokens: it may have {QUESTION:,}" if question.strip()
                         else "an empty question", code=2)
     if not len(traces):
         return line
-    stems = traces.words[0].cpu().numpy()
-    unsaid = {*line.stem.tolist()} - {0, *stems.reshape(-1)[places_of(line.stem[line.stem > 0], stems)].tolist()}
     text_of = lambda row: episode_text(traces, tokenizer, int(traces.episode[0, row]))
-    spelled = words.respelled(question, unsaid, stems, text_of) if unsaid else question
-    return line if spelled == question else words.line(spelled)
+    return lexicon(model, tokenizer).respelled(line, traces.words[0].cpu().numpy(), text_of)
 
 
 @torch.no_grad()

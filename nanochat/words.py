@@ -169,13 +169,16 @@ class Lexicon:
         """[(first, last, hashes of what it stands for)] of the marks in a compound."""
         return [(a, b, *hashes(fold(text), fold(text))) for a, b, text in marks_of(compound)]
 
-    def respelled(self, text, unsaid, stems, text_of):
+    def respelled(self, line, stems, text_of):
         """
-        A text in which a word whose stem is among `unsaid`, and that is no word the model knows, has become one that is
-        said and one edit away; of several the one with the most tokens. stems (N, …): those of what is remembered;
+        The Line of a question in which a word that is not said, and that the model does not know, has become one that
+        is said and one edit away; of several the one with the most tokens. stems (N, …): those of what is remembered;
         text_of: function of a row (int), the text that it is of.
         """
-        def said(match):
+        said = stems.reshape(-1)
+        unsaid = {*line.stem.tolist()} - {0, *said[places_of(line.stem[line.stem > 0], stems)].tolist()}
+
+        def spelled(match):
             word = fold(match.group())
             if len(word) < SHORT or not word.isalpha() or self.about(word)[1] not in unsaid or self.knows(word):
                 return match.group()
@@ -183,13 +186,14 @@ class Lexicon:
             for other in edits(word):
                 near[self.about(other)[1]].add(other)
             there = places_of(near, stems)
-            found, first, count = np.unique(stems.reshape(-1)[there], return_index=True, return_counts=True)
+            found, first, count = np.unique(said[there], return_index=True, return_counts=True)
             for i in np.argsort(-count, kind="stable"):   # a hash may be that of another word: the text tells
                 told = map(fold, WORD.findall(text_of(int(there[first[i]]) // (stems.size // len(stems)))))
                 if other := min(near[int(found[i])].intersection(told), default=""):
                     return other
             return match.group()
-        return WORD.sub(said, text)
+        text = WORD.sub(spelled, line.text) if unsaid else line.text
+        return line if text == line.text else self.line(text)
 
     def knows(self, word):
         """Whether a folded word has a vector, or a token of its own: it is no typing error."""
