@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 from nanochat import finding, reading
 from nanochat.layers import (MLP, Adapter, CausalSelfAttention, Embedding, HybridTHENAttention, Linear, Norm, Stretch,
-                             norm, rotary, wide)
+                             mix, norm, rotary, wide)
 from nanochat.state import CHUNK, Traces
 
 
@@ -147,6 +147,16 @@ class Block(nn.Module):
         self.attn_norm, self.mlp_norm = Norm(config), Norm(config)
         self.attn = attention_class(config, layer)
         self.mlp = MLP(config)
+
+    def over(self, x, cos, sin, mask, past=None, around=None):
+        """
+        x (B, T, D) of a reading window, or of an answer, through the block; around: the other arguments of layers.mix,
+        by which its places are mixed first. Returns (B, T, D), and (k, v) as CausalSelfAttention.over.
+        """
+        x = mix(x, *around) if around else x
+        y, kv = self.attn.over(self.attn_norm(x), cos, sin, mask, past)
+        x = x + y
+        return x + self.mlp(self.mlp_norm(x)), kv
 
 
 class GPT(nn.Module):

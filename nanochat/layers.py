@@ -14,6 +14,9 @@ from nanochat.search import Keys, best
 
 
 ADAPTED = 2.0   # the scale of an adapter, alpha / rank
+# keys up to which attention over a window is written out in bf16 on a CPU: the backward pass of
+# scaled_dot_product_attention takes longer there (python -m dev.bench_read)
+SHORT = 256
 
 
 class RMSNorm(torch.autograd.Function):
@@ -39,7 +42,22 @@ class RMSNorm(torch.autograd.Function):
 
 def norm(x, eps=torch.finfo(torch.float32).eps):
     """RMSNorm without parameters (Zhang and Sennrich 2019), as F.rms_norm computes it, which takes longer on a CPU."""
+    if torch.compiler.is_compiling():   # which makes one pass of either, and writes its own backward pass
+        y = x.to(wide(x.dtype))
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     return RMSNorm.apply(x, eps)
+
+
+def mix(x, weight, there, reach):
+    """
+    x (B, T, D) and a weighted sum of what stands around each place, channel by channel: weight (K, D) of the places
+    from `reach` before it on. there (B, T, 1): padding, where false, adds nothing. (Short convolutions beside
+    attention: Allen-Zhu 2025, arXiv 2512.17351, "Canon layers".)
+    """
+    around = F.pad(norm(x).masked_fill(~there, 0), (0, 0, reach, reach))
+    for k, row in enumerate(weight.to(x.dtype)):
+        x = torch.addcmul(x, around[:, k:k + x.shape[1]], row)
+    return x
 
 
 class Norm(nn.Module):
@@ -215,8 +233,13 @@ class CausalSelfAttention(nn.Module):
         if past is not None:
             k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
         group = self.n_head // self.n_kv_head
-        kh, vh = (t.repeat_interleave(group, 2) if group > 1 else t for t in (k, v))
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), kh.transpose(1, 2), vh.transpose(1, 2), attn_mask=mask)
+        qh, kh, vh = (t.transpose(1, 2) for t in (q, *(t.repeat_interleave(group, 2) if group > 1 else t
+                                                       for t in (k, v))))
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled() and k.shape[1] <= SHORT:
+            score = torch.matmul(qh * self.head_dim ** -0.5, kh.transpose(2, 3)).to(wide(x.dtype)) + mask
+            y = torch.matmul(torch.softmax(score, dim=-1).to(x.dtype), vh)
+        else:
+            y = F.scaled_dot_product_attention(qh, kh, vh, attn_mask=mask)
         return self.proj(y.transpose(1, 2).flatten(2)), (k, v)
 
     def forward(self, x, cos, sin, backend=None):

@@ -236,18 +236,6 @@ class Reading:
     rows: torch.Tensor      # (B, T, D), what the head of an open model has for each token; None: not counted
 
 
-def mix(x, weight, there, reach):
-    """
-    x (B, T, D) and a weighted sum of what stands around each place, channel by channel: weight (K, D) of the places
-    from `reach` before it on. there (B, T, 1): padding, where false, adds nothing. (Short convolutions beside
-    attention: Allen-Zhu 2025, arXiv 2512.17351, "Canon layers".)
-    """
-    around = F.pad(norm(x).masked_fill(~there, 0), (0, 0, reach, reach))
-    for k, row in enumerate(weight.to(x.dtype)):
-        x = torch.addcmul(x, around[:, k:k + x.shape[1]], row)
-    return x
-
-
 def through(model, x, cos, sin, mask, past, there=None):
     """
     x (B, T, D) through all blocks, each over its (k, v) of `past`, None = nothing: the normalised final hidden states,
@@ -256,13 +244,12 @@ def through(model, x, cos, sin, mask, past, there=None):
     after, reach = [], model.config.nearby // 2
     with model.adapted():
         for i, (block, kv) in enumerate(zip(model.blocks, past)):
+            around = None
             if there is not None and model.config.nearby:
-                x = mix(x, model.reader.nearby[i] if model.config.both_ways else model.reader.nearby[i][:reach + 1],
-                        there, reach)
-            y, kv = block.attn.over(block.attn_norm(x), cos, sin, mask, kv)
+                around = (model.reader.nearby[i] if model.config.both_ways else model.reader.nearby[i][:reach + 1],
+                          there, reach)
+            x, kv = block.over(x, cos, sin, mask, kv, around)
             after.append(kv)
-            x = x + y
-            x = x + block.mlp(block.mlp_norm(x))
     return model.norm(x), after
 
 

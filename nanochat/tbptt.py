@@ -3,6 +3,7 @@ Training by truncated backpropagation through time: the window that gradient flo
 goes on from.
 """
 import math
+import types
 from dataclasses import asdict
 
 import torch
@@ -13,7 +14,7 @@ from nanochat.checkpoint_manager import (keep_last, load_checkpoint, load_weight
                                          set_rng_state, shards_path)
 from nanochat.common import UserError, seed_everything
 from nanochat.dataloader import dealt_anew, furthest
-from nanochat.gpt import THENGPT
+from nanochat.gpt import THENGPT, Block
 from nanochat.kda import kda_chunk, short_conv
 from nanochat.optim import MuonAdamW
 from nanochat.state import Traces, detach_state, forget_rows, map_state, state_from_plain, state_to_plain
@@ -85,6 +86,16 @@ def compile_window(window, **options):
     return window
 
 
+def compile_blocks(model, **options):
+    """
+    The blocks of a THENGPT as reading goes through them, by torch.compile: one graph for windows of every length. The
+    stream is left as it is.
+    """
+    over = torch.compile(Block.over, dynamic=True, **options)
+    for block in model.blocks:
+        block.over = types.MethodType(over, block)
+
+
 def own_memory(state):
     """
     The same state in tensors that are no views: the strides of a view tell where it came from, and torch.compile looks
@@ -113,7 +124,10 @@ class Run:
             distributed.shard(self.model, self.device)
         self.optimizer = MuonAdamW(groups(self.model))   # of the sharded weights
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        window = compile_window(window) if compiled else window
+        if compiled:
+            window = compile_window(window)
+            if self.then:
+                compile_blocks(self.model)
         self.window = window if sharded else distributed.replicate(window, ranks)
         self.steps, self.seconds = 0, 0.0
         self.start_streams(None)
