@@ -1,9 +1,10 @@
 """
-Attention over reading windows: as it is (CausalSelfAttention.over) and written out, forward and backward, in one run.
+The blocks over reading windows, forward and backward, in one run: attention always by scaled_dot_product_attention, as
+it is (written out where that is faster, see layers.SHORT), and by torch.compile (--compile yes of base_train).
 
     python -m dev.bench_read [--tokens 6144] [--lengths 128 256 512] [--rounds 5]
 
-The table gives medians, and the time written out as a ratio to the time as it is.
+The table gives medians, and each time as a ratio to the one as it is.
 """
 import argparse
 import os
@@ -16,15 +17,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) 
 from nanochat.common import choose_device, choose_dtype, flag, run_main  # noqa: E402
 
 
-def written_out(attn, x, cos, sin, mask):
-    """The same attention by two products and a softmax, whose scores are all in memory."""
-    import torch
-    q, k, v, _ = attn.qkv(x, cos, sin)
-    score = torch.matmul(q.transpose(1, 2), k.permute(0, 2, 3, 1)) * attn.head_dim ** -0.5 + mask
-    y = torch.matmul(torch.softmax(score, dim=-1), v.transpose(1, 2))
-    return attn.proj(y.transpose(1, 2).flatten(2))
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
@@ -34,26 +26,32 @@ def main(argv=None):
     args = parser.parse_args(argv)
     import torch
 
-    from nanochat.gpt import THENConfig
-    from nanochat.layers import CausalSelfAttention, rotary
+    from nanochat import layers, reading
+    from nanochat.gpt import THENGPT, config_from_depth
+    from nanochat.tbptt import compile_blocks
     device = choose_device()[0]
-    dtype = choose_dtype(device)[0]
-    attn = CausalSelfAttention(THENConfig(n_embd=256, n_head=4, n_kv_head=4), 0).to(device)
-    sides = {"as it is": lambda *a: attn.over(*a)[0], "written out": lambda *a: written_out(attn, *a)}
-    print(f"width 256, 4 heads, {device}, {dtype}, {torch.get_num_threads()} threads")
+    dtype, short = choose_dtype(device)[0], layers.SHORT
+    plain, compiled = (THENGPT(config_from_depth("THENGPT", 6, n_embd=256, n_head=4, n_kv_head=4, nearby=5)).to(device)
+                       for _ in range(2))
+    for model in (plain, compiled):
+        model.init_weights()
+    compile_blocks(compiled)
+    sides = {"kernel": (plain, 0), "as it is": (plain, short), "compiled": (compiled, short)}
+    print(f"depth 6, width 256, 4 heads, {device}, {dtype}, {torch.get_num_threads()} threads")
     for length in args.lengths:
         x = torch.randn(max(args.tokens // length, 1), length, 256, device=device, dtype=dtype, requires_grad=True)
-        cos, sin = rotary(torch.arange(length, device=device)[None], 64, dtype)
-        mask, times = torch.zeros(len(x), 1, 1, length, device=device, dtype=dtype), {name: [] for name in sides}
+        cos, sin = layers.rotary(torch.arange(length, device=device)[None], 64, dtype)
+        mask, there = torch.zeros_like(x[:, None, None, :, 0]), torch.ones_like(x[..., :1], dtype=torch.bool)
+        times = {name: [] for name in sides}
         for round in range(-1, args.rounds):   # one to warm up
-            for name, side in sides.items():
+            for name, (model, layers.SHORT) in sides.items():
                 began = time.perf_counter()
-                side(x, cos, sin, mask).sum().backward()
+                reading.through(model, x, cos, sin, mask, [None] * 6, there)[0].sum().backward()
                 if round >= 0:
                     times[name].append(1000 * (time.perf_counter() - began))
-        fast, slow = (statistics.median(times[name]) for name in sides)
-        print(f"{len(x):4d} windows of {length}: {fast:6.0f} ms as it is, {slow:6.0f} ms written out, ratio "
-              f"{slow / fast:.2f}")
+        medians = {name: statistics.median(times[name]) for name in sides}
+        print(f"{len(x):4d} windows of {length}: " + ", ".join(
+            f"{name} {ms:.0f} ms (x {ms / medians['as it is']:.2f})" for name, ms in medians.items()))
     return 0
 
 

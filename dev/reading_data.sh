@@ -36,3 +36,6 @@ learn_to_find() {
 # glibc gives large tensors back to the system and gets them again, page by page: a step takes about a tenth less if it
 # keeps them
 export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
+
+# a run that is stopped saves, and ends as if it were done: what comes after it must not begin
+trap 'exit 130' INT TERM

@@ -147,6 +147,9 @@ def check(args):
                 raise UserError(f"--{name.replace('_', '-')} {value} must be {words}", code=2)
     if args.max_seq_len % 16:
         raise UserError(f"--max-seq-len {args.max_seq_len} must be a multiple of 16, the chunk", code=2)
+    if args.fsdp and args.compile == "yes":
+        raise UserError("--compile yes with --fsdp is not to be had, FSDP2 gathers weights between layers: leave one "
+                        "out", code=2)
     if args.weight_decay == "auto" and args.time_budget > 0 and args.num_iterations < 0:
         raise UserError("--weight-decay auto needs the number of steps: give --num-iterations, or leave --time-budget "
                         "out",
@@ -415,9 +418,6 @@ def train(args, device, why_device, ranks):
         fp8.check(device, dtype, args.fp8_recipe)
     if args.fsdp and ranks.world == 1:
         raise UserError("--fsdp shards over ranks: start with torchrun --nproc_per_node=N, N at least 2", code=2)
-    if args.fsdp and args.compile == "yes":
-        raise UserError("--compile yes with --fsdp is not to be had, FSDP2 gathers weights between layers: leave one "
-                        "out", code=2)
     if args.compile == "yes" and device.type == "cpu" and not args.dry_run:
         check_compiler()
     if args.fsdp and dtype == torch.float16:
@@ -492,7 +492,7 @@ def train(args, device, why_device, ranks):
              "Flash Attention does not offer")
     why_not = ("--compile no" if args.compile == "no" else "FSDP2 gathers weights between layers" if args.fsdp
                else "--compile yes is faster after a minute or two")
-    note("torch.compile: " + ("on, a window is one graph" if compiled else f"off ({why_not})"))
+    note("torch.compile: " + ("on" if compiled else f"off ({why_not})"))
     for name, n in table:
         note(f"  {name:12s} {n:12,d}")
     note(f"tokens a step: {plan.batch:,} = {ranks.world} ranks x {B} streams x {T} slots x {args.tbptt_segments} "

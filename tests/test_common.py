@@ -199,13 +199,13 @@ def test_flags_take_both_spellings():
 def test_help_shows_every_flag_once_with_its_default():
     parser = argparse.ArgumentParser(formatter_class=common.Help, allow_abbrev=False)
     flag(parser, "--head-lr", type=float, default=0.004, help="")
-    flag(parser, "--no-compile", action="store_true", help="")
+    flag(parser, "--no-banner", action="store_true", help="")
     flag(parser, "--attn", choices=["auto", "fa3"], default="fa3", help="of all three")
     flag(parser, "--out-dir", metavar="DIR", default="here", help="a metavar stays")
     flag(parser, "--seed", type=int, default=0)
     flag(parser, "--tag", default="")
     lines = [" ".join(line.split()) for line in parser.format_help().split("options:\n")[1].splitlines()]
-    assert lines[1:] == ["--head-lr 0.004, --no-compile, --attn fa3|auto", "of all three",
+    assert lines[1:] == ["--head-lr 0.004, --no-banner, --attn fa3|auto", "of all three",
                          "--out-dir DIR a metavar stays", "--seed 0", "--tag TAG"]
 
 

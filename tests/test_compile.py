@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from nanochat import layers
+from nanochat.common import UserError
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.scaling import cost
-from nanochat.tbptt import Window, compile_window
+from nanochat.tbptt import Window, compile_blocks, compile_window
 from scripts.base_train import main
 from tests.test_base_train import TINY
+from tests.test_reading import build, losses, some_answer, some_columns
 
 
 def tiny(mixer="swa", device="cpu"):
@@ -52,6 +55,46 @@ def test_twenty_steps_with_growing_memory_are_one_graph(mixer):
     assert counter.frame_count == 1
     assert filled[:3] == sorted(filled[:3])
     assert filled[0] < filled[2] <= max(filled) == 48   # it has grown until it was full
+
+
+def test_windows_and_answers_of_every_length_are_one_graph_each_with_the_gradients_of_the_plain_blocks():
+    torch._dynamo.reset()
+    counter, plain, compiled = CompileCounter(), *(build().requires_grad_(True) for _ in range(2))
+    compile_blocks(compiled, backend=counter)
+    for lengths in ((7, 4), (9, 3, 5), (20,)):
+        columns = [some_columns(seed, 5, lengths) for seed in (1, 2, 3)]
+        answers = [some_answer(c, 7, len(lengths) + 1) for c in columns]
+        for model in (plain, compiled):
+            model.zero_grad()
+            losses(model, columns, answers)[0]["read"].backward()
+        for (name, p), q in zip(plain.named_parameters(), compiled.parameters()):
+            assert (p.grad is None) == (q.grad is None) and (p.grad is None or torch.allclose(p.grad, q.grad)), name
+    assert counter.frame_count == 2
+
+
+def test_attention_over_a_short_window_in_bf16_is_that_of_a_long_one(monkeypatch):
+    model = tiny()
+    x, (cos, sin) = torch.randn(2, 24, 32, requires_grad=True), model.rotary(torch.arange(24)[None])
+    mask = torch.zeros(2, 1, 1, 24)
+    mask[1, ..., 20:] = float("-inf")
+
+    def out_and_gradient(dtype):
+        y, _ = model.blocks[0].attn.over(x.to(dtype), cos.to(dtype), sin.to(dtype), mask.to(dtype))
+        return y, torch.autograd.grad(y.float().square().sum(), x)[0]
+
+    exact, short = out_and_gradient(torch.float32), out_and_gradient(torch.bfloat16)
+    monkeypatch.setattr(layers, "SHORT", 0)
+    for a, b, c in zip(exact, short, out_and_gradient(torch.bfloat16)):
+        assert not torch.equal(b, c)   # they are computed differently
+        assert torch.allclose(a, b.float(), atol=0.03 * a.abs().max()) and torch.allclose(b.float(), c.float(),
+                                                                                        atol=0.03 * a.abs().max())
+
+
+@pytest.mark.parametrize("flags, words", [(["--fsdp"], "--compile yes with --fsdp"), ([], "install g[+][+]")])
+def test_what_cannot_be_compiled_is_said_before_anything_is_set_up(flags, words, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("nothing-of-this-name",))
+    with pytest.raises(UserError, match=words):
+        main([*TINY, "--compile", "yes", *flags])
 
 
 def test_a_state_with_more_traces_keeps_the_newest():
