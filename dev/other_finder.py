@@ -26,8 +26,8 @@ def found_by(finder):
         if traces is not state["traces"]:
             traces = state["traces"]
             scores = finder([engine.episode_text(traces, tokenizer, i + 1) for i in range(int(state["episode"]))])
-        score = np.asarray(scores(question.text))
-        return (rank(score, engine.FOUND) + 1).tolist(), score
+        score = np.asarray(scores(question))
+        return engine.Found(engine.asked(model, tokenizer, question), (rank(score, engine.FOUND) + 1).tolist(), score)
     return found
 
 

@@ -22,7 +22,7 @@ from nanochat.search import cosines
 from nanochat.state import CHUNK, Traces
 from nanochat.task_data import REFUSAL
 from nanochat.tokenizer import Tokenizer
-from nanochat.words import Lexicon, places_of
+from nanochat.words import Lexicon, Line
 
 SEGMENT = 512    # slots of an episode that are read at once
 ROWS = 16        # episodes that are read at once, as long as they have no more than
@@ -231,36 +231,48 @@ class Answer:
     composed: bool = False
 
 
-def asked(model, tokenizer, question, traces=()):
+@dataclass
+class Found:
     """
-    A question as a words.Line. traces (B = 1): of the memory that is asked; a word that they do not say, with a typing
-    error in it, is theirs, see Lexicon.respelled. UserError where the question is too long, or nothing.
+    What a question finds. `question`: as it is read, a words.Line; `best`: the episodes (ordinals) that it is about,
+    best first; `score` (count,): of every episode 1, 2, …
     """
+    question: Line
+    best: list
+    score: np.ndarray
+
+
+def asked(model, tokenizer, question):
+    """A question (str) as a words.Line. UserError where it is too long, or nothing."""
     line = lexicon(model, tokenizer).line(question)
     if len(line) > QUESTION or not question.strip():
         raise UserError(f"a question of {len(line):,} tokens: it may have {QUESTION:,}" if question.strip()
                         else "an empty question", code=2)
-    if not len(traces):
-        return line
-    text_of = lambda row: episode_text(traces, tokenizer, int(traces.episode[0, row]))
-    return lexicon(model, tokenizer).respelled(line, traces.words[0].cpu().numpy(), text_of)
+    return line
 
 
 @torch.no_grad()
 def found(model, tokenizer, state, question):
     """
-    The episodes (ordinals) that a question, a words.Line, is about, best first, and the score of every episode 1, 2, …
-    as a (count,) array.
+    The Found of a question (str). A word that no episode says, with a typing error in it, is read as theirs, see
+    Lexicon.respelled. UserError as for `asked`.
     """
-    traces, count = state["traces"], int(state["episode"])
-    owner, valid = traces.episode[0].long() - 1, traces.valid[0].cpu().numpy()
-    where = owner.cpu().numpy()
-    said = finding.occurrences(question.stem, question.joined, traces.words[0].cpu().numpy(), where,
-                               np.bincount(where, valid, minlength=count))
-    asks = model.asks(reading.alone([question], tokenizer).to(owner.device))
+    line, traces, count = asked(model, tokenizer, question), state["traces"], int(state["episode"])
+    if not len(traces):
+        return Found(line, [], np.zeros(count, np.float32))
+    owner, valid, words = (t[0].cpu().numpy() for t in (traces.episode, traces.valid, traces.words))
+    owner = owner.astype(np.int64) - 1
+    length = np.bincount(owner, valid, minlength=count)
+    said = finding.occurrences(line.stem, line.joined, words, owner, length)
+    unsaid = {*line.stem.tolist()} - {0, *line.stem[said.word - 1].tolist()}
+    text_of = lambda row: episode_text(traces, tokenizer, int(owner[row]) + 1)
+    spelled = lexicon(model, tokenizer).respelled(line, unsaid, words, text_of)
+    if spelled is not line:
+        line, said = spelled, finding.occurrences(spelled.stem, spelled.joined, words, owner, length)
+    asks = model.asks(reading.alone([line], tokenizer).to(traces.episode.device))
     score = finding.scores(model.finder.numbers, asks, [said], cosines(traces.gist, asks.vector[0])[None],
-                           owner)[0].cpu().numpy()
-    return (finding.rank(score, FOUND) + 1).tolist(), score
+                           traces.episode[0].long() - 1)[0].cpu().numpy()
+    return Found(line, (finding.rank(score, FOUND) + 1).tolist(), score)
 
 
 def told(state, tokenizer, ordinal, times=None):
@@ -275,10 +287,9 @@ def window(model, tokenizer, state, question, times=None, read=True):
     seconds since 1970 of each episode, -1 = unknown; the one that is being said has none yet. UserError where the
     question is too long, or nothing.
     """
-    line = asked(model, tokenizer, question, state["traces"] if read else ())
-    best = found(model, tokenizer, state, line)[0] if read and len(state["traces"]) else []
+    what = found(model, tokenizer, state, question) if read else Found(asked(model, tokenizer, question), [], None)
     room, taken = model.config.reading, []
-    for ordinal in best:   # more than fit are not read from the memory
+    for ordinal in what.best:   # more than fit are not read from the memory
         if room <= 0:
             break
         taken.append((ordinal, told(state, tokenizer, ordinal, times)))
@@ -286,7 +297,7 @@ def window(model, tokenizer, state, question, times=None, read=True):
     kept = sorted(taken)
     lines = [lexicon(model, tokenizer).line(text) for _, text in kept]
     order = [kept.index(one) for one in taken]
-    columns, _ = reading.lay_out(line, lines, order, tokenizer, model.config.reading)
+    columns, _ = reading.lay_out(what.question, lines, order, tokenizer, model.config.reading)
     return reading.batch([columns]).to(model.wte.weight.device), [ordinal for ordinal, _ in kept]
 
 
@@ -346,8 +357,7 @@ def result(pieces, on_text=None):
 
 def routing(model, tokenizer, state, question):
     """How well each episode is found by a question: [(ordinal, share of all scores)], best first, from 0.0001 on."""
-    score = torch.from_numpy(found(model, tokenizer, state, asked(model, tokenizer, question, state["traces"]))[1])
-    share = torch.softmax(score, 0).numpy()
+    share = torch.softmax(torch.from_numpy(found(model, tokenizer, state, question).score), 0).numpy()
     return sorted(((int(e) + 1, float(share[e])) for e in np.flatnonzero(share >= 1e-4)), key=lambda s: (-s[1], s[0]))
 
 

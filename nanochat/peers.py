@@ -86,13 +86,12 @@ def _chats(file):
 
 def memory(model, tokenizer):
     """The finder of this repository, through what remembers and finds for questions."""
-    from nanochat.engine import asked, found, ingest
+    from nanochat.engine import found, ingest
     from nanochat.trials import as_state
 
     def finder(lines):
         state = as_state(model, ingest(model, tokenizer, lines))
-        return lambda question: found(model, tokenizer, state,
-                                      asked(model, tokenizer, question, state["traces"]))[1]
+        return lambda question: found(model, tokenizer, state, question).score
     return finder
 
 

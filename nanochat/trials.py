@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 
 import torch
 
-from nanochat.engine import answer, asked, episode_text, found, ingest, window
+from nanochat.engine import answer, episode_text, found, ingest, window
 from nanochat.scoring import refused, wilson
 from nanochat.state import Traces
 from nanochat.task_data import REFUSAL, Question, Story
@@ -93,7 +93,7 @@ def stage(model, tokenizer, state, question, evidence, expected):
     Which stage failed a question: 'find' (the evidence, an ordinal, is not in the reading window), 'write' (the answer
     is not in its traces) or 'read'; and how many episodes were scored better.
     """
-    score = found(model, tokenizer, state, asked(model, tokenizer, question, state["traces"]))[1]
+    score = found(model, tokenizer, state, question).score
     rank = int((score > score[evidence - 1]).sum())
     if evidence not in window(model, tokenizer, state, question)[1]:
         return "find", rank

@@ -86,13 +86,6 @@ def stemmer():
     return Stemmer.Stemmer("english")
 
 
-def places_of(some, stems):
-    """The places in stems (N, …), flattened, that hold any of `some`: (m,) int."""
-    wanted = np.zeros(STEMS, bool)   # np.isin takes three times as long
-    wanted[list(some)] = True
-    return np.flatnonzero(wanted[stems.reshape(-1)])
-
-
 def edits(word):
     """
     What is one edit away from a word, sorted: a letter left out, changed or added, or two neighbours swapped (Damerau
@@ -169,14 +162,12 @@ class Lexicon:
         """[(first, last, hashes of what it stands for)] of the marks in a compound."""
         return [(a, b, *hashes(fold(text), fold(text))) for a, b, text in marks_of(compound)]
 
-    def respelled(self, line, stems, text_of):
+    def respelled(self, line, unsaid, stems, text_of):
         """
         The Line of a question in which a word that is not said, and that the model does not know, has become one that
-        is said and one edit away; of several the one with the most tokens. stems (N, …): those of what is remembered;
-        text_of: function of a row (int), the text that it is of.
+        is said and one edit away; of several the one with the most tokens. unsaid: the stems of the words that are not
+        said; stems (N, …): those of what is remembered; text_of: function of a row (int), the text that it is of.
         """
-        said = stems.reshape(-1)
-        unsaid = {*line.stem.tolist()} - {0, *said[places_of(line.stem[line.stem > 0], stems)].tolist()}
 
         def spelled(match):
             word = fold(match.group())
@@ -185,8 +176,10 @@ class Lexicon:
             near = defaultdict(set)
             for other in edits(word):
                 near[self.about(other)[1]].add(other)
-            there = places_of(near, stems)
-            found, first, count = np.unique(said[there], return_index=True, return_counts=True)
+            wanted = np.zeros(STEMS, bool)   # np.isin takes three times as long
+            wanted[list(near)] = True
+            there = np.flatnonzero(wanted[stems.reshape(-1)])
+            found, first, count = np.unique(stems.reshape(-1)[there], return_index=True, return_counts=True)
             for i in np.argsort(-count, kind="stable"):   # a hash may be that of another word: the text tells
                 told = map(fold, WORD.findall(text_of(int(there[first[i]]) // (stems.size // len(stems)))))
                 if other := min(near[int(found[i])].intersection(told), default=""):

@@ -199,11 +199,10 @@ def about(args, store):
     model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
     store.expect(model, facts)
     state = read_state(store, model)
-    line = engine.asked(model, tokenizer, args.text, state["traces"])
-    order, score = engine.found(model, tokenizer, state, line) if len(store) else ([], [])
-    best = [ordinal for ordinal in order if score[ordinal - 1] != 0][:args.most]
+    what = engine.found(model, tokenizer, state, args.text)
+    best = [ordinal for ordinal in what.best if what.score[ordinal - 1] != 0][:args.most]
     for episode in episodes(store, best):
-        yield {**episode, "score": float(score[episode["episode"] - 1])}
+        yield {**episode, "score": float(what.score[episode["episode"] - 1])}
 
 
 def view(args, path):

@@ -202,7 +202,7 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
     state = {**model.empty_state(1), "traces": traces, "episode": torch.tensor([len(LINES)])}
     answer = engine.answer(model, tokenizer, state, "Where does Amina work?", max_tokens=4)
     assert answer.text and all(1 <= e.id <= len(LINES) for e in answer.episodes)
-    assert engine.found(model, tokenizer, state, engine.asked(model, tokenizer, "Where does Amina work?"))[0][0] == 1
+    assert engine.found(model, tokenizer, state, "Where does Amina work?").best[0] == 1
     # shipped as it is, and whole, without what it was an adapter to
     question = reading.alone([engine.asked(model, tokenizer, "Where does Amina work?")], tokenizer)
     for name, flags in (("adapter", []), ("merged", ["--merge"])):

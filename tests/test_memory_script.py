@@ -179,9 +179,9 @@ def test_search_finds_what_a_question_finds_best_first(call, here):
         code, out, _ = call(memory, "search", text, *STATE, "--json", "--model-path", MODEL)
         rows = [json.loads(line) for line in out.splitlines()]
         state = load_state("S.pt", model, facts)[0]
-        order, score = engine.found(model, tokenizer, state, engine.asked(model, tokenizer, text))
-        assert code == 0 and [(r["episode"], r["score"]) for r in rows] == [(e, float(score[e - 1])) for e in order
-                                                                            if score[e - 1]]
+        what = engine.found(model, tokenizer, state, text)
+        assert code == 0 and [(r["episode"], r["score"]) for r in rows] == [
+            (e, float(what.score[e - 1])) for e in what.best if what.score[e - 1]]
         assert [r["text"] for r in rows] == [lines[r["episode"] - 1] for r in rows] and len(rows) < len(lines)
     code, out, _ = call(memory, "search", "the user in Oslo", *STATE, "--model_path", MODEL, "--most", "2")
     assert code == 0 and out.count("\n") == 2 and float(out.split()[0]) > 0 and "Oslo" in out.splitlines()[0]

@@ -290,9 +290,10 @@ MEMORY = ["Kilbrandon met the pelican,", "the pelican met Zoë of Harstad.", "Tw
 
 def respelled(lexicon, text, memory=MEMORY):
     """A text as a memory spells it."""
-    lines = [lexicon.line(line).stem for line in memory]
+    lines, line = [lexicon.line(line).stem for line in memory], lexicon.line(text)
     stems = np.array([np.pad(stem, (0, 99 - len(stem))) for stem in lines], np.int32)
-    return lexicon.respelled(lexicon.line(text), stems, memory.__getitem__).text
+    return lexicon.respelled(line, {*line.stem.tolist()} - {*stems.flatten().tolist()}, stems,
+                             memory.__getitem__).text
 
 
 @pytest.mark.parametrize("text, spelled", [
@@ -309,6 +310,6 @@ def test_a_word_that_nobody_says_is_one_that_is_said_with_a_typing_error(lexicon
 def test_words_that_share_a_hash_are_told_apart_by_the_text(lexicon, monkeypatch):
     monkeypatch.setattr(lexicon, "about", lambda word: (1, 2 if word in ("pelican", "pelicano", "harstad") else 3, 0))
     stems = np.full((3, 4), 2, np.int32)
-    said = lambda memory: lexicon.respelled(lexicon.line("pelicann"), stems, memory.__getitem__).text
+    said = lambda memory: lexicon.respelled(lexicon.line("pelicann"), {3}, stems, memory.__getitem__).text
     assert said(["harstad", "pelican", "pelican"]) == "pelicann"   # the first text that has the hash is asked
     assert said(["pelican", "harstad", "pelican"]) == "pelican"
