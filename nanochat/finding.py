@@ -61,9 +61,10 @@ def occurrences(asked, joined, said, episode, length):
     place = np.zeros(STEMS, np.int16)
     last = {int(stem): i for i, stem in enumerate(asked, 1) if stem}
     place[list(last)] = np.arange(1, len(last) + 1)
-    which = place[said.reshape(-1)]
-    there = np.flatnonzero(which)
-    which, own = which[there], episode[there // max(said[0].size, 1) if len(said) else there]
+    words = said.reshape(-1)
+    # by several threads, and a byte each: a third of the time of place[words]
+    there = np.flatnonzero(torch.from_numpy(place > 0).index_select(0, torch.from_numpy(words)).numpy())
+    which, own = place[words[there]], episode[there // max(said[0].size, 1) if len(said) else there]
     follows = (np.diff(there, prepend=-2) == 1) & (np.diff(own, prepend=-1) == 0)
     before = np.append(0, which[:-1])
     words = ((at, number, ~(follows & (before == number))) for number, at in enumerate(last.values(), 1))
