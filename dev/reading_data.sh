@@ -33,9 +33,13 @@ learn_to_find() {
         --rate "$3" --output-path "$1" --replace
 }
 
-# glibc gives large tensors back to the system and gets them again, page by page: a step takes about a tenth less if it
-# keeps them
-export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
+# glibc's allocator takes longer with every hour of tensors of many sizes, tcmalloc does not (dev/LOG.md; on Debian and
+# Ubuntu: apt install libtcmalloc-minimal4)
+for library in /usr/lib/*/libtcmalloc_minimal.so.4; do
+    if [ -e "$library" ]; then
+        export LD_PRELOAD="$library"
+    fi
+done
 
 # a run that is stopped saves, and ends as if it were done: what comes after it must not begin
 trap 'exit 130' INT TERM

@@ -115,7 +115,7 @@ def word_vectors(count, scale):
     return words, (vectors / vectors.std() * scale).round().clip(-127, 127).astype(np.int8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)   # hundreds of thousands are held in training
 class Line:
     """
     A text of n tokens. Arrays are (n,), of the word that holds a token's last byte, or of a compound that has a mark in
