@@ -145,9 +145,9 @@ def matches(word, stem, head, number, count):
     return np.where(stem == 0, NOT_A_WORD, np.where(np.arange(len(stem)) < head, UNSAID + several, episode))
 
 
-def batch(columns):
-    """A Window of several columns (see lay_out)."""
-    longest = max(len(c["ids"]) for c in columns)
+def batch(columns, step=1):
+    """A Window of several columns (see lay_out), its length a multiple of `step`."""
+    longest = -(-max(len(c["ids"]) for c in columns) // step) * step
     out = {}
     for f in fields(Window):
         table = np.full((len(columns), longest), -2 if f.name == "ordinal" else 0, np.int64)

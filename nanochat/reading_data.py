@@ -23,6 +23,7 @@ from nanochat.text import json_line
 
 MOST = 12_000    # questions of a source that count for its share: a large one is not to drown the others
 HELD = 64        # of so many memories one is held out
+STEP = 32        # windows are as long as a multiple of it: a CPU prepares its products anew for each shape
 
 
 class Lines(Sequence):
@@ -242,7 +243,7 @@ def collate(examples):
         for t, (token, at) in enumerate(tokens):
             ids[b, t] = token
             source[b, t, :len(at)] = at
-    return batch([columns for columns, _ in examples]), Answer(torch.from_numpy(ids), torch.from_numpy(source))
+    return batch([columns for columns, _ in examples], STEP), Answer(torch.from_numpy(ids), torch.from_numpy(source))
 
 
 def drawn_by(make, r, count):
@@ -285,7 +286,7 @@ class Batches:
         drawn = sorted(drawn_by(self.make, r, self.ahead), key=lambda e: len(e[0]["ids"]))
         cut, begin = [], 0
         for end in range(1, len(drawn) + 1):
-            if end == len(drawn) or len(drawn[end][0]["ids"]) * (end + 1 - begin) > self.tokens:
+            if end == len(drawn) or -(-len(drawn[end][0]["ids"]) // STEP) * STEP * (end + 1 - begin) > self.tokens:
                 cut.append(drawn[begin:end])
                 begin = end
         r.shuffle(cut)
