@@ -128,8 +128,10 @@ def scores(numbers, asks, said, cosine, owner):
     best = torch.full((Q, count), -1.0, device=device).scatter_reduce(1, owner.expand(Q, -1), cosine, "amax")
     base = base + scale * best
     beside = asks.near[:, :1] * F.pad(base, (1, 0))[:, :-1] + asks.near[:, 1:] * F.pad(base, (0, 1))[:, 1:]
-    newer = np.searchsorted(AGES, np.arange(count - 1, -1, -1), side="right")
-    return base + beside + asks.age[:, torch.from_numpy(newer).to(device)]
+    newer = torch.from_numpy(np.searchsorted(AGES, np.arange(min(count, AGES[-1]) - 1, -1, -1), side="right"))
+    base = base + beside
+    base[:, -len(newer):] += asks.age[:, newer.to(device)] - asks.age[:, -1:]   # all before have the last bucket
+    return base + asks.age[:, -1:]
 
 
 def plain(said):

@@ -184,7 +184,7 @@ class Keys:
         """
         code = (q.float() / q.abs().max().clamp(min=1e-30) * LEVELS).round().to(torch.int8)[None]
         out = torch.empty(self.shape[1], device=q.device)
-        rows, half = max(BLOCK // (4 * code.shape[1]), 1024), self.codes.shape[1]
+        rows, half = max(BLOCK // code.shape[1], 1024), self.codes.shape[1]
         spare = torch.empty(rows, code.shape[1], dtype=torch.int8, device=q.device)
         for at in range(0, half, rows):
             dots = self.dots(code, self.codes[0, at:at + rows], spare)
