@@ -127,7 +127,7 @@ def build_parser():
     add("--attn", choices=["auto", "fa3", "fa2", "sdpa", "naive"], default="auto",
         help="attention of GPT; THENGPT masks by episode and memory, written out")
     add("--compile", choices=["auto", "yes", "no"], default="auto",
-        help="torch.compile; auto: with CUDA and without --fsdp. A CPU, too, is faster with it, after a minute")
+        help="torch.compile; auto: with CUDA, without --fsdp")
     add("--fsdp", action="store_true",
         help="under torchrun: weights and optimizer sharded over the ranks, not replicated")
     add("--fp8", action="store_true", help="")
