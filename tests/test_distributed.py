@@ -111,8 +111,8 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
     got = saved.model
     assert saved.meta["config"]["model_class"] == "THENGPT"   # ingest and query take it, however it was trained
     assert got.keys() == weights.keys()
-    # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction, and Muon, in bf16 where
-    # a CPU has it, makes as much of the least singular values as of the others (0.19 with AMX)
+    # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction, and Muon, which a CPU
+    # with bf16 computes in it, makes as much of the least singular values as of the others (0.19 with AMX)
     for name, w in weights.items():
         moved, apart = (w.double() - before[name].double()).norm(), (got[name].double() - w.double()).norm()
         assert apart <= 0.25 * moved, (name, moved, apart)
