@@ -423,6 +423,9 @@ def train(args, device, why_device, ranks):
     if args.fsdp and dtype == torch.float16:
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
     opened, begun = open_model(args, ranks)
+    if opened and args.compile == "yes" and device.type == "cpu":
+        raise UserError("--compile yes with an open model is not to be had on a CPU, the C++ compiler refuses its "
+                        "blocks: leave it out", code=2)
     args.depth = opened.config.n_layer if opened else args.depth or DEPTH
     name = Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"
     directory = checkpoint_dir(args.tag or name)
