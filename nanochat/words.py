@@ -168,7 +168,6 @@ class Lexicon:
         is said and one edit away; of several the one with the most tokens. unsaid: the stems of the words that are not
         said; stems (N, …): those of what is remembered; text_of: function of a row (int), the text that it is of.
         """
-
         def spelled(match):
             word = fold(match.group())
             if len(word) < SHORT or not word.isalpha() or self.about(word)[1] not in unsaid or self.knows(word):
@@ -185,6 +184,7 @@ class Lexicon:
                 if other := min(near[int(found[i])].intersection(told), default=""):
                     return other
             return match.group()
+
         text = WORD.sub(spelled, line.text) if unsaid else line.text
         return line if text == line.text else self.line(text)
 

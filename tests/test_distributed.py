@@ -11,7 +11,7 @@ import torch
 
 from nanochat import distributed
 from nanochat.checkpoint_manager import find_last_step, load_checkpoint
-from nanochat.common import UserError, seed_everything
+from nanochat.common import UserError, fast_dtype, seed_everything
 from nanochat.dataloader import StreamLoader, dealt_anew, furthest
 from nanochat.dataset import list_shards, write_shards
 from nanochat.distributed import Ranks
@@ -113,9 +113,10 @@ def test_two_ranks_are_one_process_that_accumulates(work, alone, tag):
     assert got.keys() == weights.keys()
     # as a whole: where a gradient is nothing but rounding, AdamW takes its sign for a direction, and Muon, which a CPU
     # with bf16 computes in it, makes as much of the least singular values as of the others (0.19 with AMX)
+    bf16 = fast_dtype(torch.device("cpu"))[0] == torch.bfloat16
     for name, w in weights.items():
         moved, apart = (w.double() - before[name].double()).norm(), (got[name].double() - w.double()).norm()
-        assert apart <= 0.25 * moved, (name, moved, apart)
+        assert apart <= (0.25 if bf16 else 0.1) * moved, (name, moved, apart)
 
 
 def test_a_resumed_run_is_the_same_run_on_every_rank(work):
