@@ -245,6 +245,12 @@ class GPT(nn.Module):
                 module.to(dtype)
         return self
 
+    def narrow(self):
+        """The matrices that are those of an open model are kept in the activations' dtype: every use would cast them."""
+        for weight in map(self.get_parameter, self.borrowed):
+            if weight.dim() > 1:
+                weight.data = weight.data.to(self.dtype)
+
     def embed(self, idx):
         return self.wte(idx).to(self.dtype)
 

@@ -145,9 +145,13 @@ def matches(word, stem, head, number, count):
     return np.where(stem == 0, NOT_A_WORD, np.where(np.arange(len(stem)) < head, UNSAID + several, episode))
 
 
+def rounded_up(n, step):
+    return -(-n // step) * step
+
+
 def batch(columns, step=1):
     """A Window of several columns (see lay_out), its length a multiple of `step`."""
-    longest = -(-max(len(c["ids"]) for c in columns) // step) * step
+    longest = rounded_up(max(len(c["ids"]) for c in columns), step)
     out = {}
     for f in fields(Window):
         table = np.full((len(columns), longest), -2 if f.name == "ordinal" else 0, np.int64)
@@ -379,8 +383,7 @@ def text_of(tokenizer, tokens):
     text, last = b"", None
     for token, place in tokens:
         piece = tokenizer.token_bytes(token)
-        # tokens of an open model begin with their own spaces
-        begins = place >= 0 and (last is None or place != last + 1) and not tokenizer.asks_twice
+        begins = place >= 0 and (last is None or place != last + 1) and not tokenizer.spaced
         text += (b" " if begins and text and not text.endswith(b" ") and not piece.startswith(b" ") else b"") + piece
         last = place if place >= 0 else None
     return text.decode("utf-8", "replace").strip()

@@ -17,7 +17,7 @@ import torch
 from nanochat import finding
 from nanochat.common import UserError
 from nanochat.dataset import read_lines
-from nanochat.reading import WINDOW, Answer, batch, dated, lay_out, said_before
+from nanochat.reading import WINDOW, Answer, batch, dated, lay_out, rounded_up, said_before
 from nanochat.task_data import REFUSAL
 from nanochat.text import json_line
 
@@ -286,7 +286,7 @@ class Batches:
         drawn = sorted(drawn_by(self.make, r, self.ahead), key=lambda e: len(e[0]["ids"]))
         cut, begin = [], 0
         for end in range(1, len(drawn) + 1):
-            if end == len(drawn) or -(-len(drawn[end][0]["ids"]) // STEP) * STEP * (end + 1 - begin) > self.tokens:
+            if end == len(drawn) or rounded_up(len(drawn[end][0]["ids"]), STEP) * (end + 1 - begin) > self.tokens:
                 cut.append(drawn[begin:end])
                 begin = end
         r.shuffle(cut)

@@ -111,7 +111,8 @@ class Run:
 
     window: a Window; groups: function of the model -> parameter groups; streams: function of a data position ->
     StreamLoader; questions: of a THENGPT, function of a data position -> reading_data.Batches; windows: how many a step
-    accumulates, of how many segments each; sharded: FSDP2 instead of DDP; fp16: losses are scaled.
+    accumulates, of how many segments each; sharded: FSDP2 instead of DDP; fp16: losses are scaled; compiled: by
+    torch.compile, the stream of a THENGPT where the window is `fixed`.
     """
     def __init__(self, window, groups, streams, questions, ranks, directory, device, segments=2, windows=1,
                  sharded=False, fp16=False, compiled=False, seed=0):
@@ -124,10 +125,10 @@ class Run:
             distributed.shard(self.model, self.device)
         self.optimizer = MuonAdamW(groups(self.model))   # of the sharded weights
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        if compiled:
+        if compiled and (window.fixed or not self.then):
             window = compile_window(window)
-            if self.then:
-                compile_blocks(self.model)
+        if compiled and self.then:
+            compile_blocks(self.model)
         self.window = window if sharded else distributed.replicate(window, ranks)
         self.steps, self.seconds = 0, 0.0
         self.start_streams(None)

@@ -423,9 +423,6 @@ def train(args, device, why_device, ranks):
     if args.fsdp and dtype == torch.float16:
         raise UserError("--fsdp with fp16 is not to be had, its loss scaling does not know shards: use bf16 or fp32")
     opened, begun = open_model(args, ranks)
-    if opened and args.compile == "yes" and device.type == "cpu":
-        raise UserError("--compile yes with an open model is not to be had on a CPU, the C++ compiler refuses its "
-                        "blocks: leave it out", code=2)
     args.depth = opened.config.n_layer if opened else args.depth or DEPTH
     name = Path(args.init_from).name.removesuffix(".gguf") if opened else f"d{args.depth}"
     directory = checkpoint_dir(args.tag or name)
@@ -456,6 +453,8 @@ def train(args, device, why_device, ranks):
         return dry_run(args, model, plan, Window(model, weights, args.train_memory, fixed=True))
     if args.fp8:
         fp8.convert(model, args.fp8_recipe)
+    elif not args.fsdp:   # which shards weights of one dtype
+        model.narrow()
     B, T = args.device_batch_size, args.max_seq_len
     compiled = args.compile == "yes" or args.compile == "auto" and device.type == "cuda" and not args.fsdp
 
@@ -470,7 +469,9 @@ def train(args, device, why_device, ranks):
 
     questions, held = question_data(args, model, tokenizer, ranks) if then else (None, None)
     model.backend = resolve_attention(args.attn, device, dtype)
-    run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed=compiled and then), groups,
+    # the stream of an open model, thirty layers in one graph, takes a CPU's compiler longer than it is worth
+    fixed = compiled and then and not (opened and device.type == "cpu")
+    run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed), groups,
               streams, questions, ranks, directory, device, segments=args.tbptt_segments,
               windows=plan.windows, sharded=args.fsdp, fp16=dtype == torch.float16, compiled=compiled, seed=args.seed)
     said = ["nothing is saved yet, the run begins"] if args.resume is not None and begin is None else []

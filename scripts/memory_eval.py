@@ -59,9 +59,8 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
-    ("--mistyped", dict(action="store_true", default=None, help="")),
-    ("--peers", dict(type=peers, metavar="NAMES", help="people's questions have typing errors; finding: others "
-                                                       f"beside it, of {','.join(PEERS)}")))
+    ("--mistyped", dict(action="store_true", default=None, help="people's questions have typing errors")),
+    ("--peers", dict(type=peers, metavar="NAMES", help=f"finding: others beside it, of {','.join(PEERS)}")))
 
 
 def build_parser():

@@ -122,6 +122,22 @@ def test_frozen_it_says_the_same_with_half_the_weights(smol):  # noqa: F811
     assert torch.equal(model.asks(window).vector, frozen.asks(window).vector)
 
 
+def test_what_is_not_trained_is_kept_small_and_gradients_are_the_same(smol):  # noqa: F811
+    (model, tokenizer), (small, _) = (base.open_base(str(smol)).with_memory(dtype=torch.bfloat16, lora_rank=2, ratio=1)
+                                      for _ in range(2))
+    small.load_state_dict(model.state_dict())
+    small.narrow()
+    assert small.wte.weight.dtype == small.blocks[0].mlp.fc.weight.dtype == torch.bfloat16
+    assert all(weight.dtype == torch.float32 for weight in small.parameters() if weight.requires_grad)
+    make = Asked({"a": [reading_data.memory_of(item(), Lexicon(tokenizer))]}, tokenizer)
+    window, answer = reading_data.collate(reading_data.drawn_by(make, random.Random(0), 4))
+    for one in (model, small):
+        one.reading_losses(window, answer)[0]["read"].backward()
+    assert any(weight.grad is not None for weight in model.parameters())
+    for weight, other in zip(model.parameters(), small.parameters()):
+        assert weight.grad is other.grad is None or torch.equal(weight.grad, other.grad)
+
+
 def test_the_question_stands_before_and_after_what_was_found(made):
     _, tokenizer = made
     lexicon = Lexicon(tokenizer)
