@@ -261,34 +261,34 @@ def moments(w: World, n: int) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def log_style(w: World, family: str, what: str) -> tuple[str, str, str, str]:
-    """One form of log -> its layout, the template of a line, that of an attribute and value, what parts two."""
-    prose = "_prose" if w.rng.random() < 0.3 else ""
+    """One form of log -> its layout, the template of a line, that of a value in it, what parts two."""
+    prose = "_prose" if w.rng.random() < 0.5 else ""
     template = layout = w.pick("layout" + prose)
     for slot, rule in (("$body", what + prose), ("$stamp", "stamp_" + family), ("$when", "when_" + family)):
         template = template.replace(slot, w.pick(rule))
-    pair, joiners = ("$a was $v", (", ", " and ")) if prose else (w.pick("pair"), (", ", " ", "; ", " | ", " / "))
-    return layout, template, pair, w.rng.choice(joiners)
+    joiners = (", ", " and ", ", and ") if prose else (", ", " ", "; ", " | ", " / ")
+    return layout, template, w.pick(f"{what}_pair{prose}"), w.rng.choice(joiners)
 
 
 def log(w: World, size: int) -> None:
-    """A log: one or more entries a moment, moments that follow each other, some of them missing."""
+    """A log: one or more entries a moment, of one or more facts; moments follow each other, some are missing."""
     rng, kind = w.rng, w.rng.choice(("person", "item", "org"))
     what = rng.choice(("event", "state")) if kind == "person" else "state"
     each = rng.choice((1, 1, 1, 2, 3)) if size < 300 else 1
     names = [w.new(kind) for _ in range(max(each, rng.randint(1, 5)))]
     *things, spare = w.things("verb" if what == "event" else "measure_" + kind, rng.randint(2, 4))
     values = {thing: [w.value(thing.kind) for _ in range(40)] for thing in things}
-    count = size // each + 1
+    n, count = min(rng.choice((1, 1, 2, 3)), len(things)), size // each + 1
     family, unit, times = moments(w, count + count // 8 + 2)
     gone = sorted(rng.sample(range(len(times)), len(times) - count))
     styles = [log_style(w, family, what) for _ in range(4 if rng.random() < 0.15 else 1)]
     w.form = "several" if styles[1:] else styles[0][0]
     there = {i: rng.sample(names, each) for i in sorted(set(range(len(times))) - set(gone))}
     for i, e in ((i, e) for i, those in there.items() for e in those):
-        cells = [(thing, rng.choice(values[thing])) for thing in (things if what == "state" else [rng.choice(things)])]
+        cells = [(thing, rng.choice(values[thing])) for thing in (things if what == "state" else rng.sample(things, n))]
         (_, template, pair, joiner), m = rng.choice(styles), times[i][0]
-        kv = joiner.join(w.expand(pair, {"a": thing.name, "v": v}) for thing, v in cells)
-        slots = w.slots(e, *cells[0], m=m, unit=unit, kv=kv, had=kv.replace(" was ", " "))
+        kv = [w.expand(pair, w.slots(e, *cell)) for cell in cells]
+        slots = w.slots(e, *cells[0], m=m, unit=unit, kv=joiner.join(kv), more=joiner.join(["", *kv[1:]]))
         line = w.add(w.sentence(template, slots))
         for thing, v in cells:
             for told, *key in ((v, e, thing.name, i), (v, "any", thing.name, i), (e, "which", thing.name, v, i),
