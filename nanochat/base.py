@@ -563,7 +563,7 @@ class MemoryTokenizer(BaseTokenizer):
     that are special in the open model have no text; `theirs` {name: id} are these.
     """
 
-    asks_twice = spaced = True
+    asks_last = spaced = True
 
     def __init__(self, plain):
         vars(self).update(vars(plain))   # parsed once

@@ -17,7 +17,7 @@ from .conftest import tiny
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
 # all that laying out needs of a tokenizer
-SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool), asks_twice=False)
+SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool), asks_last=False)
 ROWS = 9                                              # of word vectors
 
 
