@@ -41,7 +41,7 @@ import torch
 
 from nanochat.checkpoint_manager import TOKENIZER_BYTES, build_model, check_shapes, load_model_file, load_weights
 from nanochat.common import (Help, UserError, base_dir, choose_device, choose_dtype, flag, open_file, read_small,
-                             resolve_input, run_main, sha256_file)
+                             resolve_input, rounded_up, run_main, sha256_file)
 from nanochat.download import fetch
 from nanochat.gpt import GPT, THENGPT, GPTConfig, THENConfig
 from nanochat.layers import Adapter
@@ -366,7 +366,7 @@ class Gguf:
         another: a few bytes of a header may name any size.
         """
         library, align = extra("gguf"), self.said.get("general.alignment", 32)
-        begin = last = -(-self.file.tell() // align) * align
+        begin = last = rounded_up(self.file.tell(), align)
         for name, (shape, kind, offset) in sorted(self.places.items(), key=lambda item: item[1][2]):
             kind = library.GGMLQuantizationType(kind)
             block, size = library.GGML_QUANT_SIZES[kind]

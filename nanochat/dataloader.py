@@ -8,6 +8,7 @@ the shards, round and round.
 import numpy as np
 import torch
 
+from nanochat.common import rounded_up
 from nanochat.dataset import document_tokens, read_documents
 from nanochat.state import CHUNK
 
@@ -17,7 +18,7 @@ def life_slots(episodes, pad_id):
     Lay the episodes (lists of ids) of a life out on the grid. Returns int64 arrays over slots: ids (pad_id if empty),
     targets (the next token of the episode, -1 = none).
     """
-    sizes = [-(-len(ids) // CHUNK) * CHUNK for ids in episodes]
+    sizes = [rounded_up(len(ids), CHUNK) for ids in episodes]
     slots = {"ids": np.full(sum(sizes), pad_id, np.int64), "targets": np.full(sum(sizes), -1, np.int64)}
     at = 0
     for ids, size in zip(episodes, sizes):

@@ -246,7 +246,7 @@ class GPT(nn.Module):
         return self
 
     def narrow(self):
-        """The matrices that are those of an open model are kept in the activations' dtype: every use would cast them."""
+        """Matrices of an open model that do not learn are kept in the activations' dtype: every use would cast them."""
         for weight in map(self.get_parameter, self.borrowed):
             if weight.dim() > 1:
                 weight.data = weight.data.to(self.dtype)

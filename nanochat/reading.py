@@ -19,6 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from nanochat.common import rounded_up
 from nanochat.layers import Embedding, Linear, norm, wide
 from nanochat.text import lived
 
@@ -161,10 +162,6 @@ def matches(word, stem, head, number, count):
     exact = np.isin(word, word[:head])
     episode = np.where(same, SAID + several + len(SEVERAL) * exact, SAID)
     return np.where(stem == 0, NOT_A_WORD, np.where(np.arange(len(stem)) < head, UNSAID + several, episode))
-
-
-def rounded_up(n, step):
-    return -(-n // step) * step
 
 
 def batch(columns, step=1):

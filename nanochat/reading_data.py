@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from nanochat import finding
-from nanochat.common import UserError
+from nanochat.common import UserError, rounded_up
 from nanochat.dataset import read_lines
-from nanochat.reading import QUESTION, WINDOW, Answer, Talk, batch, dated, lay_out, rounded_up, said_before
+from nanochat.reading import QUESTION, WINDOW, Answer, Talk, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
 from nanochat.text import json_line
 

@@ -471,7 +471,7 @@ def train(args, device, why_device, ranks):
 
     questions, held = question_data(args, model, tokenizer, ranks) if then else (None, None)
     model.backend = resolve_attention(args.attn, device, dtype)
-    # the stream of an open model, thirty layers in one graph, takes a CPU's compiler longer than it is worth
+    # on a CPU the stream of an open model, thirty layers in one graph, is too small a part of a step (dev/LOG.md)
     fixed = compiled and then and not (opened and device.type == "cpu")
     run = Run(Window(model, weights, args.train_memory, args.carry_state == "yes", fixed), groups,
               streams, questions, ranks, directory, device, segments=args.tbptt_segments,

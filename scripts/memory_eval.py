@@ -32,10 +32,11 @@ def peers(text):
 SEVERAL = dict(nargs="+", metavar="N")
 OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults, these are the tasks' own
     ("--seeds", dict(type=int, help="lives, or draws", **SEVERAL)),
-    ("--questions", dict(type=int, metavar="N", help="a cell; of people's, a source")),
+    ("--questions", dict(type=int, metavar="N", help="")),
+    ("--seed", dict(type=int, metavar="N", help="a cell, of people's a source; what draws people's questions")),
     ("--together", dict(action="store_true", default=None, help="")),
-    ("--seed", dict(type=int, metavar="N",
-                    help="qa: all passages of a source are one memory; what draws people's questions")),
+    ("--mistyped", dict(action="store_true", default=None,
+                        help="qa: all passages of a source are one memory; questions have typing errors")),
     ("--steps", dict(type=int, help="lengths of the timeline", **SEVERAL)),
     ("--tokens", dict(type=int, help="lengths of the haystack of prose", **SEVERAL)),
     ("--ask", dict(choices=ASKS, nargs="+", metavar="HOW", help=f"timeline: {' '.join(ASKS)}")),
@@ -59,7 +60,6 @@ OF_TASK = (   # flags of the tasks, by the names of their arguments; no defaults
     ("--qa", dict(nargs="+", metavar="QA", help="tasks of bAbI (qa1 …)")),
     ("--lengths", dict(help="of babilong (0k 1k …) or ruler (1024 …)", **SEVERAL)),
     ("--split", dict(choices=("sentence", "paragraph"), help="what is an episode of running text")),
-    ("--mistyped", dict(action="store_true", default=None, help="people's questions have typing errors")),
     ("--peers", dict(type=peers, metavar="NAMES", help=f"finding: others beside it, of {','.join(PEERS)}")))
 
 
