@@ -776,12 +776,18 @@ def adapted(path, meta):
     return opened
 
 
-def remembering(path, saved, fresh):
+def remembering(path, saved, fresh, dtype=torch.float32):
     """
     (THENGPT, MemoryTokenizer) of a checkpoint (of load_model_file) that began with an open model: whole, or adapters to
-    one that must be there. fresh: as for check_shapes. UserError where that is missing or another one, or damaged.
+    one that must be there, frozen for `dtype` before it takes memory. fresh: as for check_shapes. UserError where that
+    is missing or another one, or damaged.
     """
     meta = saved["meta"]
+
+    def check(model):
+        check_shapes(model, saved["model"], path, fresh)
+        model.freeze(dtype)
+
     with sound(path):
         fields = meta["config"]["config"]
         if "base" not in meta:
@@ -791,8 +797,7 @@ def remembering(path, saved, fresh):
         theirs = {key: value for key, value in asdict(opened.config).items() if key != "vocab_size"}
         if changed := [key for key, value in theirs.items() if fields[key] != value]:
             raise ValueError(f"{changed[0]} is another one than that of {opened.name}")
-        model, tokenizer = opened.with_memory(check=lambda model: check_shapes(model, saved["model"], path, fresh),
-                                              **fields)
+        model, tokenizer = opened.with_memory(dtype=dtype, check=check, **fields)
         load_weights(model, saved["model"], path, fresh)
         return model, tokenizer
 

@@ -54,7 +54,7 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     if found != model_class:
         raise UserError(f"{path} is a {found}; a {model_class} is needed")
     if "ends" in meta:   # it began with an open model
-        model, tokenizer = base.remembering(path, saved, LATER)
+        model, tokenizer = base.remembering(path, saved, LATER, dtype)
     else:
         try:
             here = Path(path) / "tokenizer"

@@ -277,6 +277,10 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
     assert saved["meta"]["base"]["name"] == str(copied)
     model, tokenizer, _ = engine.load_model(checkpoint_dir("whole"))
     assert any(adapter.up.any() for adapter in model.adapters)
+    # made in bf16 at once, so that fp32 never takes memory: the bits of the one that is cast afterwards
+    narrow, cast = engine.load_model(checkpoint_dir("whole"), dtype="bf16")[0], base.remembering("", saved, ())[0]
+    assert narrow.wte.weight.dtype == torch.bfloat16
+    assert all(map(torch.equal, narrow.state_dict().values(), cast.freeze(torch.bfloat16).state_dict().values()))
     traces = engine.ingest(model, tokenizer, LINES)
     state = {**model.empty_state(1), "traces": traces, "episode": torch.tensor([len(LINES)])}
     answer = engine.answer(model, tokenizer, state, "Where does Amina work?", max_tokens=4)
