@@ -776,6 +776,15 @@ def adapted(path, meta):
     return opened
 
 
+def tokenizer_of(path, saved):
+    """The MemoryTokenizer of a checkpoint, as for `remembering`."""
+    meta = saved["meta"]
+    with sound(path):
+        opened = adapted(path, meta).tokenizer if "base" in meta else beside(path, saved,
+                                                                            meta["config"]["config"]["n_ordinary"])
+        return opened.with_memory()
+
+
 def remembering(path, saved, fresh, dtype=torch.float32):
     """
     (THENGPT, MemoryTokenizer) of a checkpoint (of load_model_file) that began with an open model: whole, or adapters to
@@ -791,7 +800,7 @@ def remembering(path, saved, fresh, dtype=torch.float32):
     with sound(path):
         fields = meta["config"]["config"]
         if "base" not in meta:
-            tokenizer = beside(path, saved, fields["n_ordinary"]).with_memory()
+            tokenizer = tokenizer_of(path, saved)
             return build_model(THENGPT, THENConfig, fields, saved["model"], path, fresh), tokenizer
         opened = adapted(path, meta)
         theirs = {key: value for key, value in asdict(opened.config).items() if key != "vocab_size"}

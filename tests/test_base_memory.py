@@ -17,6 +17,7 @@ from nanochat.checkpoint_manager import checkpoint_dir, load_checkpoint, load_mo
 from nanochat.common import UserError, run_main
 from nanochat.reading_data import Asked, Talks
 from nanochat.words import Lexicon
+from scripts import ingest, memory
 from scripts.export_model import main as export
 from tests.ranks import launch
 from tests.test_base import TEXTS, VOCAB, byte_level, copied, data, smol, tokenizers, train  # noqa: F401, fixtures
@@ -302,6 +303,19 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
     assert again["meta"]["base"] == shipped["meta"]["base"] and not torch.isnan(again["model"]["special"]).any()
     assert all(torch.equal(again["model"][name], t.float()) for name, t in shipped["model"].items()
                if "adapter" in name)
+    # what is remembered is read, and forgotten, in words
+    (notes := tmp_path / "notes.txt").write_text("\n".join(LINES))
+    state, told = str(tmp_path / "notes.pt"), ["--model-path", str(tmp_path / "adapter"), "--data-path", str(notes)]
+    assert ingest.main([*told, "--output-path", state]) == 0
+    capsys.readouterr()
+    for name, flags in (("adapter", ["forget", "--match", LINES[1], "--yes"]), ("merged", ["list"])):
+        flags += ["--state-path", state, "--model-path", str(tmp_path / name)]
+        assert memory.main(flags) == 0
+        out = capsys.readouterr().out
+        assert LINES[0] in out or name == "adapter"
+        assert (LINES[1] in out) == (name == "adapter")
+    with pytest.raises(UserError, match="none of the models that ship: --model-path"):
+        memory.main(["list", "--state-path", state])
     # another model of that name
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "rope_theta": 2e5, "rope_parameters": None}))
