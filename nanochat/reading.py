@@ -9,8 +9,8 @@ answer is copied from a place of the window or generated: p = (1 - g) softmax(lo
 copy is one match of vectors.
 
 An open model is causal, and the question stands last: <|bos|> episode 1 <|bos|> episode 2 … <|user|> question |
-<|assistant|> answer. So many questions can be learned from one window, see Talk. Its words are generated; gate and copy
-say beside them where they stand, learned from hidden states that this does not change.
+<|assistant|> answer. So many questions can be learned from one window, see Talk. Its words are generated, without a
+gate; the copy says beside them where they stand, learned from hidden states that this does not change.
 """
 from dataclasses import dataclass, fields
 
@@ -197,11 +197,11 @@ class ReadingHead(nn.Module):
             self.word = Linear(config.word_dim, D)
             # to the next token of the answer: what stands where the last one was copied from
             self.copied = Linear(D, D)
+            self.gate = Linear(D, 1)
         self.register_buffer("word_vectors", torch.zeros(config.word_vectors, config.word_dim, dtype=torch.int8))
         # the words of rows 1, 2, …, in UTF-8, a line each
         self.register_buffer("word_list", torch.zeros(config.word_bytes, dtype=torch.uint8))
         self.query, self.key, self.key_before = (Linear(D, D) for _ in range(3))
-        self.gate = Linear(D, 1)
         # convolutions, depthwise
         self.nearby = nn.ParameterList([torch.empty(config.nearby, D)
                                         for _ in range(config.n_layer if config.nearby else 0)])
@@ -213,8 +213,7 @@ class ReadingHead(nn.Module):
             nn.init.normal_(table.weight, std=0.5)
         for module in (self.query, self.key, self.key_before, *((self.word, self.copied) if self.own else ())):
             nn.init.normal_(module.weight, std=module.in_features ** -0.5)
-        nn.init.zeros_(self.gate.weight)
-        for weight in self.nearby:
+        for weight in [*self.nearby, *([self.gate.weight] if self.own else [])]:
             nn.init.zeros_(weight)
 
     def words(self):
@@ -231,15 +230,15 @@ class ReadingHead(nn.Module):
         return self.key(x) + self.key_before(F.pad(x, (0, 0, 1, 0))[:, :-1])
 
     def copy(self, y, reading):
-        """
-        Log-probabilities over the places of a Reading (B, A, T) for final hidden states y (B, A, D), and the gate's
-        logit (B, A).
-        """
+        """Log-probabilities over the places of a Reading (B, A, T) for final hidden states y (B, A, D)."""
         y = y if self.own else norm(y)
         score = torch.matmul(self.query(y), reading.keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
         closed = ~reading.open[:, None]
-        return torch.log_softmax(score.masked_fill(closed, -1e9),
-                                 dim=-1).masked_fill(closed, -1e9), self.gate(y).squeeze(-1).to(wide(y.dtype))
+        return torch.log_softmax(score.masked_fill(closed, -1e9), dim=-1).masked_fill(closed, -1e9)
+
+    def copies(self, y):
+        """The gate's logit (B, A) for final hidden states y (B, A, D): is the token copied?"""
+        return self.gate(y).squeeze(-1).to(wide(y.dtype))
 
 
 @dataclass
@@ -315,7 +314,7 @@ def losses(model, window, answer):
     ids = F.pad(answer.ids[:, :-1].clamp(min=0), (1, 0), value=model.config.assistant_id)
     source = F.pad(answer.source[:, :-1, 0], (1, 0), value=-1)
     y, _ = say(model, reading, ids, source, 0, reading.past)
-    place, gate = model.reader.copy(y, reading)
+    place, gate = model.reader.copy(y, reading), model.reader.copies(y)
     wanted = answer.source >= 0
     copied = place.gather(2, answer.source.clamp(min=0)).masked_fill(~wanted, -1e9).logsumexp(-1) + F.logsigmoid(gate)
     copies, counts = wanted.any(-1), answer.ids >= 0
@@ -342,14 +341,11 @@ def talk_losses(model, window, talk):
     counts = talk.wanted >= 0
     copies, questions = counts & (talk.source >= 0), ((talk.at == 0) & (talk.branch >= 0)).sum()
     said = F.cross_entropy(model.head(y[counts]), talk.wanted[counts], reduction="sum")
-    place, gate = model.reader.copy(y.detach(), reading)
-    copied = place.gather(2, talk.source.clamp(min=0)[..., None]).squeeze(-1) + F.logsigmoid(gate)
-    beside = copied[copies].sum() + F.logsigmoid(-gate)[counts & ~copies].sum()
-    begins = talk.ids == model.config.assistant_id
-    right, begun = (place.argmax(-1) == talk.source) & (gate > 0), begins & copies
-    return {"read": said / questions, "copy": -beside / questions}, {
-        "begin": (right & begun).sum() / begun.sum().clamp(min=1),
-        "gate": ((gate > 0) == copies)[begins].float().mean()}
+    place = model.reader.copy(y.detach(), reading)
+    beside = place.gather(2, talk.source.clamp(min=0)[..., None]).squeeze(-1)[copies].sum()
+    begun = copies & (talk.ids == model.config.assistant_id)
+    right = begun & (place.argmax(-1) == talk.source)
+    return {"read": said / questions, "copy": -beside / questions}, {"begin": right.sum() / begun.sum().clamp(min=1)}
 
 
 @torch.no_grad()
@@ -357,9 +353,10 @@ def greedy(model, window, max_tokens=32):
     """
     Yields, token by token of answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1
     where the token was generated. Of each token it is decided first whether it is copied, by the gate, then what it is:
-    several places that may be right do not lose to one refusal that is likelier than each of them. An open model says
-    what it would generate: first, of the tokens that may be copied, if the gate says so. No character is cut: a copy
-    begins where one does, and goes on to its end. No answer is empty, or holds a special token.
+    several places that may be right do not lose to one refusal that is likelier than each of them. For the same reason
+    an open model begins with a token of the window if these are likelier together than any other; it goes on with the
+    likeliest. No character is cut: a copy begins where one does, and goes on to its end. No answer is empty, or holds a
+    special token.
     """
     reading, device = read(model, window), window.ids.device
     column = lambda value: torch.full((len(window.ids), 1), value, device=device)
@@ -369,25 +366,27 @@ def greedy(model, window, max_tokens=32):
     special = torch.arange(model.config.vocab_size, device=device) >= model.config.n_ordinary
     for at in range(max_tokens):
         y, past = say(model, reading, ids, source, at, past)
-        place, gate = model.reader.copy(y, reading)
         said = torch.log_softmax(model.head(y[:, 0]), dim=-1).masked_fill(special, -1e9)
         special[model.config.end_id] = False   # from the second token on
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
         closed = torch.where(must, ~following, within & ~following) | begins
-        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(closed, -1e9)
-        copies = must | (gate >= 0) & (place > -1e8).any(1, keepdim=True)
+        place = model.reader.copy(y, reading)[:, 0].masked_fill(closed, -1e9)
+        may = place > -1e8
         if model.reader.own:   # a token has the probability of all places that say it
-            by_token = torch.zeros_like(said).scatter_add(1, window.ids, place.exp())
+            gate = model.reader.copies(y)
+            copies = must | (gate >= 0) & may.any(1, keepdim=True)
+            by_token = torch.zeros_like(said).scatter_add(1, window.ids, (place + F.logsigmoid(gate)).exp())
             said, token_p = said + F.logsigmoid(-gate), by_token.gather(1, window.ids).log().clamp(min=-1e9)
         else:
             token_p = said.gather(1, window.ids)
-        token_p = token_p.masked_fill(place <= -1e8, -1e9)
-        if at and not model.reader.own:   # what stands nowhere, or the end
-            copies = must | copies & (token_p.amax(1, keepdim=True) >= said.amax(1, keepdim=True))
+            here = torch.full_like(said, -1e9).scatter_reduce(1, window.ids, token_p.masked_fill(~may, -1e9), "amax")
+            elsewhere = said.masked_fill(here > -1e8, -1e9).amax(1, keepdim=True)
+            copies = must | ((here.amax(1, keepdim=True) if at else here.logsumexp(1, keepdim=True)) >= elsewhere)
+        token_p = token_p.masked_fill(~may, -1e9)
         # a copy that can go on with it goes on
         same = window.ids == window.ids.gather(1, token_p.argmax(1, keepdim=True))
-        first = place.masked_fill(~same, -1e9).masked_fill(same & following & (place > -1e8), 0).argmax(1, keepdim=True)
+        first = place.masked_fill(~same, -1e9).masked_fill(same & following & may, 0).argmax(1, keepdim=True)
         said, token = said.max(1, keepdim=True)
         source = torch.where(copies, first, -1)
         ids, log_p = (torch.where(copies, copied.gather(1, first), generated)
