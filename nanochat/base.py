@@ -563,7 +563,7 @@ class MemoryTokenizer(BaseTokenizer):
     that are special in the open model have no text; `theirs` {name: id} are these.
     """
 
-    asks_twice = spaced = True
+    asks_last = spaced = True
 
     def __init__(self, plain):
         vars(self).update(vars(plain))   # parsed once
@@ -776,23 +776,37 @@ def adapted(path, meta):
     return opened
 
 
-def remembering(path, saved, fresh):
+def tokenizer_of(path, saved):
+    """The MemoryTokenizer of a checkpoint, as for `remembering`."""
+    meta = saved["meta"]
+    with sound(path):
+        opened = adapted(path, meta).tokenizer if "base" in meta else beside(path, saved,
+                                                                            meta["config"]["config"]["n_ordinary"])
+        return opened.with_memory()
+
+
+def remembering(path, saved, fresh, dtype=torch.float32):
     """
     (THENGPT, MemoryTokenizer) of a checkpoint (of load_model_file) that began with an open model: whole, or adapters to
-    one that must be there. fresh: as for check_shapes. UserError where that is missing or another one, or damaged.
+    one that must be there, frozen for `dtype` before it takes memory. fresh: as for check_shapes. UserError where that
+    is missing or another one, or damaged.
     """
     meta = saved["meta"]
+
+    def check(model):
+        check_shapes(model, saved["model"], path, fresh)
+        model.freeze(dtype)
+
     with sound(path):
         fields = meta["config"]["config"]
         if "base" not in meta:
-            tokenizer = beside(path, saved, fields["n_ordinary"]).with_memory()
+            tokenizer = tokenizer_of(path, saved)
             return build_model(THENGPT, THENConfig, fields, saved["model"], path, fresh), tokenizer
         opened = adapted(path, meta)
         theirs = {key: value for key, value in asdict(opened.config).items() if key != "vocab_size"}
         if changed := [key for key, value in theirs.items() if fields[key] != value]:
             raise ValueError(f"{changed[0]} is another one than that of {opened.name}")
-        model, tokenizer = opened.with_memory(check=lambda model: check_shapes(model, saved["model"], path, fresh),
-                                              **fields)
+        model, tokenizer = opened.with_memory(dtype=dtype, check=check, **fields)
         load_weights(model, saved["model"], path, fresh)
         return model, tokenizer
 

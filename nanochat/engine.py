@@ -54,16 +54,9 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
     if found != model_class:
         raise UserError(f"{path} is a {found}; a {model_class} is needed")
     if "ends" in meta:   # it began with an open model
-        model, tokenizer = base.remembering(path, saved, LATER)
+        model, tokenizer = base.remembering(path, saved, LATER, dtype)
     else:
-        try:
-            here = Path(path) / "tokenizer"
-            tokenizer = Tokenizer.load(here if here.is_dir() else None)
-        except (ValueError, OSError) as error:
-            raise UserError(str(error)) from error
-        if made_with != tokenizer.fingerprint:
-            raise UserError(f"{path} was trained with another tokenizer ({made_with[:12]}…, here "
-                            f"{tokenizer.fingerprint[:12]}…)")
+        tokenizer = own_tokenizer(path, made_with)
         cls, config = {"GPT": (GPT, GPTConfig), "THENGPT": (THENGPT, THENConfig)}[found]
         model = build_model(cls, config, fields, saved["model"], path, LATER)
     model = model.to(device).freeze(dtype)
@@ -71,6 +64,27 @@ def load_model(path, device="auto", dtype="auto", model_class="THENGPT"):
              "step": saved["step"],
              "weights": weights_digest(saved["model"]), "tokenizer": tokenizer.fingerprint}
     return model, tokenizer, facts
+
+
+def own_tokenizer(path, fingerprint):
+    """The Tokenizer of a checkpoint that did not begin with an open model. UserError where another one is there."""
+    try:
+        here = Path(path) / "tokenizer"
+        tokenizer = Tokenizer.load(here if here.is_dir() else None)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    if fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{path} was trained with another tokenizer ({str(fingerprint)[:12]}…, here "
+                        f"{tokenizer.fingerprint[:12]}…)")
+    return tokenizer
+
+
+def load_tokenizer(path):
+    """The tokenizer of a checkpoint, without its model. UserError as for load_model."""
+    saved = load_model_file(path)
+    with base.sound(path):
+        meta = saved["meta"]
+        return base.tokenizer_of(path, saved) if "ends" in meta else own_tokenizer(path, meta["tokenizer"])
 
 
 def lexicon(model, tokenizer):

@@ -339,17 +339,11 @@ class THENGPT(GPT):
                 adapter.on = False
 
     def embed(self, idx):
-        return super().embed(idx) if self.special is None else self.looked_up(self.wte.weight, idx)
-
-    def looked_up(self, weight, idx):
-        """(…, D): the rows of a table (n_ordinary, D), or of the special tokens, for token ids."""
+        if self.special is None:
+            return super().embed(idx)
         n = self.config.n_ordinary
-        own = self.special[(idx - n).clamp(min=0)]
-        return torch.where((idx < n)[..., None], F.embedding(idx.clamp(max=n - 1), weight), own).to(self.dtype)
-
-    def rows(self, idx):
-        """(…, D): the rows of the head for tokens: their logits are the products with a final hidden state."""
-        return self.looked_up((self.wte if self.lm_head is None else self.lm_head).weight, idx)
+        ordinary, special = self.wte(idx.clamp(max=n - 1)), self.special[(idx - n).clamp(min=0)]
+        return torch.where((idx < n)[..., None], ordinary, special).to(self.dtype)
 
     def head(self, x):
         ordinary = super().head(x)
@@ -568,15 +562,15 @@ class THENGPT(GPT):
     def asks(self, window):
         """The finding.Asks of questions in a window of their own, see reading.alone."""
         hidden, there = reading.read(self, window).hidden, window.ordinal == -1
-        if self.special is not None:   # it stands there twice: the second time each token has seen all of it
+        if self.special is not None:   # it stands there twice, the second time counts
             half, place = there.sum(1, keepdim=True) // 2, torch.arange(there.shape[1], device=there.device)
             there, place = place < half, (place + half).clamp(max=there.shape[1] - 1)
             hidden = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
         return self.finder(hidden, there)
 
     def reading_losses(self, window, answer):
-        """See reading.losses."""
-        return reading.losses(self, window, answer)
+        """See reading.losses, and of an open model, whose `answer` is a reading.Talk, reading.talk_losses."""
+        return (reading.losses if self.special is None else reading.talk_losses)(self, window, answer)
 
     def losses(self, idx, targets, state, weights):
         B, T = idx.shape

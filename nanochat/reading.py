@@ -3,11 +3,14 @@ Reading: a question and what was found for it stand in one window, and the block
 
     <|user|> question <|bos|> episode 1 <|bos|> episode 2 …   |   <|assistant|> answer <|end|>
 
-The window sees itself in both directions; the answer sees the window and what it has said so far. An open model is
-causal, and reads the question twice: <|user|> question <|bos|> episode 1 … <|user|> question | <|assistant|> answer.
-Each token of the answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a
-learned gate (pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that
-going on with a copy is one match of vectors.
+The window sees itself in both directions; the answer sees the window and what it has said so far. Each token of the
+answer is copied from a place of the window or generated: p = (1 - g) softmax(logits) + g p_copy, g a learned gate
+(pointer-generator, See et al. 2017). The next token is told where the last one was copied from, so that going on with a
+copy is one match of vectors.
+
+An open model is causal, and the question stands last: <|bos|> episode 1 <|bos|> episode 2 … <|user|> question |
+<|assistant|> answer. So many questions can be learned from one window, see Talk. Its words are generated, without a
+gate; the copy says beside them where they stand, learned from hidden states that this does not change.
 """
 from dataclasses import dataclass, fields
 
@@ -50,6 +53,22 @@ class Window:
 
     def to(self, device):
         return Window(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+@dataclass
+class Talk:
+    """
+    Questions and answers after each of B windows, as an open model learns them: `branch` (B, S) int64 tells them apart,
+    -1 = padding; each sees the window and itself. All (B, S) int64.
+    """
+    ids: torch.Tensor       # <|user|> question <|assistant|> answer, without its end
+    branch: torch.Tensor
+    at: torch.Tensor        # the place of a token in its branch
+    wanted: torch.Tensor    # where a token of the answer, or its end, follows: which; -1 elsewhere
+    source: torch.Tensor    # the place of the window that it is copied from; -1 = from none
+
+    def to(self, device):
+        return Talk(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass
@@ -101,11 +120,9 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     """
     The columns of a window {name: (T,) int array}, the hash of each token's word among them, and {index of a line:
     where its first token stands}. question, lines: words.Line; order: indices of lines, best first. What is too long is
-    cut at the end. tokenizer.asks_twice: the question stands last, too.
+    cut at the end. tokenizer.asks_last: the question stands last.
     """
-    twice = tokenizer.asks_twice
-    q = slice(0, min(QUESTION, budget // 2) // (1 + twice))
-    budget -= twice * (1 + len(question.ids[q]))
+    q = slice(0, min(QUESTION, budget // 2))
     kept = select(order, [len(line) for line in lines], budget - len(question.ids[q]) - 1)
     place = {line: i + 1 for i, line in enumerate(order)}
     begin, at = {}, 1 + len(question.ids[q])   # where the next episode would stand
@@ -126,8 +143,9 @@ def lay_out(question, lines, order, tokenizer, budget=WINDOW):
     for name, values in (("rank", [place[i] for i in kept]), ("age", range(len(kept), 0, -1))):
         columns[name] = np.concatenate([np.zeros(head, int), np.repeat(bucket(np.array(values, int), STEPS), lengths)])
     columns["ordinal"] = np.concatenate([np.full(head, -1), np.repeat(np.array(kept, int), lengths)])
-    if twice:
-        columns = {name: np.append(column, column[:head]) for name, column in columns.items()}
+    if tokenizer.asks_last:
+        columns = {name: np.roll(column, -head) for name, column in columns.items()}
+        begin = {line: at - head for line, at in begin.items()}
     return columns, begin
 
 
@@ -159,8 +177,12 @@ def batch(columns, step=1):
 
 
 def alone(questions, tokenizer):
-    """The Window of questions (words.Line) without anything found."""
-    return batch([lay_out(question, [], [], tokenizer)[0] for question in questions])
+    """
+    The Window of questions (words.Line) without anything found. For an open model they stand there twice: the second
+    time each token has seen all of it.
+    """
+    columns = [lay_out(question, [], [], tokenizer)[0] for question in questions]
+    return batch([{name: np.tile(column, 1 + tokenizer.asks_last) for name, column in c.items()} for c in columns])
 
 
 class ReadingHead(nn.Module):
@@ -168,17 +190,18 @@ class ReadingHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         D = config.n_embd
-        # an open model knows its words
+        # an open model knows its words, and reads the window before the question
         self.own = config.family != "llama"
-        self.match, self.rank, self.age = (Embedding(n, D) for n in (MATCHES, PLACES, PLACES))
-        self.word = Linear(config.word_dim, D) if self.own else None
+        if self.own:
+            self.match, self.rank, self.age = (Embedding(n, D) for n in (MATCHES, PLACES, PLACES))
+            self.word = Linear(config.word_dim, D)
+            # to the next token of the answer: what stands where the last one was copied from
+            self.copied = Linear(D, D)
+            self.gate = Linear(D, 1)
         self.register_buffer("word_vectors", torch.zeros(config.word_vectors, config.word_dim, dtype=torch.int8))
         # the words of rows 1, 2, …, in UTF-8, a line each
         self.register_buffer("word_list", torch.zeros(config.word_bytes, dtype=torch.uint8))
-        # to the next token of the answer: what stands where the last one was copied from
-        self.copied = Linear(D, D)
         self.query, self.key, self.key_before = (Linear(D, D) for _ in range(3))
-        self.gate = Linear(D, 1)
         # convolutions, depthwise
         self.nearby = nn.ParameterList([torch.empty(config.nearby, D)
                                         for _ in range(config.n_layer if config.nearby else 0)])
@@ -186,15 +209,11 @@ class ReadingHead(nn.Module):
     def init_weights(self):
         self.word_vectors.zero_()   # a module built on the meta device holds anything
         self.word_list.zero_()
-        for table in (self.match, self.rank, self.age):
+        for table in (self.match, self.rank, self.age) if self.own else ():
             nn.init.normal_(table.weight, std=0.5)
-        for module in filter(None, (self.word, self.copied, self.query, self.key, self.key_before)):
+        for module in (self.query, self.key, self.key_before, *((self.word, self.copied) if self.own else ())):
             nn.init.normal_(module.weight, std=module.in_features ** -0.5)
-        if not self.own:   # it reads as it would, and copies as it would generate, until it has learned more
-            for module in (self.match, self.rank, self.age, self.copied, self.key, self.key_before):
-                nn.init.zeros_(module.weight)
-        nn.init.zeros_(self.gate.weight)
-        for weight in self.nearby:
+        for weight in [*self.nearby, *([self.gate.weight] if self.own else [])]:
             nn.init.zeros_(weight)
 
     def words(self):
@@ -204,8 +223,6 @@ class ReadingHead(nn.Module):
     def features(self, window, dtype):
         """(B, T, D): what is added to the embeddings of a window."""
         table = (self.match(window.match) + self.rank(window.rank) + self.age(window.age)).to(dtype)
-        if self.word is None:
-            return table
         return table + self.word(self.word_vectors[window.vector].to(dtype) / WORD_SCALE)
 
     def keys(self, x):
@@ -213,17 +230,15 @@ class ReadingHead(nn.Module):
         return self.key(x) + self.key_before(F.pad(x, (0, 0, 1, 0))[:, :-1])
 
     def copy(self, y, reading):
-        """
-        Log-probabilities over the places of a Reading (B, A, T) for final hidden states y (B, A, D), and the gate's
-        logit (B, A). What an open model would generate counts for what it copies.
-        """
-        z = y if self.own else norm(y)
-        score = torch.matmul(self.query(z), reading.keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
-        if reading.rows is not None:
-            score = score + torch.matmul(y, reading.rows.transpose(1, 2)).to(score.dtype)
+        """Log-probabilities over the places of a Reading (B, A, T) for final hidden states y (B, A, D)."""
+        y = y if self.own else norm(y)
+        score = torch.matmul(self.query(y), reading.keys.transpose(1, 2)).to(wide(y.dtype)) * y.shape[-1] ** -0.5
         closed = ~reading.open[:, None]
-        return torch.log_softmax(score.masked_fill(closed, -1e9),
-                                 dim=-1).masked_fill(closed, -1e9), self.gate(z).squeeze(-1).to(wide(y.dtype))
+        return torch.log_softmax(score.masked_fill(closed, -1e9), dim=-1).masked_fill(closed, -1e9)
+
+    def copies(self, y):
+        """The gate's logit (B, A) for final hidden states y (B, A, D): is the token copied?"""
+        return self.gate(y).squeeze(-1).to(wide(y.dtype))
 
 
 @dataclass
@@ -234,7 +249,6 @@ class Reading:
     open: torch.Tensor      # (B, T) bool, what may be copied: the episodes
     seen: torch.Tensor      # (B, 1, 1, T) additive mask of padding
     past: list              # of (k, v) of each block
-    rows: torch.Tensor      # (B, T, D), what the head of an open model has for each token; None: not counted
 
 
 def through(model, x, cos, sin, mask, past, there=None):
@@ -257,7 +271,7 @@ def through(model, x, cos, sin, mask, past, there=None):
 def read(model, window):
     """The Reading of a Window by a THENGPT."""
     x = model.embed(window.ids)
-    x = model.enter(x + model.reader.features(window, x.dtype))
+    x = model.enter(x + model.reader.features(window, x.dtype) if model.reader.own else x)
     there = window.ordinal != -2
     seen = torch.zeros(there.shape, dtype=x.dtype, device=x.device).masked_fill_(~there, float("-inf"))[:, None, None]
     cos, sin = model.rotary(torch.arange(x.shape[1], device=x.device)[None])
@@ -266,8 +280,8 @@ def read(model, window):
         order = torch.arange(x.shape[1], device=x.device)
         mask = seen.masked_fill(order > order[:, None], float("-inf"))
     x, past = through(model, x, cos, sin, mask, [None] * len(model.blocks), there[..., None])
-    x, rows = (x, None) if model.reader.own else (norm(x), model.rows(window.ids))
-    return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past, rows)
+    x = x if model.reader.own else norm(x).detach()   # copies alone look at it then
+    return Reading(x, model.reader.keys(x), window.ordinal >= 0, seen, past)
 
 
 def say(model, reading, ids, source, at, past):
@@ -278,9 +292,10 @@ def say(model, reading, ids, source, at, past):
     """
     B, A = ids.shape
     x = model.embed(ids)
-    place = source[..., None].expand(-1, -1, x.shape[-1])
-    told = reading.hidden.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0)
-    x = model.enter(x + model.reader.copied(told))
+    if model.reader.own:
+        place = source[..., None].expand(-1, -1, x.shape[-1])
+        x = x + model.reader.copied(reading.hidden.gather(1, place.clamp(min=0)).masked_fill(place < 0, 0))
+    x = model.enter(x)
     order = torch.arange(at + A, device=ids.device)
     later = torch.zeros(A, at + A, dtype=x.dtype, device=x.device).masked_fill_(order > order[at:, None], float("-inf"))
     mask = torch.cat([reading.seen.expand(-1, -1, A, -1), later.expand(B, 1, -1, -1)], dim=-1)
@@ -299,7 +314,7 @@ def losses(model, window, answer):
     ids = F.pad(answer.ids[:, :-1].clamp(min=0), (1, 0), value=model.config.assistant_id)
     source = F.pad(answer.source[:, :-1, 0], (1, 0), value=-1)
     y, _ = say(model, reading, ids, source, 0, reading.past)
-    place, gate = model.reader.copy(y, reading)
+    place, gate = model.reader.copy(y, reading), model.reader.copies(y)
     wanted = answer.source >= 0
     copied = place.gather(2, answer.source.clamp(min=0)).masked_fill(~wanted, -1e9).logsumexp(-1) + F.logsigmoid(gate)
     copies, counts = wanted.any(-1), answer.ids >= 0
@@ -312,13 +327,36 @@ def losses(model, window, answer):
                                          "gate": ((gate[:, 0] > 0) == begins).float().mean()}
 
 
+def talk_losses(model, window, talk):
+    """
+    What an open model learns from the questions after each window (see Talk), as `losses` returns it: "read", minus the
+    log-likelihood of the words of answers, and "copy", that of where they stand.
+    """
+    reading, (B, S) = read(model, window), talk.ids.shape
+    x = model.enter(model.embed(talk.ids))
+    own = (talk.branch[:, :, None] == talk.branch[:, None]) & (talk.at[:, :, None] >= talk.at[:, None])
+    later = torch.zeros(B, 1, S, S, dtype=x.dtype, device=x.device).masked_fill_(~own[:, None], float("-inf"))
+    cos, sin = model.rotary((reading.seen == 0).sum(-1).view(B, 1) + talk.at)
+    y, _ = through(model, x, cos, sin, torch.cat([reading.seen.expand(-1, -1, S, -1), later], dim=-1), reading.past)
+    counts = talk.wanted >= 0
+    copies, questions = counts & (talk.source >= 0), ((talk.at == 0) & (talk.branch >= 0)).sum()
+    said = F.cross_entropy(model.head(y[counts]), talk.wanted[counts], reduction="sum")
+    place = model.reader.copy(y.detach(), reading)
+    beside = place.gather(2, talk.source.clamp(min=0)[..., None]).squeeze(-1)[copies].sum()
+    begun = copies & (talk.ids == model.config.assistant_id)
+    right = begun & (place.argmax(-1) == talk.source)
+    return {"read": said / questions, "copy": -beside / questions}, {"begin": right.sum() / begun.sum().clamp(min=1)}
+
+
 @torch.no_grad()
 def greedy(model, window, max_tokens=32):
     """
     Yields, token by token of answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1
     where the token was generated. Of each token it is decided first whether it is copied, by the gate, then what it is:
-    several places that may be right do not lose to one refusal that is likelier than each of them. No character is cut:
-    a copy begins where one does, and goes on to its end. No answer is empty, or holds a special token.
+    several places that may be right do not lose to one refusal that is likelier than each of them. For the same reason
+    an open model begins with a token of the window if these are likelier together than any other; it goes on with the
+    likeliest. No character is cut: a copy begins where one does, and goes on to its end. No answer is empty, or holds a
+    special token.
     """
     reading, device = read(model, window), window.ids.device
     column = lambda value: torch.full((len(window.ids), 1), value, device=device)
@@ -328,20 +366,28 @@ def greedy(model, window, max_tokens=32):
     special = torch.arange(model.config.vocab_size, device=device) >= model.config.n_ordinary
     for at in range(max_tokens):
         y, past = say(model, reading, ids, source, at, past)
-        place, gate = model.reader.copy(y, reading)
-        said = torch.log_softmax(model.head(y[:, 0]), dim=-1) + F.logsigmoid(-gate)
+        said = torch.log_softmax(model.head(y[:, 0]), dim=-1).masked_fill(special, -1e9)
+        special[model.config.end_id] = False   # from the second token on
         following = (source >= 0) & (places == source + 1)                  # (B, T): where a copy goes on
         must = (following & within).any(1, keepdim=True)
         closed = torch.where(must, ~following, within & ~following) | begins
-        place = (place[:, 0] + F.logsigmoid(gate)).masked_fill(closed, -1e9)
-        copies = must | (gate >= 0) & (place > -1e8).any(1, keepdim=True)
-        # a token has the probability of all places that say it; a copy that can go on with it goes on
-        by_token = torch.zeros_like(said).scatter_add(1, window.ids, place.exp())
-        token_p = by_token.gather(1, window.ids).log().clamp(min=-1e9).masked_fill(place <= -1e8, -1e9)
+        place = model.reader.copy(y, reading)[:, 0].masked_fill(closed, -1e9)
+        may = place > -1e8
+        if model.reader.own:   # a token has the probability of all places that say it
+            gate = model.reader.copies(y)
+            copies = must | (gate >= 0) & may.any(1, keepdim=True)
+            by_token = torch.zeros_like(said).scatter_add(1, window.ids, (place + F.logsigmoid(gate)).exp())
+            said, token_p = said + F.logsigmoid(-gate), by_token.gather(1, window.ids).log().clamp(min=-1e9)
+        else:
+            token_p = said.gather(1, window.ids)
+            here = torch.full_like(said, -1e9).scatter_reduce(1, window.ids, token_p.masked_fill(~may, -1e9), "amax")
+            elsewhere = said.masked_fill(here > -1e8, -1e9).amax(1, keepdim=True)
+            copies = must | ((here.amax(1, keepdim=True) if at else here.logsumexp(1, keepdim=True)) >= elsewhere)
+        token_p = token_p.masked_fill(~may, -1e9)
+        # a copy that can go on with it goes on
         same = window.ids == window.ids.gather(1, token_p.argmax(1, keepdim=True))
-        first = place.masked_fill(~same, -1e9).masked_fill(same & following & (place > -1e8), 0).argmax(1, keepdim=True)
-        said, token = said.masked_fill(special, -1e9).max(1, keepdim=True)
-        special[model.config.end_id] = False   # from the second token on
+        first = place.masked_fill(~same, -1e9).masked_fill(same & following & may, 0).argmax(1, keepdim=True)
+        said, token = said.max(1, keepdim=True)
         source = torch.where(copies, first, -1)
         ids, log_p = (torch.where(copies, copied.gather(1, first), generated)
                       for copied, generated in ((window.ids, token), (token_p, said)))

@@ -8,7 +8,7 @@ stumbled over. "times": the seconds since 1970 of each line, -1 = unknown.
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,13 @@ import torch
 from nanochat import finding
 from nanochat.common import UserError, rounded_up
 from nanochat.dataset import read_lines
-from nanochat.reading import WINDOW, Answer, batch, dated, lay_out, said_before
+from nanochat.reading import QUESTION, WINDOW, Answer, Talk, batch, dated, lay_out, said_before
 from nanochat.task_data import REFUSAL
 from nanochat.text import json_line
 
 MOST = 12_000    # questions of a source that count for its share: a large one is not to drown the others
 HELD = 64        # of so many memories one is held out
+MOST_ASKED = 8   # questions after a window, see Talks
 STEP = 32        # windows are as long as a multiple of it: a CPU prepares its products anew for each shape
 
 
@@ -54,6 +55,28 @@ class Question:
 class Memory:
     lines: Lines
     questions: list
+
+
+@dataclass
+class Laid:
+    """A window: columns and begin are those of lay_out for `lines`; place: {line of the memory: line of these}."""
+    columns: dict
+    begin: dict
+    lines: list
+    place: dict
+
+    def answer(self, question, tokenizer):
+        """[(token id, [places])] of the answer with its end; None where the window does not hold all of it."""
+        if not {self.place.get(i) for i in question.evidence} <= self.begin.keys():
+            return None
+        tokens = [] if question.parts else generated(question.composed or REFUSAL, tokenizer)
+        for i, first, last in question.parts:
+            i = self.place[i]
+            tokens += (generated(",", tokenizer) if tokens else []) + copied(self.lines[i], self.begin[i], first, last)
+        ordinal = self.columns["ordinal"]
+        if any(place >= len(ordinal) or ordinal[place] < 0 for _, at in tokens for place in at):   # it is cut off
+            return None
+        return [*tokens, (tokenizer.end_id, [])]
 
 
 def places(qa, sents, before):
@@ -171,19 +194,23 @@ class Asked:
     def __call__(self, r):
         name, memory, question = self.drawn(r)
         lines, n = self.beside(r, name, memory)
-        form, parts, evidence = r.choice(question.forms), moved(question.parts, n), [i + n for i in question.evidence]
-        composed = question.composed
-        if evidence and r.random() < self.withheld:
-            lines = [lines[i] for i in without(lines, parts, evidence)]
-            parts, evidence, composed = [], [], ""
+        place = {i: i + n for i in range(len(memory.lines))}
+        if question.evidence and r.random() < self.withheld:
+            kept = without(lines, question, n)
+            new = {at: i for i, at in enumerate(kept)}
+            place = {i: new[at] for i, at in place.items() if at in new}
+            lines, question = [lines[i] for i in kept], replace(question, parts=[], evidence=[], composed="")
+        form, evidence = r.choice(question.forms), [place[i] for i in question.evidence]
         order, budget = find(form, lines) if lines else [], r.choice(self.budgets)
-        columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
-        if not begin.keys() >= set(evidence):    # in training the evidence is always there
+        laid = Laid(*lay_out(form, lines, order, self.tokenizer, budget), lines, place)
+        if not laid.begin.keys() >= set(evidence):    # in training the evidence is always there
             order = [*dict.fromkeys(evidence), *(i for i in order if i not in evidence)]
-            columns, begin = lay_out(form, lines, order, self.tokenizer, budget)
-            if not begin.keys() >= set(evidence):
-                return None
-        return example(columns, begin, lines, parts, composed or REFUSAL, self.tokenizer)
+            laid = Laid(*lay_out(form, lines, order, self.tokenizer, budget), lines, place)
+        tokens = laid.answer(question, self.tokenizer)
+        return tokens and self.example(r, laid, memory, question, form, tokens)
+
+    def example(self, r, laid, memory, question, form, tokens):
+        return laid.columns, tokens
 
     def drawn(self, r):
         """(source, memory, question)."""
@@ -201,9 +228,26 @@ class Asked:
         return lines, n
 
 
-def moved(parts, n):
-    """The parts of an answer whose memory stands n lines later."""
-    return [(i + n, first, last) for i, first, last in parts]
+class Talks(Asked):
+    """
+    Windows without a question, and several questions of one memory after them, as an open model learns them: (columns,
+    [(ids, wanted, source)] of each, see reading.Talk).
+    """
+    def example(self, r, laid, memory, question, form, tokens):
+        if not laid.begin:
+            return None   # nothing to read
+        asked = [(form, tokens)]
+        for other in r.sample(memory.questions, len(memory.questions)):
+            if len(asked) < MOST_ASKED and other.forms is not question.forms:
+                tokens = laid.answer(other, self.tokenizer)
+                asked += [(r.choice(other.forms), tokens)] if tokens else []
+        there = laid.columns["ordinal"] >= 0
+        return {name: column[there] for name, column in laid.columns.items()}, [self.branch(*one) for one in asked]
+
+    def branch(self, form, tokens):
+        said, before = [token for token, _ in tokens], [-1] * min(len(form), QUESTION)
+        ids = [self.tokenizer.user_id, *form.ids[:QUESTION].tolist(), self.tokenizer.assistant_id, *said[:-1]]
+        return ids, [-1, *before, *said], [-1, *before, *(at[0] if at else -1 for _, at in tokens)]
 
 
 def source_shares(counts, shares):
@@ -215,23 +259,31 @@ def source_shares(counts, shares):
     return [size[name] / total[of[name]] * (rest if of[name] is None else shares[of[name]]) for name in counts]
 
 
-def without(lines, parts, evidence):
-    """The indices of lines without the evidence, and without whatever else says the answer."""
-    said = {lines[i].text.encode("utf-8", "replace")[a:b].decode("utf-8", "replace").lower() for i, a, b in parts}
+def without(lines, question, n):
+    """
+    The indices of lines without the evidence of a question, whose memory begins at line n, and without whatever else
+    says the answer.
+    """
+    said = {lines[i + n].text.encode("utf-8", "replace")[a:b].decode("utf-8", "replace").lower()
+            for i, a, b in question.parts}
+    evidence = {i + n for i in question.evidence}
     return [i for i, line in enumerate(lines) if i not in evidence and not any(v in line.text.lower() for v in said)]
 
 
-def example(columns, begin, lines, parts, composed, tokenizer):
-    """(columns, [(token id, [places])]) of an answer with its end; None where a part is not in the window."""
-    tokens = [] if parts else generated(composed, tokenizer)
-    for i, first, last in parts:
-        if i not in begin:
-            return None
-        tokens += (generated(",", tokenizer) if tokens else []) + copied(lines[i], begin[i], first, last)
-    ordinal = columns["ordinal"]
-    if any(place >= len(ordinal) or ordinal[place] < 0 for _, at in tokens for place in at):   # it has been cut off
-        return None
-    return columns, [*tokens, (tokenizer.end_id, [])]
+def collate_talks(examples):
+    """A reading.Window and reading.Talk of several examples of Talks."""
+    longest = rounded_up(max(sum(len(ids) for ids, *_ in asked) for _, asked in examples), STEP)
+    table = {name: np.full((len(examples), longest), filler, np.int64)
+             for name, filler in (("ids", 0), ("branch", -1), ("at", 0), ("wanted", -1), ("source", -1))}
+    for b, (_, asked) in enumerate(examples):
+        begin = 0
+        for number, (ids, wanted, source) in enumerate(asked):
+            part = slice(begin, begin := begin + len(ids))
+            for name, values in (("ids", ids), ("branch", number), ("at", range(len(ids))), ("wanted", wanted),
+                                 ("source", source)):
+                table[name][b, part] = values
+    return (batch([columns for columns, _ in examples], STEP),
+            Talk(**{name: torch.from_numpy(values) for name, values in table.items()}))
 
 
 def collate(examples):
@@ -257,13 +309,14 @@ def drawn_by(make, r, count):
 class Batches:
     """
     An endless iterator of (reading.Window, reading.Answer) of about `tokens` tokens. make: function of a random.Random
-    -> example or None, as Asked. `position` is a plain value, with which another goes on with the very next batch.
+    -> example or None, as Asked, or as Talks, with collate_talks for `put`. `position` is a plain value, with which
+    another goes on with the very next batch.
 
     Examples of like length are put together: `ahead` of them are drawn at once, by numbers of their own, sorted, cut,
     and dealt in random order.
     """
-    def __init__(self, make, seed, tokens=8192, ahead=512, position=(0, 0)):
-        self.make, self.seed, self.tokens, self.ahead = make, seed, tokens, ahead
+    def __init__(self, make, seed, tokens=8192, ahead=512, position=(0, 0), put=collate):
+        self.make, self.seed, self.tokens, self.ahead, self.put = make, seed, tokens, ahead, put
         (self.round, self.turn), self.dealt = position, None
 
     @property
@@ -275,7 +328,7 @@ class Batches:
 
     def __next__(self):
         self.dealt = self.dealt or self.deal()
-        out = collate(self.dealt[self.turn])
+        out = self.put(self.dealt[self.turn])
         self.turn += 1
         if self.turn == len(self.dealt):
             self.round, self.turn, self.dealt = self.round + 1, 0, None

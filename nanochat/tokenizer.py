@@ -65,12 +65,12 @@ class Tokenizer:
     """Encodes text to ids and back.
 
     Attributes: `vocab_size`, `fingerprint` (hex SHA-256), `pattern`, `special_tokens` ({name: id}), `bos_id`,
-    `end_id`, `user_id`, `assistant_id`, `pad_id`; `asks_twice`: in a reading window the question stands last, too;
+    `end_id`, `user_id`, `assistant_id`, `pad_id`; `asks_last`: in a reading window the question stands last;
     `spaced`: tokens of words begin with the space before them.
     Ordinary ids come first, special ids last.
     """
 
-    asks_twice = spaced = False
+    asks_last = spaced = False
 
     def __init__(self, ranks, pattern, special_tokens):
         self.pattern = pattern

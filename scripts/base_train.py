@@ -262,9 +262,11 @@ def question_data(args, model, tokenizer, ranks):
     sources = reading_data.load(reading_data.question_files(args.data_dir), lexicon)
     most = model.config.reading
     held = reading_data.held_out(sources, tokenizer, args.eval_questions, most)
-    make = reading_data.Asked(sources, tokenizer, most, args.withheld, shares=settings(args.share))
-    seed = f"{args.seed} {ranks.rank}"
-    return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position))), held
+    kind, put = ((reading_data.Talks, reading_data.collate_talks) if tokenizer.asks_last else
+                 (reading_data.Asked, reading_data.collate))
+    make, seed = kind(sources, tokenizer, most, args.withheld, shares=settings(args.share)), f"{args.seed} {ranks.rank}"
+    return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position),
+                                                  put=put)), held
 
 
 def dry_run(args, model, plan, window):

@@ -32,7 +32,7 @@ def build_parser():
                                      allow_abbrev=False)
     commands = parser.add_subparsers(prog="python -m scripts.memory", dest="command", required=True, metavar="COMMAND")
 
-    def command(name, run, about, changes=False, model=False, deletes=False, writes=False):
+    def command(name, run, about, changes=False, words=False, deletes=False, writes=False):
         sub = commands.add_parser(name, help=about, description=about, formatter_class=Help, allow_abbrev=False)
         flag(sub, "--state-path", help="the state file")
         add_user(sub)
@@ -44,18 +44,20 @@ def build_parser():
             add_export(sub)
         if writes:
             flag(sub, "--replace", action="store_true", help="write over the file, if this command wrote it")
-        if model:
-            add_model(sub, required=True)
+        if words or deletes or writes:
+            flag(sub, "--model-path", metavar="PATH",
+                 help="the model that the memory was made with (default: the one that ships and has its tokenizer)")
         sub.set_defaults(run=run, parser=sub)
         return sub
 
-    command("list", list_episodes, "every episode")
-    command("show", show, "one episode, whole").add_argument("id", type=int, help="its number in the list")
-    sub = command("search", search, "the episodes that a text is about, best first, found as for a question")
+    command("list", list_episodes, "every episode", words=True)
+    command("show", show, "one episode, whole", words=True).add_argument("id", type=int, help="its number in the list")
+    sub = command("search", search, "the episodes that a text is about, best first, found as for a question",
+                  words=True)
     sub.add_argument("text")
     flag(sub, "--most", type=positive, default=10, metavar="N", help="so many at most (default: 10)")
     flag(sub, "--exact", action="store_true", help="all that hold the text, in any case, in order; needs no model")
-    add_model(sub, default=str(shipped_dir() / "data" / "then-d6"))
+    add_device(sub)
     sub = command("view", view, "one HTML page, to look at: timeline, search, traces, and how questions were routed",
                   writes=True)
     flag(sub, "--out", metavar="FILE", default="memory.html", help="the page (default: memory.html)")
@@ -72,7 +74,8 @@ def build_parser():
     flag(sub, "--until", type=moment, metavar="TIME", help="lived at this time or earlier")
     flag(sub, "--source", metavar="NAME", type=filled, help="they came from this file")
     command("wipe", wipe, "forget everything", changes=True, deletes=True)
-    command("repair", repair, "take out the episodes with damaged records: the others are saved", changes=True)
+    command("repair", repair, "take out the episodes with damaged records: the others are saved", changes=True,
+            words=True)
     command("compact", compact, "end what a crash has left half done, now rather than at the next change")
     sub = command("export", export, "the episodes as JSONL, or the memory to the bit", writes=True)
     flag(sub, "--output-path", default="-", help="a file (default: stdout)")
@@ -83,13 +86,13 @@ def build_parser():
                   changes=True, deletes=True)
     sub.add_argument("file")
     flag(sub, "--binary", action="store_true", help="of export --binary: the memory becomes that one")
-    flag(sub, "--model-path", help="model that reads the text; not needed with --binary")
-    flag(sub, "--device", default="auto")
-    flag(sub, "--dtype", default="auto")
+    add_device(sub)
     sub = command("merge", merge, "one memory of several: the first, and of each other what is new in it", changes=True,
                   deletes=True)
     sub.add_argument("paths", nargs="+", metavar="STATE", help="state files of one model")
-    command("upgrade", upgrade, "read the remembered tokens again with other weights", changes=True, model=True)
+    sub = command("upgrade", upgrade, "read the remembered tokens again with other weights", changes=True)
+    flag(sub, "--model-path", metavar="PATH", required=True, help="model file of a checkpoint, or its directory")
+    add_device(sub)
     return parser
 
 
@@ -97,8 +100,7 @@ def add_export(parser):
     flag(parser, "--no-export", action="store_true", help="keep no dated file of what is deleted: it is gone at once")
 
 
-def add_model(parser, **how):
-    flag(parser, "--model-path", metavar="PATH", help="model file of a checkpoint, or its directory", **how)
+def add_device(parser):
     flag(parser, "--device", default="auto")
     flag(parser, "--dtype", default="auto", help="auto, fp32, bf16 or fp16")
 
@@ -120,24 +122,41 @@ def filled(text):
 # what there is --------------------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(store):
+def model_of(args, store):
+    """The path of the model that a memory was made with: --model-path, or the one that ships and has its tokenizer."""
+    from nanochat.checkpoint_manager import load_model_file
+    there = store.content.identity["tokenizer"]
+    shipped = sorted((shipped_dir() / "data").glob("then-*"))
+    fits = (path for path in shipped if load_model_file(path)["meta"]["tokenizer"] == there)
+    path = args.model_path or next(fits, None)
+    if path is None:
+        raise UserError(f"{store.path} was made with none of the models that ship: --model-path says with which (its "
+                        f"tokenizer is {there[:12]}…)", code=2)
+    return path
+
+
+def load_tokenizer(args, store):
+    """The tokenizer that a memory was made with. UserError where it is not that of --model-path."""
+    from nanochat import engine
     from nanochat.tokenizer import Tokenizer
+    there = store.content.identity["tokenizer"]
     try:
-        tokenizer = Tokenizer.load()
+        tokenizer = None if args.model_path else Tokenizer.load()
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    there = store.content.identity["tokenizer"]
-    if there != tokenizer.fingerprint:
-        raise UserError(f"{store.path} was made with another tokenizer ({there[:12]}…, here "
-                        f"{tokenizer.fingerprint[:12]}…): its words can't be read")
+    if tokenizer is None or tokenizer.fingerprint != there:
+        tokenizer = engine.load_tokenizer(path := model_of(args, store))
+        if tokenizer.fingerprint != there:
+            raise UserError(f"{store.path} was made with another tokenizer ({there[:12]}…) than {path} "
+                            f"({tokenizer.fingerprint[:12]}…): its words can't be read")
     return tokenizer
 
 
-def episodes(store, ordinals=None):
+def episodes(args, store, ordinals=None):
     """
     Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of all episodes, or of these, in order.
     """
-    tokenizer, content = load_tokenizer(store), store.content
+    tokenizer, content = load_tokenizer(args, store), store.content
     ordinals = range(1, len(store) + 1) if ordinals is None else ordinals
     # neighbours are read together
     runs = [[i for _, i in run] for _, run in groupby(enumerate(ordinals), lambda at: at[1] - at[0])]
@@ -163,13 +182,13 @@ def show_line(episode, as_json):
 
 def list_episodes(args, path):
     with open_store(path) as store:
-        for episode in episodes(store):
+        for episode in episodes(args, store):
             show_line(episode, args.json)
 
 
 def show(args, path):
     with open_store(path) as store:
-        episode = next(episodes(store, checked(store, [args.id])))
+        episode = next(episodes(args, store, checked(store, [args.id])))
     if args.json:
         print(json.dumps(episode))
         return
@@ -183,25 +202,26 @@ def search(args, path):
     """Prints what is found, and returns 1 where that is nothing."""
     found = 0
     with open_store(path) as store:
-        for found, episode in enumerate(holding(store, args.text) if args.exact else about(args, store), 1):
+        for found, episode in enumerate(holding(args, store) if args.exact else about(args, store), 1):
             show_line(episode, args.json)
     return 0 if found else 1
 
 
-def holding(store, text):
-    return (episode for episode in episodes(store) if text.casefold() in episode["text"].casefold())
+def holding(args, store):
+    text = args.text.casefold()
+    return (episode for episode in episodes(args, store) if text in episode["text"].casefold())
 
 
 def about(args, store):
     """The episodes, each with its "score", that engine.found finds. One has the score 0 if nothing speaks for it."""
     from nanochat import engine
     from nanochat.memory import read_state
-    model, tokenizer, facts = engine.load_model(args.model_path, args.device, args.dtype)
+    model, tokenizer, facts = engine.load_model(model_of(args, store), args.device, args.dtype)
     store.expect(model, facts)
     state = read_state(store, model)
     what = engine.found(model, tokenizer, state, args.text)
     best = [ordinal for ordinal in what.best if what.score[ordinal - 1] != 0][:args.most]
-    for episode in episodes(store, best):
+    for episode in episodes(args, store, best):
         yield {**episode, "score": float(what.score[episode["episode"] - 1])}
 
 
@@ -211,7 +231,7 @@ def view(args, path):
     if args.last is not None and args.last < 1:
         args.parser.error("--last must be at least 1")
     with open_store(path) as store:
-        text = page(store, load_tokenizer(store), answers, args.last or MOST)
+        text = page(store, load_tokenizer(args, store), answers, args.last or MOST)
     write_beside(args, path, args.out, lambda file: file.write(text.encode()), text.partition("<style>")[0].encode())
     summary = {"output": args.out, "episodes": min(len(store), args.last or MOST), "bytes": len(text.encode())}
     print(json.dumps(summary) if args.json else "{output}: {episodes:,} episodes, {bytes:,} bytes".format(**summary),
@@ -296,7 +316,7 @@ def keep_export(args, memory, ordinals):
     now = datetime.datetime.now(datetime.timezone.utc)
     path = memory.path.with_name(f"{memory.path.stem}.forgotten-{now:%Y%m%dT%H%M%S.%fZ}.jsonl")
     try:
-        atomic_write(path, lambda file: file.writelines(jsonl(memory, ordinals)), mode_of(memory.path))
+        atomic_write(path, lambda file: file.writelines(jsonl(args, memory, ordinals)), mode_of(memory.path))
     except UserError as error:
         raise UserError(f"{error} (--no-export: delete what can't be kept)") from error
     print(f"the text of what goes is kept in {path}: `import` brings it back, and it is gone for good when you remove "
@@ -319,7 +339,7 @@ def forget_these(args, path, choose):
         ordinals = choose(memory)
         if not ordinals:
             raise UserError(f"{path}: nothing to forget")
-        for episode in episodes(memory, ordinals if args.json else ordinals[:SHOWN]):
+        for episode in episodes(args, memory, ordinals if args.json else ordinals[:SHOWN]):
             show_line(episode, args.json)
         if len(ordinals) > SHOWN and not args.json:
             print(f"… and {len(ordinals) - SHOWN:,} more", file=sys.stderr)
@@ -360,7 +380,7 @@ def forget(args, path):
                  and (args.since is None or when >= args.since) and (args.until is None or when <= args.until)]
         if args.match is None:
             return found
-        return [e["episode"] for e in episodes(memory, found) if args.match.casefold() in e["text"].casefold()]
+        return [e["episode"] for e in episodes(args, memory, found) if args.match.casefold() in e["text"].casefold()]
 
     forget_these(args, path, choose)
 
@@ -386,7 +406,7 @@ def repair(args, path):
         if lost and not sound.any():
             raise UserError(f"{path}: none of its records is sound: its S.traces is lost, or belongs to another state")
         try:
-            words = load_tokenizer(memory).decode
+            words = load_tokenizer(args, memory).decode
         except UserError:   # of another tokenizer: it can be repaired all the same
             words = lambda ids, skip_special: "…"
         for ordinal in lost:
@@ -431,10 +451,10 @@ def write_beside(args, path, target, write, begins):
     atomic_write(target, write, mode_of(path))
 
 
-def jsonl(store, ordinals=None):
+def jsonl(args, store, ordinals=None):
     """The lines of an export, as bytes."""
     names = ("text", "source", "line", "time")
-    return ((json.dumps({name: e[name] for name in names}) + "\n").encode() for e in episodes(store, ordinals))
+    return ((json.dumps({name: e[name] for name in names}) + "\n").encode() for e in episodes(args, store, ordinals))
 
 
 def export(args, path):
@@ -444,7 +464,7 @@ def export(args, path):
             ordinals = sorted(set(range(1, len(store) + 1)).difference(lost))
             print(f"{len(lost):,} of {len(store):,} episodes are damaged and left out: {', '.join(map(str, lost))}",
                   file=sys.stderr)
-        write = lambda file: write_tar(store, file) if args.binary else file.writelines(jsonl(store, ordinals))
+        write = lambda file: write_tar(store, file) if args.binary else file.writelines(jsonl(args, store, ordinals))
         if args.output_path == "-":
             write(sys.stdout.buffer)
         else:

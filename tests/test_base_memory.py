@@ -1,19 +1,22 @@
 """
 The memory of an open model: it changes no logit before it has learned, its adapters count in reading alone, the
-question stands on both sides of what was found, and a checkpoint is an adapter to one very model.
+question stands after what was found, so that several are learned from one window, and a checkpoint is an adapter to one
+very model.
 """
 import itertools
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from nanochat import base, engine, reading, reading_data
 from nanochat.checkpoint_manager import checkpoint_dir, load_checkpoint, load_model_file
 from nanochat.common import UserError, run_main
-from nanochat.reading_data import Asked
+from nanochat.reading_data import Asked, Talks
 from nanochat.words import Lexicon
+from scripts import ingest, memory
 from scripts.export_model import main as export
 from tests.ranks import launch
 from tests.test_base import TEXTS, VOCAB, byte_level, copied, data, smol, tokenizers, train  # noqa: F401, fixtures
@@ -129,23 +132,22 @@ def test_what_is_not_trained_is_kept_small_and_gradients_are_the_same(smol):  # 
     small.narrow()
     assert small.wte.weight.dtype == small.blocks[0].mlp.fc.weight.dtype == torch.bfloat16
     assert all(weight.dtype == torch.float32 for weight in small.parameters() if weight.requires_grad)
-    make = Asked({"a": [reading_data.memory_of(item(), Lexicon(tokenizer))]}, tokenizer)
-    window, answer = reading_data.collate(reading_data.drawn_by(make, random.Random(0), 4))
+    batch = reading_data.collate_talks(talks(tokenizer, 4))
     for one in (model, small):
-        one.reading_losses(window, answer)[0]["read"].backward()
+        sum(one.reading_losses(*batch)[0].values()).backward()
     assert any(weight.grad is not None for weight in model.parameters())
     for weight, other in zip(model.parameters(), small.parameters()):
         assert weight.grad is other.grad is None or torch.equal(weight.grad, other.grad)
 
 
-def test_the_question_stands_before_and_after_what_was_found(made):
+def test_the_question_stands_after_what_was_found(made):
     _, tokenizer = made
     lexicon = Lexicon(tokenizer)
     asked, lines = lexicon.line(ASKED[0][0]), [lexicon.line(line) for line in LINES]
-    for budget, order, kept in ((512, [2, 0, 1, 3], LINES), (4 * len(asked) + 4, [2], LINES[2:3])):
+    for budget, order, kept in ((512, [2, 0, 1, 3], LINES), (3 * len(asked) + 4, [2], LINES[2:3])):
         columns, begin = reading.lay_out(asked, lines, order, tokenizer, budget)
         text = tokenizer.decode(columns["ids"])
-        assert text == "".join([f"<|user|>{asked.text}", *(f"<|bos|>{line}" for line in kept), f"<|user|>{asked.text}"])
+        assert text == "".join([*(f"<|bos|>{line}" for line in kept), f"<|user|>{asked.text}"])
         assert len({len(column) for column in columns.values()}) == 1 and len(columns["ids"]) <= budget
         assert [LINES[i] for i in begin] == kept
         for i, at in begin.items():
@@ -184,11 +186,71 @@ def test_each_answer_is_copied_from_where_it_stands(made):
     make = Asked(sources, tokenizer)
     for columns, tokens in itertools.islice(filter(None, (make(r) for _ in range(60))), 40):
         text = tokenizer.decode(columns["ids"])
-        answer = next(a for q, a, _ in ASKED if text.endswith("<|user|>" + q) and text.startswith("<|user|>" + q))
+        answer = next(a for q, a, _ in ASKED if text.endswith("<|user|>" + q))
         told = tokenizer.decode([token for token, _ in tokens], skip_special=True).strip()
         assert told == (answer or reading_data.REFUSAL)
         assert all(columns["ids"][place] == token for token, at in tokens for place in at)
         assert bool(answer) == any(at for _, at in tokens)
+
+
+def talks(tokenizer, count, **settings):
+    lexicon = Lexicon(tokenizer)
+    make = Talks({"a": [reading_data.memory_of(item(n), lexicon) for n in range(3)]}, tokenizer, **settings)
+    return reading_data.drawn_by(make, random.Random(0), count)
+
+
+def test_several_questions_are_asked_after_one_window(made):
+    _, tokenizer = made
+    for withheld in (0, 1):
+        told = []
+        for columns, asked in talks(tokenizer, 30, withheld=withheld):
+            assert 1 <= len(asked) <= len(ASKED) and (columns["ordinal"] >= 0).all()
+            for ids, wanted, source in asked:
+                assert len(ids) == len(wanted) == len(source) and ids[0] == tokenizer.user_id
+                q, _, begun = tokenizer.decode(ids[1:]).partition("<|assistant|>")
+                said = [token for token in wanted if token >= 0]
+                assert tokenizer.encode(begun) == said[:-1] and said[-1] == tokenizer.end_id
+                answer = next(a for question, a, _ in ASKED if question == q)
+                told.append(tokenizer.decode(said, skip_special=True).strip())
+                assert told[-1] in (answer, reading_data.REFUSAL)
+                copies = [(token, at) for token, at in zip(wanted, source) if at >= 0]
+                assert all(columns["ids"][at] == token for token, at in copies)
+                assert bool(copies) == (told[-1] != reading_data.REFUSAL)
+            assert not withheld or told[-len(asked)] == reading_data.REFUSAL
+        assert {*told} == {a or reading_data.REFUSAL for _, a, _ in ASKED}
+
+
+def test_a_question_among_several_is_read_as_if_it_were_alone(made):
+    model, tokenizer = made
+    examples = talks(tokenizer, 5, withheld=0.2)
+    losses, _ = model.reading_losses(*reading_data.collate_talks(examples))
+    said, beside, count = 0.0, 0.0, 0
+    for columns, asked in examples:
+        for ids, wanted, source in asked:
+            q = ids.index(tokenizer.assistant_id)
+            whole = {name: np.append(column, np.full(q, {"ordinal": -1}.get(name, 0)))
+                     for name, column in columns.items()}
+            whole["ids"][-q:] = ids[:q]
+            read = reading.read(model, reading.batch([whole]))
+            answer = torch.tensor([ids[q:]])
+            y, _ = reading.say(model, read, answer, torch.full_like(answer, -1), 0, read.past)
+            place = model.reader.copy(y, read)
+            said -= torch.log_softmax(model.head(y[0]), -1).gather(1, torch.tensor(wanted[q:])[:, None]).sum()
+            beside -= sum(p[at] for p, at in zip(place[0], source[q:]) if at >= 0)
+            count += 1
+    torch.testing.assert_close(losses["read"], said / count, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses["copy"], beside / count, rtol=1e-4, atol=1e-4)
+
+
+def test_what_learns_where_words_stand_changes_no_word(smol):  # noqa: F811
+    model, tokenizer = base.open_base(str(smol)).with_memory(lora_rank=2, ratio=1)
+    losses, _ = model.reading_losses(*reading_data.collate_talks(talks(tokenizer, 3)))
+    losses["copy"].backward(retain_graph=True)
+    reader = {name for name, _ in model.named_parameters() if name.startswith("reader.")}
+    assert {name for name, weight in model.named_parameters() if weight.grad is not None} == reader
+    model.zero_grad()
+    losses["read"].backward()
+    assert reader.isdisjoint(name for name, weight in model.named_parameters() if weight.grad is not None)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
@@ -214,6 +276,10 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
     assert saved["meta"]["base"]["name"] == str(copied)
     model, tokenizer, _ = engine.load_model(checkpoint_dir("whole"))
     assert any(adapter.up.any() for adapter in model.adapters)
+    # made in bf16 at once, so that fp32 never takes memory: the bits of the one that is cast afterwards
+    narrow, cast = engine.load_model(checkpoint_dir("whole"), dtype="bf16")[0], base.remembering("", saved, ())[0]
+    assert narrow.wte.weight.dtype == torch.bfloat16
+    assert all(map(torch.equal, narrow.state_dict().values(), cast.freeze(torch.bfloat16).state_dict().values()))
     traces = engine.ingest(model, tokenizer, LINES)
     state = {**model.empty_state(1), "traces": traces, "episode": torch.tensor([len(LINES)])}
     answer = engine.answer(model, tokenizer, state, "Where does Amina work?", max_tokens=4)
@@ -235,6 +301,19 @@ def test_a_checkpoint_is_an_adapter_to_one_model(copied, questions, tmp_path, ca
     assert again["meta"]["base"] == shipped["meta"]["base"] and not torch.isnan(again["model"]["special"]).any()
     assert all(torch.equal(again["model"][name], t.float()) for name, t in shipped["model"].items()
                if "adapter" in name)
+    # what is remembered is read, and forgotten, in words
+    (notes := tmp_path / "notes.txt").write_text("\n".join(LINES))
+    state, told = str(tmp_path / "notes.pt"), ["--model-path", str(tmp_path / "adapter"), "--data-path", str(notes)]
+    assert ingest.main([*told, "--output-path", state]) == 0
+    capsys.readouterr()
+    for name, flags in (("adapter", ["forget", "--match", LINES[1], "--yes"]), ("merged", ["list"])):
+        flags += ["--state-path", state, "--model-path", str(tmp_path / name)]
+        assert memory.main(flags) == 0
+        out = capsys.readouterr().out
+        assert LINES[0] in out or name == "adapter"
+        assert (LINES[1] in out) == (name == "adapter")
+    with pytest.raises(UserError, match="none of the models that ship: --model-path"):
+        memory.main(["list", "--state-path", state])
     # another model of that name
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**config, "rope_theta": 2e5, "rope_parameters": None}))
@@ -285,7 +364,7 @@ def test_ranks_learn_the_adapter_that_one_would(smol, questions, tmp_path):  # n
 def test_all_of_it_may_learn(smol, questions):  # noqa: F811
     assert train([*questions[:-1], "0", "--init-from", str(smol), "--num-iterations", "1", "--tag", "full"]) == 0
     model, tokenizer, _ = engine.load_model(checkpoint_dir("full"))
-    assert not model.adapters and tokenizer.asks_twice
+    assert not model.adapters and tokenizer.asks_last
     fresh = base.open_base(str(smol)).with_memory()[0]
     assert not torch.equal(model.blocks[0].attn.q.weight, fresh.blocks[0].attn.q.weight)
 

@@ -199,11 +199,13 @@ def test_search_without_a_hit_and_what_it_refuses(call, here, state):
     assert call(memory, "search", "Oslo", *STATE, *model)[:2] == (1, "")
 
 
-def test_exact_search_is_for_a_text_as_it_stands_and_needs_no_model(call, here, state):
-    code, out, _ = call(memory, "search", "in OSLO, f", *STATE, "--exact", "--model-path", "none.pt")
+def test_exact_search_is_for_a_text_as_it_stands_and_loads_no_model(call, here, state, monkeypatch):
+    monkeypatch.setattr(engine, "load_model", None)
+    code, out, _ = call(memory, "search", "in OSLO, f", *STATE, "--exact")
     assert code == 0 and out.count("\n") == 1 and "score" not in out
     assert call(memory, "search", "user", *STATE, "--exact")[1].count("\n") == 3
     assert call(memory, "search", "nowhere", *STATE, "--exact")[:2] == (1, "")
+    one_line(call(memory, "search", "user", *STATE, "--exact", "--model-path", "none.pt")[2], "none.pt: no such model")
 
 
 def test_list_show_stats_verify(call, here, state):

@@ -17,7 +17,7 @@ from .conftest import tiny
 
 ORDINARY, END, BOS, PAD, USER, ASSISTANT = 58, 59, 60, 61, 62, 63
 # all that laying out needs of a tokenizer
-SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool), asks_twice=False)
+SPECIAL = SimpleNamespace(bos_id=BOS, user_id=USER, within=np.zeros(2 ** 16, bool), asks_last=False)
 ROWS = 9                                              # of word vectors
 
 
@@ -111,7 +111,7 @@ def step_by_step(model, window, tokens):
     past, last, source = read.past, ASSISTANT, -1
     for at, (token, places) in enumerate(tokens):
         y, past = reading.say(model, read, torch.tensor([[last]]), torch.tensor([[source]]), at, past)
-        place, gate = model.reader.copy(y, read)
+        place, gate = model.reader.copy(y, read), model.reader.copies(y)
         yield place[0, 0].exp(), float(torch.sigmoid(gate[0, 0])), torch.softmax(model.head(y[0, 0]), -1)
         last, source = token, places[0] if places else -1
 
@@ -232,7 +232,7 @@ def test_windows_are_read_and_answered_alike_alone_and_in_a_padded_batch(mixer):
     answers = [some_answer(c, seed, n) for seed, (c, n) in enumerate(zip(columns, (5, 2, 6, 0)))]
     whole = reading.read(model, reading.batch(columns))
     ys, _ = reading.say(model, whole, *said(answers), 0, whole.past)
-    places, gates = model.reader.copy(ys, whole)
+    places, gates = model.reader.copy(ys, whole), model.reader.copies(ys)
     total = 0
     for b, (c, tokens) in enumerate(zip(columns, answers)):
         T, A = len(c["ids"]), len(tokens)
@@ -240,7 +240,7 @@ def test_windows_are_read_and_answered_alike_alone_and_in_a_padded_batch(mixer):
         near(whole.hidden[b, :T], one.hidden[0])
         near(whole.keys[b, :T], one.keys[0])
         y, _ = reading.say(model, one, *said([tokens]), 0, one.past)
-        place, gate = model.reader.copy(y, one)
+        place, gate = model.reader.copy(y, one), model.reader.copies(y)
         near(ys[b, :A], y[0])
         near(places[b, :A, :T], place[0])
         near(gates[b, :A], gate[0])
@@ -301,7 +301,7 @@ def test_only_episodes_are_copied_and_all_that_may_be_said_has_probability_one()
     read = reading.read(model, window)
     ids, source = said([some_answer(c, 3) for c in columns])
     y, _ = reading.say(model, read, ids, source, 0, read.past)
-    place, _ = model.reader.copy(y, read)
+    place = model.reader.copy(y, read)
     key = read.hidden @ model.reader.key.weight.T   # what a place holds, and what stands before it
     key[:, 1:] += read.hidden[:, :-1] @ model.reader.key_before.weight.T
     score = torch.einsum("bad,btd->bat", y @ model.reader.query.weight.T, key) / y.shape[-1] ** 0.5
