@@ -361,7 +361,7 @@ def test_a_typing_error_is_one_edit_within_the_longest_word(text, seed):
     else:
         longest = max(words, key=len)
         before, _, after = text.partition(longest)
-        assert got.startswith(before + longest[0]) and got.endswith(longest[-1] + after)
+        assert got.startswith(before + longest[0]) and got.endswith(after)   # the last two may be swapped
         assert abs(len(got) - len(text)) <= 1
         if len(set(longest)) == len(longest):
             assert got != text
