@@ -348,15 +348,35 @@ def talk_losses(model, window, talk):
     return {"read": said / questions, "copy": -beside / questions}, {"begin": right.sum() / begun.sum().clamp(min=1)}
 
 
+def by_gate(model, y, window, place, said):
+    """
+    Log-probabilities of the next token: if it is generated (B, V), if it is that of a place of the window (B, T), of
+    all places that say it together; and whether it is copied (B, 1). place, said: those of either way alone.
+    """
+    gate = model.reader.copies(y)
+    by_token = torch.zeros_like(said).scatter_add(1, window.ids, (place + F.logsigmoid(gate)).exp())
+    return (said + F.logsigmoid(-gate), by_token.gather(1, window.ids).log().clamp(min=-1e9),
+            (gate >= 0) & (place > -1e8).any(1, keepdim=True))
+
+
+def by_words(window, may, said, at):
+    """
+    The same of an open model. It begins with a token of the places `may` (B, T) if these are likelier together than any
+    other token, and goes on with the likeliest.
+    """
+    token_p = said.gather(1, window.ids)
+    here = torch.full_like(said, -1e9).scatter_reduce(1, window.ids, token_p.masked_fill(~may, -1e9), "amax")
+    elsewhere = said.masked_fill(here > -1e8, -1e9).amax(1, keepdim=True)
+    return said, token_p, (here.amax(1, keepdim=True) if at else here.logsumexp(1, keepdim=True)) >= elsewhere
+
+
 @torch.no_grad()
 def greedy(model, window, max_tokens=32):
     """
     Yields, token by token of answers to B questions, (ids (B,), places (B,), log-probabilities (B,)); a place is -1
-    where the token was generated. Of each token it is decided first whether it is copied, by the gate, then what it is:
-    several places that may be right do not lose to one refusal that is likelier than each of them. For the same reason
-    an open model begins with a token of the window if these are likelier together than any other; it goes on with the
-    likeliest. No character is cut: a copy begins where one does, and goes on to its end. No answer is empty, or holds a
-    special token.
+    where the token was generated. It is decided first whether a token is copied, then what it is: several places that
+    may be right do not lose to one refusal that is likelier than each of them. No character is cut: a copy begins where
+    one does, and goes on to its end. No answer is empty, or holds a special token.
     """
     reading, device = read(model, window), window.ids.device
     column = lambda value: torch.full((len(window.ids), 1), value, device=device)
@@ -373,16 +393,9 @@ def greedy(model, window, max_tokens=32):
         closed = torch.where(must, ~following, within & ~following) | begins
         place = model.reader.copy(y, reading)[:, 0].masked_fill(closed, -1e9)
         may = place > -1e8
-        if model.reader.own:   # a token has the probability of all places that say it
-            gate = model.reader.copies(y)
-            copies = must | (gate >= 0) & may.any(1, keepdim=True)
-            by_token = torch.zeros_like(said).scatter_add(1, window.ids, (place + F.logsigmoid(gate)).exp())
-            said, token_p = said + F.logsigmoid(-gate), by_token.gather(1, window.ids).log().clamp(min=-1e9)
-        else:
-            token_p = said.gather(1, window.ids)
-            here = torch.full_like(said, -1e9).scatter_reduce(1, window.ids, token_p.masked_fill(~may, -1e9), "amax")
-            elsewhere = said.masked_fill(here > -1e8, -1e9).amax(1, keepdim=True)
-            copies = must | ((here.amax(1, keepdim=True) if at else here.logsumexp(1, keepdim=True)) >= elsewhere)
+        said, token_p, copies = (by_gate(model, y, window, place, said) if model.reader.own else
+                                 by_words(window, may, said, at))
+        copies |= must
         token_p = token_p.masked_fill(~may, -1e9)
         # a copy that can go on with it goes on
         same = window.ids == window.ids.gather(1, token_p.argmax(1, keepdim=True))
