@@ -395,12 +395,12 @@ def sha256_file(path: str | os.PathLike) -> str:
 # The record of a run, and its seed
 
 
-@functools.cache
 def rounded_up(n: int, step: int) -> int:
     """The smallest multiple of `step` that is not below n."""
     return -(-n // step) * step
 
 
+@functools.cache
 def _cpu_model() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:

@@ -10,6 +10,7 @@ it move up by one. The text of what is deleted is first written to a dated file 
 """
 import argparse
 import datetime
+import functools
 import glob
 import io
 import json
@@ -44,7 +45,7 @@ def build_parser():
             add_export(sub)
         if writes:
             flag(sub, "--replace", action="store_true", help="write over the file, if this command wrote it")
-        if words or deletes or writes:
+        if words or writes or deletes and name != "import":   # which reads the text with it
             flag(sub, "--model-path", metavar="PATH",
                  help="the model that the memory was made with (default: the one that ships and has its tokenizer)")
         sub.set_defaults(run=run, parser=sub)
@@ -86,6 +87,7 @@ def build_parser():
                   changes=True, deletes=True)
     sub.add_argument("file")
     flag(sub, "--binary", action="store_true", help="of export --binary: the memory becomes that one")
+    flag(sub, "--model-path", help="model that reads the text; not needed with --binary")
     add_device(sub)
     sub = command("merge", merge, "one memory of several: the first, and of each other what is new in it", changes=True,
                   deletes=True)
@@ -122,41 +124,44 @@ def filled(text):
 # what there is --------------------------------------------------------------------------------------------------------
 
 
-def model_of(args, store):
-    """The path of the model that a memory was made with: --model-path, or the one that ships and has its tokenizer."""
+def model_of(model_path, path, there):
+    """The path of the model that the memory at `path` was made with: model_path, or what ships with that tokenizer."""
     from nanochat.checkpoint_manager import load_model_file
-    there = store.content.identity["tokenizer"]
     shipped = sorted((shipped_dir() / "data").glob("then-*"))
-    fits = (path for path in shipped if load_model_file(path)["meta"]["tokenizer"] == there)
-    path = args.model_path or next(fits, None)
-    if path is None:
-        raise UserError(f"{store.path} was made with none of the models that ship: --model-path says with which (its "
+    fits = (model for model in shipped if load_model_file(model)["meta"]["tokenizer"] == there)
+    model = model_path or next(fits, None)
+    if model is None:
+        raise UserError(f"{path} was made with none of the models that ship: --model-path says with which (its "
                         f"tokenizer is {there[:12]}…)", code=2)
-    return path
+    return model
 
 
 def load_tokenizer(args, store):
     """The tokenizer that a memory was made with. UserError where it is not that of --model-path."""
+    return tokenizer_of(args.model_path, store.path, store.content.identity["tokenizer"])
+
+
+@functools.cache   # a deletion shows episodes, and exports them
+def tokenizer_of(model_path, path, there):
     from nanochat import engine
     from nanochat.tokenizer import Tokenizer
-    there = store.content.identity["tokenizer"]
     try:
-        tokenizer = None if args.model_path else Tokenizer.load()
+        tokenizer = None if model_path else Tokenizer.load()
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     if tokenizer is None or tokenizer.fingerprint != there:
-        tokenizer = engine.load_tokenizer(path := model_of(args, store))
+        tokenizer = engine.load_tokenizer(model := model_of(model_path, path, there))
         if tokenizer.fingerprint != there:
-            raise UserError(f"{store.path} was made with another tokenizer ({there[:12]}…) than {path} "
+            raise UserError(f"{path} was made with another tokenizer ({there[:12]}…) than {model} "
                             f"({tokenizer.fingerprint[:12]}…): its words can't be read")
     return tokenizer
 
 
-def episodes(args, store, ordinals=None):
+def episodes(store, tokenizer, ordinals=None):
     """
     Yields {"episode", "text", "source", "line", "time", "tokens", "traces"} of all episodes, or of these, in order.
     """
-    tokenizer, content = load_tokenizer(args, store), store.content
+    content = store.content
     ordinals = range(1, len(store) + 1) if ordinals is None else ordinals
     # neighbours are read together
     runs = [[i for _, i in run] for _, run in groupby(enumerate(ordinals), lambda at: at[1] - at[0])]
@@ -182,13 +187,13 @@ def show_line(episode, as_json):
 
 def list_episodes(args, path):
     with open_store(path) as store:
-        for episode in episodes(args, store):
+        for episode in episodes(store, load_tokenizer(args, store)):
             show_line(episode, args.json)
 
 
 def show(args, path):
     with open_store(path) as store:
-        episode = next(episodes(args, store, checked(store, [args.id])))
+        episode = next(episodes(store, load_tokenizer(args, store), checked(store, [args.id])))
     if args.json:
         print(json.dumps(episode))
         return
@@ -209,19 +214,20 @@ def search(args, path):
 
 def holding(args, store):
     text = args.text.casefold()
-    return (episode for episode in episodes(args, store) if text in episode["text"].casefold())
+    return (episode for episode in episodes(store, load_tokenizer(args, store)) if text in episode["text"].casefold())
 
 
 def about(args, store):
     """The episodes, each with its "score", that engine.found finds. One has the score 0 if nothing speaks for it."""
     from nanochat import engine
     from nanochat.memory import read_state
-    model, tokenizer, facts = engine.load_model(model_of(args, store), args.device, args.dtype)
+    path = model_of(args.model_path, store.path, store.content.identity["tokenizer"])
+    model, tokenizer, facts = engine.load_model(path, args.device, args.dtype)
     store.expect(model, facts)
     state = read_state(store, model)
     what = engine.found(model, tokenizer, state, args.text)
     best = [ordinal for ordinal in what.best if what.score[ordinal - 1] != 0][:args.most]
-    for episode in episodes(args, store, best):
+    for episode in episodes(store, tokenizer, best):
         yield {**episode, "score": float(what.score[episode["episode"] - 1])}
 
 
@@ -316,7 +322,8 @@ def keep_export(args, memory, ordinals):
     now = datetime.datetime.now(datetime.timezone.utc)
     path = memory.path.with_name(f"{memory.path.stem}.forgotten-{now:%Y%m%dT%H%M%S.%fZ}.jsonl")
     try:
-        atomic_write(path, lambda file: file.writelines(jsonl(args, memory, ordinals)), mode_of(memory.path))
+        atomic_write(path, lambda file: file.writelines(jsonl(memory, load_tokenizer(args, memory), ordinals)),
+                     mode_of(memory.path))
     except UserError as error:
         raise UserError(f"{error} (--no-export: delete what can't be kept)") from error
     print(f"the text of what goes is kept in {path}: `import` brings it back, and it is gone for good when you remove "
@@ -339,7 +346,7 @@ def forget_these(args, path, choose):
         ordinals = choose(memory)
         if not ordinals:
             raise UserError(f"{path}: nothing to forget")
-        for episode in episodes(args, memory, ordinals if args.json else ordinals[:SHOWN]):
+        for episode in episodes(memory, load_tokenizer(args, memory), ordinals if args.json else ordinals[:SHOWN]):
             show_line(episode, args.json)
         if len(ordinals) > SHOWN and not args.json:
             print(f"… and {len(ordinals) - SHOWN:,} more", file=sys.stderr)
@@ -380,7 +387,8 @@ def forget(args, path):
                  and (args.since is None or when >= args.since) and (args.until is None or when <= args.until)]
         if args.match is None:
             return found
-        return [e["episode"] for e in episodes(args, memory, found) if args.match.casefold() in e["text"].casefold()]
+        told = episodes(memory, load_tokenizer(args, memory), found)
+        return [e["episode"] for e in told if args.match.casefold() in e["text"].casefold()]
 
     forget_these(args, path, choose)
 
@@ -451,10 +459,11 @@ def write_beside(args, path, target, write, begins):
     atomic_write(target, write, mode_of(path))
 
 
-def jsonl(args, store, ordinals=None):
+def jsonl(store, tokenizer, ordinals=None):
     """The lines of an export, as bytes."""
     names = ("text", "source", "line", "time")
-    return ((json.dumps({name: e[name] for name in names}) + "\n").encode() for e in episodes(args, store, ordinals))
+    told = episodes(store, tokenizer, ordinals)
+    return ((json.dumps({name: e[name] for name in names}) + "\n").encode() for e in told)
 
 
 def export(args, path):
@@ -464,7 +473,8 @@ def export(args, path):
             ordinals = sorted(set(range(1, len(store) + 1)).difference(lost))
             print(f"{len(lost):,} of {len(store):,} episodes are damaged and left out: {', '.join(map(str, lost))}",
                   file=sys.stderr)
-        write = lambda file: write_tar(store, file) if args.binary else file.writelines(jsonl(args, store, ordinals))
+        write = lambda file: (write_tar(store, file) if args.binary else
+                              file.writelines(jsonl(store, load_tokenizer(args, store), ordinals)))
         if args.output_path == "-":
             write(sys.stdout.buffer)
         else:
