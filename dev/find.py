@@ -23,7 +23,14 @@ from nanochat.common import Help, UserError, flag, run_main, run_record, setting
 from nanochat.engine import lexicon, load_model
 from nanochat.optim import lr_multiplier
 from nanochat.people import table
+from nanochat.text import json_line
 from scripts.export_model import check_output
+
+
+def pair(text):
+    """A line {"sentence", "question"} as a memory, whose question is there to be found, not to be read."""
+    item = json_line(text)
+    return {"src": "pairs", "sents": [item["sentence"]], "qas": [{"q": item["question"], "a": "", "evidence": [0]}]}
 
 
 def train(model, asked, tokenizer, minutes, rate, seed):
@@ -62,6 +69,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     flag(parser, "--model-path", required=True)
     flag(parser, "--train", nargs="+", required=True, metavar="FILE", help="of questions, see nanochat/reading_data.py")
+    flag(parser, "--pairs", nargs="+", default=[], metavar="FILE", help='JSON lines {"sentence", "question"}, too')
     flag(parser, "--share", action="append", default=[], metavar="SOURCE=SHARE", help="as for scripts.base_train")
     flag(parser, "--measure", nargs="+", default=[], metavar="FILE", help="of the same form")
     flag(parser, "--output-path", metavar="DIR", help="where the model is shipped")
@@ -80,11 +88,14 @@ def main(argv=None):
         check_output(Path(args.output_path), args.replace)
     memories = peers.sought(args.measure, args.number)[0] if args.measure else []
     measured = lambda when: peers.report(peers.measure({when: peers.memory(model, tokenizer)}, memories), memories)
-    asked = reading_data.Asked(reading_data.load(args.train, words), tokenizer, shares=settings(args.share))
+    sources = reading_data.load(args.train, words)
+    if args.pairs:
+        sources.update(reading_data.load(args.pairs, words, item_of=pair))
+    asked = reading_data.Asked(sources, tokenizer, shares=settings(args.share))
     before = measured("before")
     learned = train(model, asked, tokenizer, args.minutes, args.rate, args.seed)
     if args.output_path:
-        how = {**vars(args), "train": [Path(file).name for file in args.train]}
+        how = {**vars(args), **{name: [Path(file).name for file in getattr(args, name)] for name in ("train", "pairs")}}
         made = {name: value for name, value in how.items() if name not in ("model_path", "measure", "output_path")}
         export_model(args.model_path, args.output_path, dtype=torch.bfloat16, learned=learned,
                      made={"finding": {"args": made, "run": json.loads(json.dumps(run_record()))}})

@@ -3,7 +3,7 @@
 #   PROSE       JSON lines {"text"}: English prose
 #   QUESTIONS   files of people's questions (form: nanochat/reading_data.py), several in one string
 #   DIALOGUES   a folder with sgd.jsonl, sgd_slots.json and restaurant8k.jsonl (.xz, too); without it, no dialogues
-#   PAIRS       files of questions with their evidence alone, for finding
+#   PAIRS       files of JSON lines {"sentence", "question"}, for finding alone
 #   DATA        where the data is made (default data/base); SEED; MINUTES_OF_FINDING
 
 # make_data MEMORIES: unless it is there already; so many memories of the grammar
@@ -28,9 +28,9 @@ make_data() {
 # learn_to_find DIRECTORY MINUTES RATE: the model of the run TAG, which reads, learns to find, and is shipped there;
 # MINUTES_OF_FINDING goes before MINUTES
 learn_to_find() {
-    "$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "$DATA"/*.jsonl ${PAIRS:-} --seed "$SEED" \
-        --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --minutes "${MINUTES_OF_FINDING:-$2}" \
-        --rate "$3" --output-path "$1" --replace
+    "$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "$DATA"/*.jsonl ${PAIRS:+--pairs $PAIRS} \
+        --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --seed "$SEED" \
+        --minutes "${MINUTES_OF_FINDING:-$2}" --rate "$3" --output-path "$1" --replace
 }
 
 # glibc's allocator takes longer with every hour of tensors of many sizes, tcmalloc does not (dev/LOG.md; on Debian and

@@ -114,14 +114,17 @@ def memory_of(item, lexicon):
     return Memory(Lines(texts, lexicon), questions)
 
 
-def load(paths, lexicon, progress=None):
-    """{source: [Memory]} of files (.xz, too). UserError names the line that is not of this form."""
+def load(paths, lexicon, progress=None, item_of=json_line):
+    """
+    {source: [Memory]} of files (.xz, too). item_of: what makes the JSON object of a line. UserError names the line that
+    is not of this form.
+    """
     sources = {}
     for path in paths:
         try:
             for number, text in read_lines(path):
                 try:
-                    item = json_line(text)
+                    item = item_of(text)
                     name, memory = str(item["src"]), memory_of(item, lexicon)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     raise UserError(f"{path}, line {number}: not a memory with questions ({type(error).__name__}: "

@@ -9,6 +9,7 @@ import torch
 from dev import find
 from nanochat import finding_data, reading_data
 from nanochat.checkpoint_manager import load_model_file
+from nanochat.common import UserError
 from nanochat.engine import lexicon, load_model
 
 ROOT_MODEL = "data/then-d6"
@@ -56,15 +57,31 @@ def test_it_learns_and_the_rest_stays_as_it_was(loaded, tmp_path, capsys):
     rows = [row.split() for row in capsys.readouterr().out.splitlines()[1:]]
     assert [row[:4] for row in rows] == [["made", when, "10", "48"] for when in ("before", "after")]
     assert all(0 <= float(x) <= 100 for row in rows for x in row[4:])
-    assert find.main([*argv, "--train", str(tmp_path / "train.jsonl"), "--output-path", str(tmp_path / "out")]) == 0
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("\n".join(json.dumps({"sentence": f"The {thing} fell.", "question": f"which {thing}"})
+                               for thing in THINGS))
+    assert find.main([*argv, "--train", str(tmp_path / "train.jsonl"), "--pairs", str(pairs), "--output-path",
+                      str(tmp_path / "out")]) == 0
     shipped, saved = load_model(tmp_path / "out", "cpu", "fp32")[0], load_model_file(tmp_path / "out")
     assert shipped.finder.weight.weight.any() and not capsys.readouterr().out
-    assert saved["meta"]["finding"]["args"]["train"] == ["train.jsonl"] and saved["verified"]
+    args = saved["meta"]["finding"]["args"]
+    assert args["train"] == ["train.jsonl"] and args["pairs"] == ["pairs.jsonl"] and saved["verified"]
     model, tokenizer, _ = load_model(ROOT_MODEL, "cpu", "fp32")
     before = {name: p.clone() for name, p in model.named_parameters()}
     find.train(model, hunting(loaded, tmp_path).asked, tokenizer, 0.03, 2e-3, 0)
     changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"finder"}
+
+
+def test_a_pair_is_a_line_and_a_question_that_finds_it(loaded, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"sentence": "The kettle fell.", "question": "which kettle"}\n{"sentence": "The anchor"}\n')
+    with pytest.raises(UserError, match=r"pairs.jsonl, line 2: .*question"):
+        reading_data.load([path], lexicon(*loaded[:2]), item_of=find.pair)
+    path.write_text(path.read_text().splitlines()[0])
+    (memory,), = reading_data.load([path], lexicon(*loaded[:2]), item_of=find.pair).values()
+    assert [line.text for line in memory.lines] == ["The kettle fell."]
+    assert [(q.forms[0].text, q.evidence) for q in memory.questions] == [("which kettle", [0])]
 
 
 def test_a_model_frozen_in_bf16_learns_to_find_in_fp32(loaded, tmp_path):
