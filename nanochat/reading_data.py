@@ -114,7 +114,7 @@ def memory_of(item, lexicon):
     return Memory(Lines(texts, lexicon), questions)
 
 
-def load(paths, lexicon, progress=None, item_of=json_line):
+def load(paths, lexicon, item_of=json_line):
     """
     {source: [Memory]} of files (.xz, too). item_of: what makes the JSON object of a line. UserError names the line that
     is not of this form.
@@ -131,8 +131,6 @@ def load(paths, lexicon, progress=None, item_of=json_line):
                                     f"{error})") from error
                 if memory.questions:
                     sources.setdefault(name, []).append(memory)
-                if progress:
-                    progress(1)
         except ValueError as error:   # the file itself, see read_lines
             raise UserError(str(error)) from error
     if not sources:
@@ -181,14 +179,15 @@ class Asked:
     Examples, (columns of a window, answer tokens), from questions that people or generators have asked, drawn by a
     random.Random. sources: see load.
     """
-    def __init__(self, sources, tokenizer, most=WINDOW, withheld=0.0, others=6, shares=None):
+    def __init__(self, sources, tokenizer, most=WINDOW, withheld=0.0, others=6, shares=None, masked=0.0):
         """
         most: tokens of the longest windows, the shortest have a quarter of them; withheld: of answered questions, the
-        share whose evidence is taken away; others: memories of the same source beside it, at most; shares: {how names
+        share whose evidence is taken away; masked: the mean share of tokens that are masked, see `mask`; others: memories of the same source beside it, at most; shares: {how names
         of sources begin: what share of the questions they have together}, for the others what their numbers (up to
         MOST) make of the rest.
         """
         self.sources, self.tokenizer, self.withheld, self.others = sources, tokenizer, withheld, others
+        self.masked = masked
         self.budgets = [most * n // 8 for n in (2, 3, 4, 6, 8)]
         self.every = {name: [(memory, q) for memory in memories for q in memory.questions]
                       for name, memories in sources.items()}
@@ -210,6 +209,8 @@ class Asked:
             order = [*dict.fromkeys(evidence), *(i for i in order if i not in evidence)]
             laid = Laid(*lay_out(form, lines, order, self.tokenizer, budget), lines, place)
         tokens = laid.answer(question, self.tokenizer)
+        if self.masked:
+            mask(r, laid.columns, 2 * self.masked * r.random(), self.tokenizer.pad_id)
         return tokens and self.example(r, laid, memory, question, form, tokens)
 
     def example(self, r, laid, memory, question, form, tokens):
@@ -251,6 +252,15 @@ class Talks(Asked):
         said, before = [token for token, _ in tokens], [-1] * min(len(form), QUESTION)
         ids = [self.tokenizer.user_id, *form.ids[:QUESTION].tolist(), self.tokenizer.assistant_id, *said[:-1]]
         return ids, [-1, *before, *said], [-1, *before, *(at[0] if at else -1 for _, at in tokens)]
+
+
+def mask(r, columns, share, mask_id):
+    """
+    Takes away a share of the tokens of words in a window, and their vectors; which of them the question says is still
+    known, and what is to be copied. People's questions are few, and are learned by heart otherwise.
+    """
+    gone = (np.random.default_rng(r.getrandbits(64)).random(len(columns["ids"])) < share) & (columns["word"] > 0)
+    columns["ids"], columns["vector"] = np.where(gone, mask_id, columns["ids"]), np.where(gone, 0, columns["vector"])
 
 
 def source_shares(counts, shares):

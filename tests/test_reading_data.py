@@ -122,13 +122,11 @@ def test_a_question_whose_answer_does_not_stand_there_is_left_out(lexicon):
 
 
 def test_files_are_read_packed_or_not_by_source(tmp_path, lexicon):
-    done = []
     paths = [written(tmp_path / "b.jsonl", map(item, range(3)))]
     paths.append(written(tmp_path / "a.jsonl.xz", map(item, range(3, 5))))
     (tmp_path / "c.parquet").touch()
-    sources = load(paths, lexicon, done.append)
+    sources = load(paths, lexicon)
     assert {name: len(memories) for name, memories in sources.items()} == {"source 0": 3, "source 1": 2}
-    assert sum(done) == 5
     assert sources["source 1"][1].lines[0].text == item(3)["sents"][0]
     assert question_files(tmp_path) == sorted(paths)
 
@@ -259,6 +257,24 @@ def test_without_a_line_left_the_question_stands_alone(lexicon, tokenizer):
     assert texts(columns, tokenizer) == ("Where does Zoë live?", []) and spoken(tokenizer, tokens) == REFUSAL
 
 
+def test_of_words_so_many_are_masked_and_nothing_else_changes(lexicon, tokenizer):
+    vectors = Lexicon(tokenizer, ["spring", "flew"])
+    sources = {"one": [memory_of(item(n), vectors) for n in range(8)]}
+    plain, some = Asked(sources, tokenizer), Asked(sources, tokenizer, masked=0.5)
+    shares = []
+    for seed in range(60):
+        (before, answer), (columns, tokens) = plain(random.Random(seed)), some(random.Random(seed))
+        gone = columns["ids"] != before["ids"]
+        assert tokens == answer and (columns["ids"][gone] == tokenizer.pad_id).all()
+        assert (before["word"][gone] > 0).all() and not columns["vector"][gone].any()
+        assert np.array_equal(columns["vector"][~gone], before["vector"][~gone])
+        assert all(np.array_equal(columns[name], before[name]) for name in before if name not in ("ids", "vector"))
+        shares.append(gone.sum() / (before["word"] > 0).sum())
+    assert min(shares) < 0.1 and max(shares) > 0.9 and 0.4 < np.mean(shares) < 0.6
+    # lines are kept as they are
+    assert all((line.ids != tokenizer.pad_id).all() for memory in sources["one"] for line in memory.lines)
+
+
 def test_what_does_not_fit_the_window_is_no_example(lexicon, tokenizer):
     filler = "word " * 200
     sents = [f"{filler} Zoë lives in Nice.", f"Then {filler} she moved."]
@@ -348,7 +364,7 @@ def equal(a, b):
 
 
 def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, tokenizer):
-    ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer)
+    ask = Asked({"a": [memory_of(item(n), lexicon) for n in range(8)]}, tokenizer, masked=0.1)
     start = lambda seed=5, position=(0, 0): Batches(ask, seed, tokens=700, ahead=10, position=position)
     stream, positions, whole = start(), [], []
     assert iter(stream) is stream
