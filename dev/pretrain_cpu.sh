@@ -23,11 +23,11 @@ read_windows() {
         --window-tokens 6144 --share grammar=0.25 --share sgd=0.08 --share restaurant8k=0.03 \
         --save-every 500 --keep 2 --resume latest "${@:3}"
 }
-# short windows first, of which twice as many fit a minute; in the second half rates fall, and words are masked, since the
-# questions have been seen by then (dev/LOG.md)
+# short windows first, of which twice as many fit a minute; in the second half rates fall, and words are masked, since
+# the questions have been seen by then (dev/LOG.md)
 HALF=$((${SECONDS_OF_TRAINING:-28800} / 2))
 read_windows "$TAG-short" "$HALF" --seed "$SEED" --set reading=256 --withheld 0.1 --warmdown 0
-read_windows "$TAG" "$HALF" --init-from "base_checkpoints/$TAG-short" --seed $((SEED + 1)) --withheld 0.05 --masked 0.15 \
-    --weight-decay 0.1 --warmdown 1
+read_windows "$TAG" "$HALF" --init-from "base_checkpoints/$TAG-short" --seed $((SEED + 1)) --warmdown 1 \
+    --withheld 0.05 --masked 0.15 --weight-decay 0.1
 # it reads; now it learns to find
 learn_to_find data/then-d6 6 0.002
