@@ -182,9 +182,9 @@ class Asked:
     def __init__(self, sources, tokenizer, most=WINDOW, withheld=0.0, others=6, shares=None, masked=0.0):
         """
         most: tokens of the longest windows, the shortest have a quarter of them; withheld: of answered questions, the
-        share whose evidence is taken away; masked: the mean share of tokens that are masked, see `mask`; others: memories of the same source beside it, at most; shares: {how names
-        of sources begin: what share of the questions they have together}, for the others what their numbers (up to
-        MOST) make of the rest.
+        share whose evidence is taken away; masked: the mean share of words that are masked, see `mask`; others:
+        memories of the same source beside it, at most; shares: {how names of sources begin: what share of the
+        questions they have together}, for the others what their numbers (up to MOST) make of the rest.
         """
         self.sources, self.tokenizer, self.withheld, self.others = sources, tokenizer, withheld, others
         self.masked = masked

