@@ -1,6 +1,7 @@
 """
-How fast a conversation with a memory is, one line a measure:  python -m dev.bench_query --state_path
-cairo_memory_state.pt
+How fast a conversation with a memory is, one line a measure:
+
+    python -m dev.bench_query --state_path cairo_memory_state.pt
 
 Medians over the questions; a question is asked once before, to warm up. The state is that of dev/quickstart.sh; what is
 said is known, not written.

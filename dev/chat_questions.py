@@ -3,9 +3,9 @@ Chats of people as memories with questions, for scripts.memory_eval --tasks find
 
     python dev/chat_questions.py --input friendsqa_dev.json irc_ubuntu.jsonl slack_racket_elm.jsonl --output chats.jsonl
 
-FriendsQA (.json): its questions; evidence is the turns that its answers name. Logs (.jsonl, {"user", "text"}, and
-"reply_to" [line], or "conv" the conversation): a turn of up to 300 characters that ends in "?" is asked, evidence is
-what others said in reply, and the turn itself is not remembered. Each file is one memory.
+FriendsQA (.json): its questions; evidence is the turns that its answers name. Logs (.jsonl, {"log", "user", "text"},
+and a turn's number "i" with "reply_to" [numbers], or "conv" the conversation): a turn of up to 300 characters that ends
+in "?" is asked, evidence is what others said in reply, and the turn itself is not remembered. Each file is one memory.
 """
 import argparse
 import json

@@ -2,6 +2,9 @@
 
     python dev/dialogue_questions.py --sgd FILE --slots FILE --restaurant FILE --output FILE [--seed 0]
 
+Dialogues (SGD): {"services", "turns": [[who, text]], "spans": [[turn, service, slot, begin, end]]}; messages
+(RESTAURANTS-8K): {"text", "spans": [[slot, begin, end]]}; one JSON object a line. Slots: the file of questions by slot.
+
 A memory is one or several conversations, a turn a line. A question is made of the slot it asks for, and kept if what it
 names (thing, person, 'at first') leaves one answer. A line of output: {"src", "sents", "qas": [{"q", "a", "answers",
 "evidence"}]}; no answer is "" without evidence; of several, "a" and "evidence" are lists, place by place.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The model that ships, from random weights, on two CPU cores:  bash dev/pretrain_cpu.sh
-# It may be stopped at any moment (Ctrl-C): the same command goes on. How the shipped weights were made says their
-# model.json. PROSE, QUESTIONS, DIALOGUES, PAIRS, DATA, SEED, MINUTES_OF_FINDING: see reading_data.sh. TAG,
-# SECONDS_OF_TRAINING (default 28800).
+# A small model, from random weights, on two CPU cores:  PROSE=FILE QUESTIONS="FILE ..." bash dev/pretrain_cpu.sh
+# It may be stopped at any moment (Ctrl-C): the same command goes on. It ends in data/then-d6, over the model that ships
+# (git checkout data/then-d6 brings that back; its model.json says how it was made). PROSE, QUESTIONS, DIALOGUES, PAIRS,
+# DATA, SEED, MINUTES_OF_FINDING: see reading_data.sh. TAG, SECONDS_OF_TRAINING (default 28800).
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"

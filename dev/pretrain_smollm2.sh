@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# A memory for SmolLM2-135M, on two CPU cores: adapters, the copy, finding:  bash dev/pretrain_smollm2.sh
-# It may be stopped at any moment (Ctrl-C): the same command goes on. PROSE, QUESTIONS, DIALOGUES, PAIRS, DATA, SEED,
+# A memory for SmolLM2-135M, on two CPU cores: adapters, the copy, finding:
+#     PROSE=FILE QUESTIONS="FILE ..." bash dev/pretrain_smollm2.sh
+# It may be stopped at any moment (Ctrl-C): the same command goes on. It ends in data/then-smollm2, over the one that
+# ships (git checkout data/then-smollm2 brings that back). PROSE, QUESTIONS, DIALOGUES, PAIRS, DATA, SEED,
 # MINUTES_OF_FINDING: see reading_data.sh. TAG, SECONDS_OF_TRAINING (default 8700, as the adapter that ships).
 set -euo pipefail
 

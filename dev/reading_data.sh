@@ -4,25 +4,29 @@
 #   QUESTIONS   files of people's questions (form: nanochat/reading_data.py), several in one string
 #   DIALOGUES   a folder with sgd.jsonl, sgd_slots.json and restaurant8k.jsonl (.xz, too); without it, no dialogues
 #   PAIRS       files of JSON lines {"sentence", "question"}, for finding alone
-#   DATA        where the data is made (default data/base); SEED; MINUTES_OF_FINDING
+#   DATA        where the data is made, a new directory (default data/base); SEED; MINUTES_OF_FINDING
 
 # make_data MEMORIES: unless it is there already; so many memories of the grammar
 make_data() {
+    local file new="$DATA.part"
     if [ -e "$DATA/complete" ]; then
         return
     fi
-    rm -rf "$DATA"
-    "$PY" dev/repackage_data_reference.py --input "${PROSE:?a file of prose}" --output "$DATA"
+    [ -z "$(ls -A "$DATA" 2>/dev/null)" ] || fail "$DATA holds other data: DATA=DIR names a new directory"
+    rm -rf "$new"
+    "$PY" dev/repackage_data_reference.py --input "${PROSE:?a file of prose}" --output "$new"
     for file in ${QUESTIONS:?files of questions}; do
-        cp "$file" "$DATA/"
+        cp "$file" "$new/"
     done
     if [ -n "${DIALOGUES:-}" ]; then
         find_one() { ls "$DIALOGUES/$1" "$DIALOGUES/$1.xz" 2>/dev/null | head -1; }
         "$PY" dev/dialogue_questions.py --sgd "$(find_one sgd.jsonl)" --slots "$(find_one sgd_slots.json)" \
-            --restaurant "$(find_one restaurant8k.jsonl)" --output "$DATA/dialogues.jsonl" --seed "$SEED"
+            --restaurant "$(find_one restaurant8k.jsonl)" --output "$new/dialogues.jsonl" --seed "$SEED"
     fi
-    "$PY" dev/grammar.py --seed "$SEED" --memories "$1" --output "$DATA/grammar.jsonl"
-    touch "$DATA/complete"
+    "$PY" dev/grammar.py --seed "$SEED" --memories "$1" --output "$new/grammar.jsonl"
+    touch "$new/complete"
+    rmdir "$DATA" 2>/dev/null || true
+    mv "$new" "$DATA"
 }
 
 # learn_to_find DIRECTORY MINUTES RATE: the model of the run TAG, which reads, learns to find, and is shipped there;

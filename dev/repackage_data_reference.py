@@ -1,8 +1,8 @@
 """Repackage a corpus as the shards that training reads: shuffled zstd parquet with a `text` column.
 
-    python dev/repackage_data_reference.py --input corpus.jsonl.xz --output base_data
-    python dev/repackage_data_reference.py --hf-dataset HuggingFaceFW/fineweb-edu --hf-config sample-10BT --output
-    base_data
+    python dev/repackage_data_reference.py --input corpus.jsonl.xz --output data/base
+    python dev/repackage_data_reference.py --hf-dataset HuggingFaceFW/fineweb-edu --hf-config sample-10BT \
+        --output data/base
 
 Inputs are JSONL or text files (also .xz, .gz, .zst), parquet files, or a Hugging Face dataset. The last shard is for
 validation. The shuffle is uniform over the whole corpus and needs 16 bytes of memory a document: the text itself waits

@@ -22,8 +22,8 @@ UNSURE = 0.5   # an answer of less confidence is said to be unsure
 WORDS = ("exit", "help", "quit")   # commands without their slash, where they stand alone
 
 HELP = """A line that ends in '?', or begins with "tell me", or with who, what, when, where, which, why or how and does
-not end in '.', is asked. Every other line is remembered, at once and for good, as an episode of the source "chat";
-through a pipe, lines are asked.
+not end in '.' or '!', is asked. Every other line is remembered, at once and for good, as an episode of the source
+"chat"; through a pipe, lines are asked.
   /memory [TEXT]      the newest episodes, or those that hold TEXT
   /show ID            an episode, whole
   /forget [ID|TEXT]   forget an episode, exactly; deleting what you said is deleting these episodes

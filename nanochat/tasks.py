@@ -1,9 +1,9 @@
 """
 The tasks that this repository writes itself; the public benchmarks are in tasks_public.py, the trials in trials.py.
 
-Everything is zero-shot: neither these sentences nor these values are those of the training base (dev/base_*.py), and
-none may be moved there. But for one thing: a plain question ("How does … feel now?", "Where was … at t=7?") has few
-forms, and the base asks some of them of others; PARAPHRASES are in words that it never uses.
+Everything is zero-shot: neither these sentences nor these values are those of the training grammar (dev/grammar.txt),
+and none may be moved there. But for one thing: a plain question ("How does … feel now?", "Where was … at t=7?") has
+few forms, and the grammar asks some of them of others; PARAPHRASES are in words that it never uses.
 """
 import random
 from itertools import islice

@@ -1,5 +1,6 @@
 """
-Ship a checkpoint: its weights in bf16 and how they were made, as model.pt and model.json in a directory.
+Ship a checkpoint: its weights (the largest matrices in 8 bits, the rest in bf16) and how they were made, as model.pt
+and model.json in a directory.
 """
 import argparse
 import sys

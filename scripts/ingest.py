@@ -1,8 +1,7 @@
 """
 Ingest: a frozen model reads text once, and what it remembers of it becomes a state: S.pt and, beside it, S.traces.
 
-    python -m scripts.ingest --model_path base_checkpoints/d8/model_001000.pt --data_path
-    data/synthetic-cairo-episodes.txt --output_path cairo_memory_state.pt
+    python -m scripts.ingest --model_path data/then-d6 --data_path notes.txt --output_path notes.pt
     torchrun --standalone --nproc_per_node=8 -m scripts.ingest ...     episodes are read by one process a GPU, the files
     are the same to the byte
 

@@ -73,7 +73,7 @@ def build_parser():
     add("--model-path", required=True, metavar="MODEL")
     add("--task", "--tasks", choices=TASKS, default="timeline", metavar="TASK")
     add("--control-questions", type=int, default=100, help="a cell and control; 0 leaves the controls out")
-    add("--explain", action="store_true", help="every miss, and whether addressing, reading or writing failed")
+    add("--explain", action="store_true", help="every miss, and whether finding, reading or writing failed")
     add("--heatmap", metavar="FILE.png", help="a picture of exact match by length and depth (needs matplotlib)")
     add("--misses", metavar="FILE", help="")
     add("--json", action="store_true",

@@ -1,6 +1,6 @@
 """Train the tokenizer and write it as text.
 
-    python -m scripts.tok_train --input prose.jsonl data/base --max-chars 12000000 8000000 --output data/tokenizer
+    python -m scripts.tok_train --input prose.jsonl data/base --max-chars 12000000 8000000 --output my-tokenizer
 
 Inputs are JSONL or text files (also .xz, .gz, .zst), parquet files, or directories of parquet shards. Special tokens
 in them are taken out before training. The same inputs and options give the same tokenizer.
@@ -29,7 +29,8 @@ def build_parser():
     flag(parser, "--max-chars", type=int, nargs="+", default=[0], metavar="N",
          help="at most N characters, sampled evenly: one number for all inputs or one for each; 0 is all")
     flag(parser, "--exclude", nargs="+", default=[], metavar="WORD", help="drop documents that hold a WORD")
-    flag(parser, "--output", default="data/tokenizer", help="directory to write")
+    flag(parser, "--output", default="data/tokenizer",
+         help="directory to write; a new data/tokenizer does not fit the small model that ships")
     return parser
 
 

@@ -437,7 +437,7 @@ def test_the_commands_as_they_are_typed(here, base):
 def test_pip_install_brings_the_tokenizer_and_the_model(tmp_path):
     pytest.importorskip("setuptools")
     source, where = tmp_path / "source", tmp_path / "where"
-    for name in ("nanochat", "scripts", "data/tokenizer", "data/then-d6"):
+    for name in ("nanochat", "scripts", "dev", "data/tokenizer", "data/then-d6", "data/then-smollm2"):
         shutil.copytree(repo_root() / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
         shutil.copy(repo_root() / name, source)
@@ -451,5 +451,8 @@ def test_pip_install_brings_the_tokenizer_and_the_model(tmp_path):
     done = python("-m", "scripts.query", "--model_path", "data/then-d6", "--no-memory", "--max-tokens", "4", "--json",
                   "-p", "Where is the key?", env=env)
     assert done.returncode == 0 and json.loads(done.stdout)["episodes"] == [], done.stderr
+    done = python("-m", "scripts.memory_eval", "--model_path", "data/then-d6", "--steps", "40", "--questions", "2",
+                  "--json", env=env)
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[0])["n"] == 2, done.stderr
     done = python("-c", "import nanochat.common as c; print(c.__file__, c.base_dir())", env=env)
     assert done.stdout.split() == [str(where / "nanochat/common.py"), str(tmp_path / "here")]
