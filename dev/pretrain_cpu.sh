@@ -2,7 +2,7 @@
 # A small model, from random weights, on two CPU cores:  PROSE=FILE QUESTIONS="FILE ..." bash dev/pretrain_cpu.sh
 # It may be stopped at any moment (Ctrl-C): the same command goes on. It ends in data/then-d6, over the model that ships
 # (git checkout data/then-d6 brings that back; its model.json says how it was made). PROSE, QUESTIONS, DIALOGUES, PAIRS,
-# DATA, SEED, MINUTES_OF_FINDING: see reading_data.sh. TAG, SECONDS_OF_TRAINING (default 28800).
+# DATA, SEED, MINUTES_OF_FINDING: see reading_data.sh. TAG, SECONDS_OF_TRAINING (default 6000, as the model that ships).
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
@@ -25,7 +25,7 @@ read_windows() {
 }
 # short windows first, of which twice as many fit a minute; in the second half rates fall, and words are masked, since
 # the questions have been seen by then (dev/LOG.md)
-HALF=$((${SECONDS_OF_TRAINING:-28800} / 2))
+HALF=$((${SECONDS_OF_TRAINING:-6000} / 2))
 read_windows "$TAG-short" "$HALF" --seed "$SEED" --set reading=256 --withheld 0.1 --warmdown 0
 read_windows "$TAG" "$HALF" --init-from "base_checkpoints/$TAG-short" --seed $((SEED + 1)) --warmdown 1 \
     --withheld 0.05 --masked 0.15 --weight-decay 0.1
