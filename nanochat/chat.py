@@ -49,7 +49,7 @@ def complain(error):
 
 def where(episode):
     """FILE:LINE, or what is known of it; None where nothing is."""
-    return episode.source if episode.line is None else f"{episode.source}:{episode.line}"
+    return episode.source if None in (episode.source, episode.line) else f"{episode.source}:{episode.line}"
 
 
 def as_line(episode, most=200):

@@ -175,7 +175,7 @@ def base_dir() -> Path:
     current directory where there is no repository, but an installed package.
     """
     override = os.environ.get("NANOCHAT_BASE_DIR")
-    return (Path(override).expanduser().absolute() if override else repo_root() if shipped_dir() == repo_root()
+    return (Path(os.path.expanduser(override)).absolute() if override else repo_root() if shipped_dir() == repo_root()
             else Path.cwd())
 
 
@@ -184,7 +184,7 @@ def resolve_input(path: str | os.PathLike) -> Path:
     An input path as the user wrote it: absolute, or relative to the first of these where it exists: $NANOCHAT_BASE_DIR
     when set (it *moves* base_checkpoints), the current directory, what ships. Returned unchanged if nowhere.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))   # not Path.expanduser: it fails where '~NAME' is a file's name
     bases = [Path.cwd(), shipped_dir()]
     if os.environ.get("NANOCHAT_BASE_DIR"):
         bases.insert(0, base_dir())

@@ -259,8 +259,9 @@ class Found:
 def asked(model, tokenizer, question):
     """A question (str) as a words.Line. UserError where it is too long, or nothing."""
     line = lexicon(model, tokenizer).line(question)
-    if len(line) > QUESTION or not question.strip():
-        raise UserError(f"a question of {len(line):,} tokens: it may have {QUESTION:,}" if question.strip()
+    most = min(QUESTION, model.config.reading // 2)   # what reading.lay_out keeps
+    if len(line) > most or not question.strip():
+        raise UserError(f"a question of {len(line):,} tokens: it may have {most:,}" if question.strip()
                         else "an empty question", code=2)
     return line
 
@@ -295,19 +296,22 @@ def told(state, tokenizer, ordinal, times=None):
     return reading.dated(episode_text(state["traces"], tokenizer, ordinal), int(times[ordinal - 1]) if known else -1)
 
 
-def window(model, tokenizer, state, question, times=None, read=True):
+def window(model, tokenizer, state, question, times=None):
     """
     The reading.Window (B = 1) of a question, and the episodes (ordinals) in it, to which its `ordinal` points. times:
     seconds since 1970 of each episode, -1 = unknown; the one that is being said has none yet. UserError where the
     question is too long, or nothing.
     """
-    what = found(model, tokenizer, state, question) if read else Found(asked(model, tokenizer, question), [], None)
+    what = found(model, tokenizer, state, question)
     room, taken = model.config.reading, []
     for ordinal in what.best:   # more than fit are not read from the memory
         if room <= 0:
             break
-        taken.append((ordinal, told(state, tokenizer, ordinal, times)))
-        room -= max(len(taken[-1][1]) // 6, 1)
+        text = told(state, tokenizer, ordinal, times)
+        size = max(len(text) // 6, 1)   # tokens, rather fewer than it has
+        if size < room or not taken:   # one that can't fit takes no room; the best one would be cut
+            taken.append((ordinal, text))
+            room -= size
     kept = sorted(taken)
     lines = [lexicon(model, tokenizer).line(text) for _, text in kept]
     order = [kept.index(one) for one in taken]
@@ -316,17 +320,16 @@ def window(model, tokenizer, state, question, times=None, read=True):
 
 
 @torch.no_grad()
-def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0, times=None):
+def stream(model, tokenizer, state, question, max_tokens=48, min_confidence=0.0, times=None):
     """
     Yields the text of the likeliest answer as it comes, and returns (StopIteration.value) the whole Answer. One of
-    which nothing was copied has no source. The state is not changed. times: see `window`. read=False: nothing is found,
-    so that the model has the question alone.
+    which nothing was copied has no source. The state is not changed. times: see `window`.
 
     An answer below min_confidence is REFUSAL, from nothing; to know that takes the whole answer, so with min_confidence
     it comes in one piece.
     """
     began = time.perf_counter()
-    laid, episodes = window(model, tokenizer, state, question, times, read)
+    laid, episodes = window(model, tokenizer, state, question, times)
     shown, confidence, mass, tokens = "", 1.0, {}, []
     for token, place, probability in reading.steps(model, laid, max_tokens):
         confidence *= probability
@@ -353,9 +356,9 @@ def stream(model, tokenizer, state, question, max_tokens=48, read=True, min_conf
                   bool(text) and text != REFUSAL and not stands)
 
 
-def answer(model, tokenizer, state, question, max_tokens=48, read=True, min_confidence=0.0):
+def answer(model, tokenizer, state, question, max_tokens=48):
     """The whole Answer to a question."""
-    return result(stream(model, tokenizer, state, question, max_tokens, read, min_confidence))
+    return result(stream(model, tokenizer, state, question, max_tokens))
 
 
 def result(pieces, on_text=None):

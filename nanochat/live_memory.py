@@ -64,7 +64,7 @@ class LiveMemory:
             raise ValueError("state_path, or state_dir and user, or none of them")
         self.model, self.tokenizer, self.facts = (engine.load_model(model_path, device, dtype)
                                                   if isinstance(model_path, (str, os.PathLike)) else model_path)
-        self.path = (Path(state_path).expanduser() if state_path is not None else user_path(state_dir, user)
+        self.path = (Path(os.path.expanduser(state_path)) if state_path is not None else user_path(state_dir, user)
                      if user is not None else None)
         self.min_confidence, self.max_tokens, self.ram_budget = min_confidence, max_tokens, ram_budget
         self._identity = identity(self.model, self.facts)
@@ -252,7 +252,9 @@ class LiveMemory:
         """
         with self._lock:
             before = self._view
-            if not self._read_only and self._writing() and self._view is not before:
+            if not self._read_only:
+                self._writing()   # a Writer of an empty memory is false
+            if self._view is not before:
                 raise UserError(f"{self.path}: was changed by another process meanwhile; look again")
 
     def save(self, path: str | os.PathLike | None = None) -> None:
@@ -267,7 +269,7 @@ class LiveMemory:
                 self._writing().commit()
                 self._stamp = stamp(self.path)
                 return
-            path = Path(path).expanduser()
+            path = Path(os.path.expanduser(path))
             if path.exists():
                 raise UserError(f"{path}: is there already", code=2)
             with contextlib.ExitStack() as stack:

@@ -52,7 +52,7 @@ class Store:
         damaged, `sound` says where.
         """
         self.path = as_path(path)
-        self.content, self.fd = self.snapshot()
+        self.content, self.fd, self.stamp = self.snapshot()
         self.layout = Layout(self.content.identity["geometry"])
         try:
             if not damaged:
@@ -62,14 +62,14 @@ class Store:
             raise
 
     def snapshot(self):
-        """S.pt and the open S.traces of one commit: S.pt must still be the same once S.traces is open."""
+        """S.pt, the open S.traces of the same commit, and the stamp of S.pt, the same once S.traces is open."""
         for _ in range(ATTEMPTS):
             content, before = self.read_content()
             fd = open_traces(self.path, content.pending)
             if before == stamp(self.path):
                 if fd is None:
                     raise UserError(f"{traces_path(self.path)}: missing, it holds the traces of {self.path}")
-                return content, fd
+                return content, fd, before
             if fd is not None:
                 os.close(fd)
         raise UserError(f"{self.path}: changes faster than it can be read")
@@ -286,8 +286,14 @@ class Writer(Store):
         there meanwhile.
         """
         while True:
-            self.fd = open_file(here, os.O_RDWR | os.O_CREAT, follow=here.exists())   # nothing is made through a link
-            lock(self.fd, self.path)
+            # a deletion replaces the file: of a link only the name, and the deleted text would stay where it leads
+            self.fd = open_file(here, os.O_RDWR | os.O_CREAT, follow=False)
+            try:
+                lock(self.fd, self.path)
+            except BaseException:
+                os.close(self.fd)   # not close(): the file may be one that another process has just begun
+                self.fd = None
+                raise
             if self.in_place(here):
                 return
             os.close(self.fd)

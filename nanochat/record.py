@@ -57,7 +57,8 @@ class Layout:
     """
     def __init__(self, geometry):
         g = self.geometry = geometry
-        if g["chunk"] != CHUNK or g["id_bytes"] not in (2, 4):
+        if any(type(g[name]) is not int for name in ("chunk", "id_bytes")) or g["chunk"] != CHUNK \
+                or g["id_bytes"] not in (2, 4):
             raise ValueError("not the geometry of a record")
         self.id_type = np.dtype(f"<u{g['id_bytes']}")
         self.types = {"ids": self.id_type, "words": np.dtype("<u2")}

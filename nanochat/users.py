@@ -4,6 +4,7 @@ answers at once.
 """
 import datetime
 import math
+import os
 import re
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ def user_path(directory, name):
     if not NAME.fullmatch(name):
         raise UserError(f"user {name!r}: a name is 1 to 64 lower-case letters, digits and . _ @ + -, "
                         "beginning with a letter or digit", code=2)
-    return OwnPath(directory).expanduser() / f"{name}.pt"
+    return OwnPath(os.path.expanduser(directory)) / f"{name}.pt"
 
 
 def state_path(parser, args, flag_name, make=False):
@@ -45,9 +46,9 @@ def state_path(parser, args, flag_name, make=False):
         parser.error(f"{spelled} is needed, or --state-dir and --user" if not given
                      else f"{spelled} and --state-dir exclude each other")
     if given:
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     if make:
-        Path(args.state_dir).expanduser().mkdir(mode=0o700, exist_ok=True)
+        Path(os.path.expanduser(args.state_dir)).mkdir(mode=0o700, exist_ok=True)
     return user_path(args.state_dir, args.user)
 
 
@@ -59,7 +60,7 @@ def moment(text):
     if text == "now":
         return int(time.time())
     try:
-        seconds = math.floor(datetime.datetime.fromisoformat(text).timestamp())
+        seconds = math.floor(datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())
     except (OverflowError, OSError) as error:   # year 1 or 9999, moved by a zone
         raise ValueError(str(error)) from error
     if seconds == UNKNOWN:

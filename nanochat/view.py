@@ -48,7 +48,8 @@ def trace_words(tokenizer, ids, chunk):
         part = ids[at:at + chunk].tolist()
         words.append("".join(map(decoder.feed, part)))
         tokens.append(len(part))
-    words[-1] += decoder.flush()
+    if words:
+        words[-1] += decoder.flush()
     return words, tokens
 
 

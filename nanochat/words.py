@@ -30,6 +30,7 @@ LETTER = rf"(?![{SPACELESS}])[\p{{L}}\p{{M}}\p{{N}}]"
 WORD = regex.compile(rf"[{SPACELESS}]|(?:{LETTER})+(?:(?<=\p{{N}})[.,:](?=\p{{N}})(?:{LETTER})+)*")
 STEMS = 2 ** 16   # a stem is kept as a hash below this, 0 = no word
 SHORT = 4         # a word of fewer letters is one edit away from too many others
+LONG = 40         # the edits of a longer one take its length squared
 
 # "10km", but not "4th" and "90s", which are words
 UNIT = regex.compile(r"(\p{N}(?:[\p{N}.,:]*\p{N})?)((?!(?:st|nd|rd|th|s)$)\p{L}[\p{L}\p{M}]*)", regex.IGNORECASE)
@@ -170,7 +171,8 @@ class Lexicon:
         """
         def spelled(match):
             word = fold(match.group())
-            if len(word) < SHORT or not word.isalpha() or self.about(word)[1] not in unsaid or self.knows(word):
+            if (not SHORT <= len(word) <= LONG or not word.isalpha() or self.about(word)[1] not in unsaid
+                    or self.knows(word)):
                 return match.group()
             near = defaultdict(set)
             for other in edits(word):

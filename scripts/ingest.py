@@ -58,6 +58,8 @@ def find_files(paths):
     """
     found = []
     for given in paths:
+        if not given.strip():   # Path("") would be the current directory
+            raise UserError("--data-path is blank (an unset variable?)", code=2)
         path = resolve_input(given)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()

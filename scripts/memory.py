@@ -609,6 +609,8 @@ def merge(args, path):
             content = content.extended(store.content.traces[keep], [rows[i] for i in new], [])
             blocks.append(store.blocks(keep))
         memory = stack.enter_context(Writer(path, content.identity, anew=True))
+        if any(stamp(store.path) == memory.stamp != store.stamp for store in (first, *others)):
+            raise UserError(f"{path}: was changed by another process meanwhile; merge again")
         grows = stamp(first.path) == memory.stamp   # the first one: nothing of it goes, nobody is asked
         if not args.dry_run if grows else replacing(args, memory, f"the {len(content):,} of {', '.join(args.paths)}"):
             memory.rewrite(content, chain.from_iterable(blocks))

@@ -31,7 +31,9 @@ def size(text):
     """Bytes of '256MB', '1.5GB' or '1000000'. For argparse: ValueError where it is none."""
     if not (parts := re.fullmatch(r"([\d.]+)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)):
         raise ValueError(text)
-    return int(float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " "))
+    if (found := float(parts[1]) * 1024 ** " KMGT".index(parts[2].upper() or " ")) > 2 ** 62:
+        raise ValueError(text)
+    return int(found)
 
 
 def build_parser():
