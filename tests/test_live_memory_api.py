@@ -525,3 +525,35 @@ def test_hostile_text_is_text(live, here, text):
     with live("T.pt") as other:
         other.ingest(TIMELINE)
     assert both(here) == both(here, "T")
+
+
+def test_an_episode_that_cannot_fit_takes_no_room_in_the_window(live, loaded, monkeypatch):
+    model, tokenizer, _ = loaded
+    memory = live()
+    memory.ingest(["The key is red.", "The key is blue, " + "and so on, " * 400, "The key is green.", "No key."])
+    question = engine.asked(model, tokenizer, "Which key?")
+    for best, wanted in (([1, 2, 3, 4], [1, 3, 4]), ([3, 2, 1], [1, 3]), ([2, 1, 3], [2])):   # the best one is cut
+        monkeypatch.setattr(engine, "found", lambda *_: engine.Found(question, best, None))
+        window, episodes = engine.window(model, tokenizer, memory._view.state, "Which key?")
+        shown = {episodes[i] for i in window.ordinal[0].tolist() if i >= 0}
+        assert sorted(shown) == wanted
+
+
+def test_a_question_that_would_be_cut_is_refused(loaded):
+    model, tokenizer, _ = loaded
+    most = min(reading.QUESTION, model.config.reading // 2)
+    long = "Where is the key? " * most
+    with pytest.raises(UserError, match=f"it may have {most:,}"):
+        engine.asked(model, tokenizer, long)
+
+
+def test_hold_says_that_another_process_has_emptied_the_memory(live):
+    memory = live()
+    memory.ingest(["One.", "Two."])
+    memory.close()
+    memory = live()
+    assert told(memory) == ["One.", "Two."]
+    with Writer("S.pt") as writer:
+        writer.delete([1, 2])
+    with pytest.raises(UserError, match="changed by another process"):
+        memory.hold()

@@ -446,3 +446,52 @@ def test_what_is_forgotten_is_kept_until_its_file_is_removed(call, here):
     assert sorted(back) == sorted((line.strip(), "data.txt", i, "2024-05-01T12:00:00+00:00")
                                   for i, line in enumerate(LINES, 1))
     assert call(memory, "wipe", *YES, "--no-export")[0] == 0 and len(kept(here)) == 3
+
+
+def test_a_merge_does_not_undo_what_is_committed_meanwhile(call, here, state, monkeypatch):
+    assert call(ingest, *INGEST[:-1], "T.pt")[0] == 0
+
+    def meanwhile(store):
+        if store.path.name == "S.pt":
+            with Writer("S.pt") as writer:
+                writer.delete([1])
+        return plain(store)
+
+    plain = ingest.texts_of
+    monkeypatch.setattr(ingest, "texts_of", meanwhile)
+    code, _, err = call(memory, "merge", "S.pt", "T.pt", "--state-path", "S.pt", "--yes")
+    assert code == 1 and one_line(err, "changed by another process") and texts(call) == TIMELINE[1:]
+
+
+def test_a_writer_follows_no_link_to_the_traces(call, here, state):
+    (here / "elsewhere").mkdir()
+    (here / "S.traces").rename(here / "elsewhere/S.traces")
+    (here / "S.traces").symlink_to("elsewhere/S.traces")
+    before = (here / "elsewhere/S.traces").read_bytes()
+    assert texts(call) == TIMELINE, "it can be read"
+    code, _, err = call(memory, "delete", "1", *YES)
+    assert code == 1 and one_line(err, "S.traces: a link") and (here / "elsewhere/S.traces").read_bytes() == before
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_a_lock_that_is_refused_leaves_no_file_open(tmp_path):
+    path = tmp_path / "S.pt"
+    build(path, [1])
+    with Writer(path):
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(UserError, match="another process writes to it"):
+                Writer(path)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_blank_path_is_not_the_current_directory(call, here, state):
+    before = both(here)
+    code, _, err = call(ingest, *INGEST[:2], "--data_path", "", "--output_path", "S.pt", "--append")
+    assert code == 2 and one_line(err, "blank") and both(here) == before
+
+
+def test_a_file_whose_name_begins_with_a_tilde(call, here, state):
+    (here / "~$notes.txt").write_text("One.\n")
+    assert call(ingest, *INGEST[:2], "--data_path", "~$notes.txt", "--output_path", "~$N.pt")[0] == 0
+    assert (here / "~$N.pt").exists()
