@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nanochat import finding_data, peers, reading_data
 from nanochat.checkpoint_manager import export_model
-from nanochat.common import Help, UserError, flag, run_main, run_record, settings
+from nanochat.common import Help, UserError, flag, run_main, run_record, shares
 from nanochat.engine import lexicon, load_model
 from nanochat.optim import lr_multiplier
 from nanochat.people import table
@@ -82,7 +82,7 @@ def main(argv=None):
     if not 0 < args.minutes < 1e4 or args.number < 1 or args.rate < 0:
         raise UserError("--minutes and --number must be above 0, --rate at least 0", code=2)
     torch.manual_seed(args.seed)
-    model, tokenizer, _ = load_model(args.model_path)
+    model, tokenizer, _ = load_model(args.model_path, "cpu")   # as what it learns from
     words = lexicon(model, tokenizer)
     if args.output_path:
         check_output(Path(args.output_path), args.replace)
@@ -91,7 +91,7 @@ def main(argv=None):
     sources = reading_data.load(args.train, words)
     if args.pairs:
         sources.update(reading_data.load(args.pairs, words, item_of=pair))
-    asked = reading_data.Asked(sources, tokenizer, shares=settings(args.share))
+    asked = reading_data.Asked(sources, tokenizer, shares=shares(args.share))
     before = measured("before")
     learned = train(model, asked, tokenizer, args.minutes, args.rate, args.seed)
     if args.output_path:

@@ -32,7 +32,11 @@ make_data() {
 # learn_to_find DIRECTORY MINUTES RATE: the model of the run TAG, which reads, learns to find, and is shipped there;
 # MINUTES_OF_FINDING goes before MINUTES
 learn_to_find() {
-    "$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "$DATA"/*.jsonl ${PAIRS:+--pairs $PAIRS} \
+    local file questions=()
+    for file in "$DATA"/*.jsonl "$DATA"/*.jsonl.xz; do
+        if [ -e "$file" ]; then questions+=("$file"); fi
+    done
+    "$PY" -m dev.find --model-path "base_checkpoints/$TAG" --train "${questions[@]}" ${PAIRS:+--pairs $PAIRS} \
         --share grammar=0.15 --share sgd=0.1 --share restaurant8k=0.05 --seed "$SEED" \
         --minutes "${MINUTES_OF_FINDING:-$2}" --rate "$3" --output-path "$1" --replace
 }

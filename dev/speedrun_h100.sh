@@ -38,6 +38,7 @@ if [ ! -e "$DATA" ]; then
     mv "$NEW" "$DATA"
 fi
 
+trap 'exit 130' INT TERM   # a run that is stopped saves, and ends as if it were done
 echo "== pretrain"
 TRAIN=("$PY" -m scripts.base_train)
 [ "$GPUS" -le 1 ] || TRAIN=("$PY" -m torch.distributed.run --standalone --nproc_per_node="$GPUS" -m scripts.base_train)

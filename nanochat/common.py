@@ -137,13 +137,22 @@ def flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *names: str,
 
 
 
-def settings(pairs: list[str]) -> dict:
-    """FIELD=VALUE strings of a `--set` -> dict, values as JSON where they are. UserError (code 2) without "="."""
+def shares(pairs: list[str]) -> dict:
+    """SOURCE=SHARE strings of `--share` -> {source: share}. UserError (code 2) for what are no shares of one whole."""
+    found = settings(pairs, "--share")
+    if not all(type(share) in (int, float) and 0 <= share <= 1 for share in found.values()) \
+            or sum(found.values()) > 1 + 1e-9:
+        raise UserError(f"--share {' '.join(pairs)} must be fractions from 0 to 1, together at most 1", code=2)
+    return found
+
+
+def settings(pairs: list[str], of: str = "--set") -> dict:
+    """FIELD=VALUE strings of the flag `of` -> dict, values as JSON where they are. UserError (code 2) without "="."""
     out = {}
     for pair in pairs:
         name, eq, value = pair.partition("=")
         if not eq:
-            raise UserError(f"--set takes FIELD=VALUE, not '{pair}'", code=2)
+            raise UserError(f"{of} takes FIELD=VALUE, not '{pair}'", code=2)
         try:
             out[name] = json.loads(value)
         except json.JSONDecodeError:

@@ -341,6 +341,9 @@ class Batches:
 
     def __next__(self):
         self.dealt = self.dealt or self.deal()
+        if self.turn >= len(self.dealt):   # resumed at the place of a run with smaller windows
+            self.round, self.turn = self.round + 1, 0
+            self.dealt = self.deal()
         out = self.put(self.dealt[self.turn])
         self.turn += 1
         if self.turn == len(self.dealt):

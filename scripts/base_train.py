@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from nanochat import scaling
 from nanochat.common import (Help, UserError, atomic_write, choose_device, choose_dtype, flag, run_main, run_record,
-                             seed_everything, settings)
+                             seed_everything, settings, shares)
 
 
 # of a run, over which its learning rates rise: from START, since a first update of nothing would be lost
@@ -148,6 +148,7 @@ def check(args):
             value = getattr(args, name)
             if value not in (None, "auto", "latest") and not fits(value):
                 raise UserError(f"--{name.replace('_', '-')} {value} must be {words}", code=2)
+    shares(args.share)
     if args.max_seq_len % 16:
         raise UserError(f"--max-seq-len {args.max_seq_len} must be a multiple of 16, the chunk", code=2)
     if args.fsdp and args.compile == "yes":
@@ -267,7 +268,7 @@ def question_data(args, model, tokenizer, ranks):
     held = reading_data.held_out(sources, tokenizer, args.eval_questions, most)
     kind, put = ((reading_data.Talks, reading_data.collate_talks) if tokenizer.asks_last else
                  (reading_data.Asked, reading_data.collate))
-    make = kind(sources, tokenizer, most, args.withheld, shares=settings(args.share), masked=args.masked)
+    make = kind(sources, tokenizer, most, args.withheld, shares=shares(args.share), masked=args.masked)
     seed = f"{args.seed} {ranks.rank}"
     return (lambda position: reading_data.Batches(make, seed, args.window_tokens, position=tuple(position),
                                                   put=put)), held

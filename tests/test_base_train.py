@@ -163,7 +163,8 @@ def test_refused_in_one_line(data, flags, message):
     "--time-budget nan",
     "--time-budget -5", "--time-budget inf", "--keep 0", "--keep -3", "--train-memory -5", "--save-every -4",
     "--max-seq-len 24", "--device-batch-size 0", "--total-batch-size 0", "--tokens-per-parameter 0", "--resume -1",
-    "--text-loss-weight nan", "--mfu 2", "--seed 99999999999999999999", "--weight-decay auto --time-budget 9"])
+    "--text-loss-weight nan", "--mfu 2", "--seed 99999999999999999999", "--weight-decay auto --time-budget 9",
+    "--share grammar=25", "--share grammar=lots", "--share sgd=-0.1"])
 def test_nonsense_is_refused_before_anything_is_set_up(line, data, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "start", lambda device: pytest.fail("something was set up"))
     assert run_main(lambda: main(["--data-dir", str(data / "data"), *line.split()])) == 2

@@ -381,5 +381,7 @@ def test_batches_are_determined_by_the_seed_and_go_on_where_they_were(lexicon, t
     sizes = [len(window.ids) for window, _ in whole]
     assert sum(sizes) == 30   # each example of a round is dealt once
     assert all(window.ids.numel() <= 700 or len(window.ids) == 1 for window, _ in whole)
+    beyond = start(position=(0, 10_000))   # of a run whose windows were smaller
+    assert equal(next(beyond), whole[[p[0] for p in positions].index(1)]) and beyond.position[0] == 1
     longest = [window.ids.shape[1] for (window, _), position in zip(whole, positions) if position[0] == 0]
     assert len(longest) > 1
