@@ -287,16 +287,20 @@ class Writer(Store):
         """
         while True:
             # a deletion replaces the file: of a link only the name, and the deleted text would stay where it leads
-            self.fd = open_file(here, os.O_RDWR | os.O_CREAT, follow=False)
-            try:
-                lock(self.fd, self.path)
-            except BaseException:
-                os.close(self.fd)   # not close(): the file may be one that another process has just begun
-                self.fd = None
-                raise
+            self.fd = self.locked(here, os.O_RDWR | os.O_CREAT)
             if self.in_place(here):
                 return
             os.close(self.fd)
+
+    def locked(self, file, flags):
+        """A descriptor of `file` that has the lock. UserError, and nothing stays open, where another process has it."""
+        fd = open_file(file, flags, follow=False)
+        try:
+            lock(fd, self.path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def in_place(self, here):
         """Whether the file that is open has that name."""
@@ -344,8 +348,7 @@ class Writer(Store):
         """
         here = traces_path(self.path)
         if self.content.pending and beside(here).exists():
-            fd = open_file(beside(here), os.O_RDWR, follow=False)
-            lock(fd, self.path)
+            fd = self.locked(beside(here), os.O_RDWR)
             os.close(self.fd)
             self.fd = fd
         try:
